@@ -1,0 +1,3 @@
+//! The `mgpack` command.
+
+fn main() {}
