@@ -6,7 +6,9 @@
 mod checkpoint;
 mod device_map;
 
-pub use checkpoint::CheckpointError;
+pub use checkpoint::{
+    Change, CheckpointError, Disguise, HeaderFault, InFile, IndexFault, NodeKind, ShardNameRule,
+};
 pub use device_map::DeviceMapError;
 
 /// The result of anything in mgpack that can fail.
