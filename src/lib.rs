@@ -3,6 +3,7 @@
 //! The layers, each importing only from those below it: `cli` → verbs → steps → parts → words → `error`.
 
 pub mod error;
+pub mod family;
 pub mod tensor;
 
 pub use error::{Error, Explain, Result};

@@ -5,9 +5,11 @@
 
 mod checkpoint;
 mod device_map;
+mod family;
 
 pub use checkpoint::CheckpointError;
 pub use device_map::DeviceMapError;
+pub use family::FamilyError;
 
 /// The result of anything in mgpack that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -38,6 +40,9 @@ pub enum Error {
     /// A device map was asked for that cannot be had.
     #[error(transparent)]
     DeviceMap(#[from] DeviceMapError),
+    /// A family was asked for by a name that does not lead to one.
+    #[error(transparent)]
+    Family(#[from] FamilyError),
 }
 
 impl Error {
@@ -45,6 +50,7 @@ impl Error {
         match self {
             Error::Checkpoint(inner) => inner,
             Error::DeviceMap(inner) => inner,
+            Error::Family(inner) => inner,
         }
     }
 }
