@@ -361,7 +361,7 @@ pub struct Published {
     pub variant: Variant,
     /// Names the command line takes, lower case, the short one first.
     pub aliases: Vec<String>,
-    /// Where it is published; `None` where it never was.
+    /// Where it is published; `None` where it is not.
     #[serde(deserialize_with = "required")]
     pub hub_id: Option<HubId>,
     /// Folder name of a bundle before the scheme's suffix.
@@ -678,9 +678,9 @@ mod tests {
     }
 
     #[test]
-    fn the_2b_hd_was_never_published_but_is_detected() {
+    fn the_2b_hd_is_not_published_but_is_detected() {
         let error = Family::by_alias("2b-HD").unwrap_err();
-        assert_eq!(error.to_string(), "`2b-HD` was never published");
+        assert_eq!(error.to_string(), "`2b-HD` is not published");
         assert!(error.why().unwrap().contains("README.md lists no 2B-HD checkpoint"));
         let found = detect(config_of(Family::by_alias("2b").unwrap().0, Variant::Hd));
         assert_eq!((found.family.name.as_str(), found.variant), ("mgm-2b", Variant::Hd));

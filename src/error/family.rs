@@ -16,8 +16,8 @@ pub enum FamilyError {
         /// Every known alias in its short form, smallest model first.
         known: Vec<String>,
     },
-    /// The family is known, but this variant of it was never published.
-    #[error("`{alias}` was never published")]
+    /// The family is known, but this variant of it is not published.
+    #[error("`{alias}` is not published")]
     NotPublished {
         /// The alias as it was given.
         alias: String,
