@@ -5,5 +5,7 @@
 pub mod error;
 pub mod family;
 pub mod tensor;
+pub mod tiny;
+mod torch_zip;
 
 pub use error::{Error, Explain, Result};

@@ -6,10 +6,12 @@
 mod checkpoint;
 mod device_map;
 mod family;
+mod tiny;
 
 pub use checkpoint::CheckpointError;
 pub use device_map::DeviceMapError;
 pub use family::FamilyError;
+pub use tiny::TinyError;
 
 /// The result of anything in mgpack that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -43,6 +45,9 @@ pub enum Error {
     /// A family was asked for by a name that does not lead to one.
     #[error(transparent)]
     Family(#[from] FamilyError),
+    /// The tiny checkpoint could not be written.
+    #[error(transparent)]
+    Tiny(#[from] TinyError),
 }
 
 impl Error {
@@ -51,6 +56,7 @@ impl Error {
             Error::Checkpoint(inner) => inner,
             Error::DeviceMap(inner) => inner,
             Error::Family(inner) => inner,
+            Error::Tiny(inner) => inner,
         }
     }
 }
