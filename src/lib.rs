@@ -2,6 +2,7 @@
 //!
 //! The layers, each importing only from those below it: `cli` → verbs → steps → parts → words → `error`.
 
+pub mod device_map;
 pub mod error;
 pub mod tensor;
 

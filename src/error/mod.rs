@@ -7,7 +7,7 @@ mod checkpoint;
 mod device_map;
 
 pub use checkpoint::CheckpointError;
-pub use device_map::DeviceMapError;
+pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
 
 /// The result of anything in mgpack that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
