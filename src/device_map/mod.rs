@@ -5,20 +5,24 @@
 //!
 //! - `mgm` ([`plan_mgm`]) fills devices in layer order without a blanket reserve, keeps what MGM needs on the
 //!   first accelerator there, and refuses when the model does not fit.
-//! - `accelerate-0.25-sequential` says what accelerate 0.25.0 would do, to the byte.
+//! - `accelerate-0.25-sequential` ([`plan_accelerate`]) says what accelerate 0.25.0 would do, to the byte.
 
+mod accelerate;
 mod memory;
 mod mgm;
 mod reserves;
+mod tree;
 
 use std::fmt;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub use accelerate::{ACCELERATE, Exception, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
 pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
 pub use mgm::{MGM, Remedy, plan_mgm};
 pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
+pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
 
 /// A place for weights. Serializes as accelerate writes it: `0`, `1`, `"mps"`, `"cpu"`, `"disk"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

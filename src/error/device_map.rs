@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Explain;
-use crate::device_map::{Device, MemoryTable, Remedy, gib};
+use crate::device_map::{Device, Exception, MemoryTable, Remedy, gib};
 
 /// A device map was asked for that cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,14 @@ pub enum DeviceMapError {
     /// The memory table names no accelerator, and some modules may stand nowhere else.
     #[error("the memory table names no accelerator")]
     NoAccelerator,
+    /// Accelerate 0.25.0 itself raises an exception for this model and table.
+    #[error("accelerate 0.25.0 raises {exception}: {message}")]
+    Accelerate {
+        /// The type of the exception.
+        exception: Exception,
+        /// Its text.
+        message: String,
+    },
     /// Two modules of a request have one name.
     #[error("module `{module}` is listed twice")]
     DuplicateModule {
@@ -80,6 +88,7 @@ impl Explain for DeviceMapError {
             DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
                 Some("--gpus".to_owned())
             }
+            DeviceMapError::Accelerate { .. } => Some("infer_auto_device_map".to_owned()),
             DeviceMapError::DuplicateModule { .. } => None,
         }
     }
@@ -104,6 +113,15 @@ impl Explain for DeviceMapError {
                 Some(format!("it takes {} of {total} in all; {}", gib(miss.need), each.join("; ")))
             }
             DeviceMapError::BadMemoryTable { .. } => None,
+            DeviceMapError::Accelerate { exception, .. } => Some(
+                match exception {
+                    Exception::ValueError => "the memory table has a size or a device it does not know",
+                    Exception::OverflowError => "the memory table has an infinite size",
+                    Exception::IndexError => "the module of a shared parameter was placed before its partner",
+                    Exception::AttributeError => "a bare tensor does not fit, and it tries to split it",
+                }
+                .to_owned(),
+            ),
             DeviceMapError::NoAccelerator => {
                 Some("embeddings, projector, towers and lm_head run on an accelerator only".to_owned())
             }
@@ -125,6 +143,7 @@ impl Explain for DeviceMapError {
             DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
                 Some("write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`".to_owned())
             }
+            DeviceMapError::Accelerate { .. } => Some("use the planner `mgm`".to_owned()),
             DeviceMapError::DuplicateModule { .. } => None,
         }
     }
