@@ -1,3 +1,7 @@
-//! The `mgpack` command.
+//! The `mgpack` command: parse, run, exit code; nothing else.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

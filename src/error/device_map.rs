@@ -1,10 +1,150 @@
 //! Errors of planning a device map.
 
+use std::fmt;
+
+use serde::Serialize;
+
 use super::Explain;
+use crate::device_map::{Device, Exception, MemoryTable, Remedy, gib};
 
 /// A device map was asked for that cannot be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum DeviceMapError {}
+pub enum DeviceMapError {
+    /// No arrangement that the rules allow fits the devices.
+    #[error("{0}")]
+    DoesNotFit(Box<DoesNotFit>),
+    /// A memory table's text is not one.
+    #[error("`{text}` is not a memory table: {reason}")]
+    BadMemoryTable {
+        /// The part of the table that was not understood.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The memory table names no accelerator, and some modules may stand nowhere else.
+    #[error("the memory table names no accelerator")]
+    NoAccelerator,
+    /// Accelerate 0.25.0 itself raises an exception for this model and table.
+    #[error("accelerate 0.25.0 raises {exception}: {message}")]
+    Accelerate {
+        /// The type of the exception.
+        exception: Exception,
+        /// Its text.
+        message: String,
+    },
+    /// Two modules of a request have one name.
+    #[error("module `{module}` is listed twice")]
+    DuplicateModule {
+        /// The name that occurs twice.
+        module: String,
+    },
+}
 
-impl Explain for DeviceMapError {}
+/// By how much a model does not fit, and what would help.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DoesNotFit {
+    /// Bytes that are missing: the least that has to be added to one device.
+    pub shortfall: u64,
+    /// The device which that addition would go to.
+    pub device: Device,
+    /// Bytes that the model takes in all: weights, cache, activations and reserves.
+    pub need: u64,
+    /// Per accelerator, what it has and how much more it alone would need.
+    pub needs: Vec<DeviceNeed>,
+    /// The memory table that was too small.
+    pub memory: MemoryTable,
+    /// Changes that were tried and make it fit, nearest first.
+    pub remedies: Vec<Remedy>,
+}
+
+/// What one device would need for the model to fit, all other devices staying as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceNeed {
+    /// The device.
+    pub device: Device,
+    /// Bytes the memory table gives it.
+    pub budget: u64,
+    /// Bytes it would have to have.
+    pub needed: u64,
+}
+
+impl fmt::Display for DoesNotFit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the model does not fit: {} ({} bytes) are missing on {}",
+            gib(self.shortfall),
+            self.shortfall,
+            self.device
+        )
+    }
+}
+
+impl Explain for DeviceMapError {
+    fn place(&self) -> Option<String> {
+        match self {
+            DeviceMapError::DoesNotFit(miss) => Some(format!("memory table {}", miss.memory)),
+            DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
+                Some("--gpus".to_owned())
+            }
+            DeviceMapError::Accelerate { .. } => Some("infer_auto_device_map".to_owned()),
+            DeviceMapError::DuplicateModule { .. } => None,
+        }
+    }
+
+    fn why(&self) -> Option<String> {
+        match self {
+            DeviceMapError::DoesNotFit(miss) => {
+                let total: u128 = miss.needs.iter().map(|need| u128::from(need.budget)).sum();
+                let each: Vec<String> = miss
+                    .needs
+                    .iter()
+                    .map(|need| {
+                        format!(
+                            "{} has {}, alone would need {}",
+                            need.device,
+                            gib(need.budget),
+                            gib(need.needed)
+                        )
+                    })
+                    .collect();
+                let total = gib(u64::try_from(total).unwrap_or(u64::MAX));
+                Some(format!("it takes {} of {total} in all; {}", gib(miss.need), each.join("; ")))
+            }
+            DeviceMapError::BadMemoryTable { .. } => None,
+            DeviceMapError::Accelerate { exception, .. } => Some(
+                match exception {
+                    Exception::ValueError => "the memory table has a size or a device it does not know",
+                    Exception::OverflowError => "the memory table has an infinite size",
+                    Exception::IndexError => "the module of a shared parameter was placed before its partner",
+                    Exception::AttributeError => "a bare tensor does not fit, and it tries to split it",
+                }
+                .to_owned(),
+            ),
+            DeviceMapError::NoAccelerator => {
+                Some("embeddings, projector, towers and lm_head run on an accelerator only".to_owned())
+            }
+            DeviceMapError::DuplicateModule { .. } => {
+                Some("each module gets one entry in a device map".to_owned())
+            }
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            DeviceMapError::DoesNotFit(miss) if miss.remedies.is_empty() => {
+                Some("give larger or more devices, or let layers go to the host with --allow-cpu".to_owned())
+            }
+            DeviceMapError::DoesNotFit(miss) => {
+                let each: Vec<String> = miss.remedies.iter().map(Remedy::to_string).collect();
+                Some(format!("it fits with {}", each.join(", or with ")))
+            }
+            DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
+                Some("write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`".to_owned())
+            }
+            DeviceMapError::Accelerate { .. } => Some("use the planner `mgm`".to_owned()),
+            DeviceMapError::DuplicateModule { .. } => None,
+        }
+    }
+}

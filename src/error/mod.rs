@@ -3,11 +3,25 @@
 //! Every error answers four questions: what happened (its `Display`, one sentence), where, why, and what
 //! to do (the [`Explain`] methods). One enum per area keeps the variants typed; [`Error`] joins them.
 
+mod bundle;
 mod checkpoint;
+mod convert;
 mod device_map;
+mod family;
+mod locate;
+mod plan;
+mod tiny;
 
-pub use checkpoint::CheckpointError;
-pub use device_map::DeviceMapError;
+pub use bundle::BundleError;
+pub use checkpoint::{
+    Change, CheckpointError, Disguise, HeaderFault, InFile, IndexFault, NodeKind, ShardNameRule,
+};
+pub use convert::ConvertError;
+pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
+pub use family::FamilyError;
+pub use locate::LocateError;
+pub use plan::PlanError;
+pub use tiny::TinyError;
 
 /// The result of anything in mgpack that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -32,19 +46,58 @@ pub trait Explain: std::error::Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A bundle could not be opened, checked or released.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// A checkpoint could not be found, or is not what its files claim.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A device map was asked for that cannot be had.
     #[error(transparent)]
     DeviceMap(#[from] DeviceMapError),
+    /// A conversion could not be finished.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A checkpoint or a tower is not where it was looked for.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// The recipe and the checkpoint do not go together.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A family was asked for by a name that does not lead to one.
+    #[error(transparent)]
+    Family(#[from] FamilyError),
+    /// The tiny checkpoint could not be written.
+    #[error(transparent)]
+    Tiny(#[from] TinyError),
 }
 
 impl Error {
+    /// True where mgpack could have gone on and declined: the user's input asks for something unsafe.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Error::DeviceMap(_)
+                | Error::Bundle(BundleError::Broken { .. })
+                | Error::Plan(PlanError::AlreadyQuantized { .. })
+                | Error::Convert(
+                    ConvertError::TargetExists { .. }
+                        | ConvertError::NotFinite { .. }
+                        | ConvertError::Overflow { .. }
+                )
+        )
+    }
+
     fn inner(&self) -> &dyn Explain {
         match self {
+            Error::Bundle(inner) => inner,
             Error::Checkpoint(inner) => inner,
             Error::DeviceMap(inner) => inner,
+            Error::Convert(inner) => inner,
+            Error::Locate(inner) => inner,
+            Error::Plan(inner) => inner,
+            Error::Family(inner) => inner,
+            Error::Tiny(inner) => inner,
         }
     }
 }

@@ -1,0 +1,513 @@
+//! A bundle, opened and checked: every byte against the seal, every finding told.
+//!
+//! The check is closed-world: the manifest's files are all that may be there, as regular files without links;
+//! the only file it need not list is a later signature. A folder and a released tar go through the same
+//! checks. Carries out formats/bundle.md, "Verification".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::checkpoint::safetensors::{self, Header};
+use crate::digest::{Digest, Hasher};
+use crate::error::{BundleError, ConvertError, Result};
+use crate::manifest::{
+    self, FileRecord, MANIFEST_NAME, MAX_MANIFEST_LEN, Manifest, SIGNATURE_NAME, SUMS_NAME, is_bundle_path,
+};
+use crate::progress::{Progress, Stage, Stop};
+
+/// Bytes read at a time.
+const READ_LEN: usize = 1 << 20;
+/// Largest signature accepted beside a bundle.
+const MAX_SIGNATURE_LEN: u64 = 1 << 20;
+/// Most entries of a folder that are listed before the check gives up.
+const MAX_ENTRIES: usize = 200_000;
+
+/// Something that is not as the seal says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    /// The file, as the manifest or the folder names it.
+    pub path: String,
+    /// What kind of difference it is.
+    pub kind: FindingKind,
+    /// What the seal says.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+/// The kinds of findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingKind {
+    /// A file of the manifest is not there.
+    Missing,
+    /// A file that the manifest does not list.
+    Extra,
+    /// Another length.
+    Size,
+    /// Another digest.
+    Digest,
+    /// A link, folder, pipe or device where a file should be, or an empty folder.
+    NotAFile,
+    /// A file that cannot be read.
+    Unreadable,
+    /// A shard whose header and the manifest disagree.
+    Header,
+    /// The manifest contradicts itself or the bundle's own lists.
+    Manifest,
+}
+
+/// What a check found out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The bundle's id: the digest of its manifest; null where there is none.
+    pub id: Option<Digest>,
+    /// Name of the bundle by its manifest.
+    pub name: Option<String>,
+    /// Files checked.
+    pub files: u64,
+    /// Bytes hashed; 0 for a quick check.
+    pub bytes: u64,
+    /// All findings, sorted by path.
+    pub findings: Vec<Finding>,
+}
+
+/// Where the bytes of a bundle come from.
+trait Contents: Sync {
+    /// The paths of all entries, with the length of the regular files.
+    fn entries(&self) -> &BTreeMap<String, Entry>;
+    /// Opens a regular file.
+    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>>;
+}
+
+/// One entry of a folder or tar.
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    File { len: u64, offset: u64 },
+    Other(&'static str),
+}
+
+/// Checks the bundle at `path`, a folder or a tar made by `release`.
+///
+/// `quick` compares sizes, headers and the manifest only; otherwise every byte is hashed, files in parallel on
+/// the current rayon pool.
+///
+/// # Errors
+/// [`BundleError::NotABundle`] where there is no manifest to check against. Everything else is a finding.
+pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) -> Result<Report> {
+    let not_a_bundle = |why: String| BundleError::NotABundle { path: path.to_owned(), why };
+    let meta = fs::metadata(path).map_err(|cause| not_a_bundle(cause.to_string()))?;
+    if meta.is_dir() {
+        let folder = Folder::list(path)?;
+        return check(&folder, &not_a_bundle, quick, progress, stop);
+    }
+    let tar = Tar::list(path).map_err(|cause| not_a_bundle(format!("it is no tar of a bundle: {cause}")))?;
+    check(&tar, &not_a_bundle, quick, progress, stop)
+}
+
+/// Opens the manifest of the bundle in the folder `dir`, without checking anything else.
+///
+/// # Errors
+/// [`BundleError::NotABundle`].
+pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest)> {
+    let path = dir.join(MANIFEST_NAME);
+    let not_a_bundle = |why: String| BundleError::NotABundle { path: dir.to_owned(), why };
+    let bytes = File::open(&path)
+        .and_then(|file| read_limited(&mut { file }, MAX_MANIFEST_LEN))
+        .map_err(|cause| not_a_bundle(format!("{MANIFEST_NAME}: {cause}")))?;
+    let manifest =
+        Manifest::from_bytes(&bytes).map_err(|fault| not_a_bundle(format!("{MANIFEST_NAME}: {fault}")))?;
+    Ok((manifest, Digest::of(&bytes)))
+}
+
+fn check(
+    contents: &dyn Contents,
+    not_a_bundle: &dyn Fn(String) -> BundleError,
+    quick: bool,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Report> {
+    let bytes = match contents.entries().get(MANIFEST_NAME) {
+        Some(Entry::File { .. }) => contents
+            .open(MANIFEST_NAME)
+            .and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN))
+            .map_err(|cause| not_a_bundle(format!("{MANIFEST_NAME} cannot be read: {cause}")))?,
+        Some(Entry::Other(what)) => return Err(not_a_bundle(format!("{MANIFEST_NAME} is {what}")).into()),
+        None => {
+            return Err(not_a_bundle(format!(
+                "{MANIFEST_NAME} is missing: the seal was never written, or was removed"
+            ))
+            .into());
+        }
+    };
+    let id = Digest::of(&bytes);
+    let manifest = match Manifest::from_bytes(&bytes) {
+        Ok(manifest) => manifest,
+        Err(fault) => {
+            let finding = Finding::new(MANIFEST_NAME, FindingKind::Manifest, "a canonical manifest", fault);
+            return Ok(Report { id: Some(id), name: None, files: 1, bytes: 0, findings: vec![finding] });
+        }
+    };
+    let mut findings = check_manifest(&manifest);
+    findings.extend(check_file_set(&manifest, contents));
+    let present: Vec<&FileRecord> = manifest
+        .files
+        .iter()
+        .filter(|file| matches!(contents.entries().get(&file.path), Some(Entry::File { len, .. }) if *len == file.size))
+        .collect();
+    findings.extend(check_headers(&manifest, contents, &present));
+    let mut hashed = 0;
+    if !quick {
+        hashed = present.iter().map(|file| file.size).sum();
+        progress.begin(Stage::Verify, hashed);
+        let found: Vec<Option<Finding>> = present
+            .par_iter()
+            .map(|file| check_digest(file, contents, progress, stop))
+            .collect::<Result<_>>()?;
+        findings.extend(found.into_iter().flatten());
+        progress.finish();
+    }
+    findings.extend(check_sums(&manifest, contents));
+    findings.sort();
+    findings.dedup();
+    Ok(Report {
+        id: Some(id),
+        name: Some(manifest.model.name),
+        files: manifest.files.len() as u64 + 1,
+        bytes: hashed,
+        findings,
+    })
+}
+
+impl Finding {
+    fn new(path: &str, kind: FindingKind, expected: impl ToString, found: impl ToString) -> Self {
+        Self { path: path.to_owned(), kind, expected: expected.to_string(), found: found.to_string() }
+    }
+}
+
+/// What must hold inside the manifest itself.
+fn check_manifest(manifest: &Manifest) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut complain = |expected: &str, found: String| {
+        findings.push(Finding::new(MANIFEST_NAME, FindingKind::Manifest, expected, found));
+    };
+    let mut last = "";
+    for file in &manifest.files {
+        if !is_bundle_path(&file.path) || file.path == MANIFEST_NAME || file.path == SIGNATURE_NAME {
+            complain("paths of a bundle only", format!("`{}`", file.path.escape_debug()));
+        }
+        if file.path.as_str() <= last {
+            complain("files sorted by path, each once", format!("`{}` after `{last}`", file.path));
+        }
+        last = &file.path;
+    }
+    if !manifest.files.iter().any(|file| file.path.ends_with(".safetensors") && !file.path.contains('/')) {
+        complain("at least one shard", "none".to_owned());
+    }
+    let total = manifest.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    if manifest.totals.file_bytes != total {
+        complain(&format!("totals.file_bytes {total}"), manifest.totals.file_bytes.to_string());
+    }
+    findings
+}
+
+/// Every file of the manifest is there, with its length, and nothing else is.
+fn check_file_set(manifest: &Manifest, contents: &dyn Contents) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let listed: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    for file in &manifest.files {
+        match contents.entries().get(&file.path) {
+            None => findings.push(Finding::new(
+                &file.path,
+                FindingKind::Missing,
+                format!("{} bytes", file.size),
+                "nothing",
+            )),
+            Some(Entry::Other(what)) => {
+                findings.push(Finding::new(&file.path, FindingKind::NotAFile, "a regular file", what));
+            }
+            Some(Entry::File { len, .. }) if *len != file.size => {
+                findings.push(Finding::new(
+                    &file.path,
+                    FindingKind::Size,
+                    format!("{} bytes", file.size),
+                    format!("{len} bytes"),
+                ));
+            }
+            Some(Entry::File { .. }) => {}
+        }
+    }
+    for (path, entry) in contents.entries() {
+        if listed.contains(path.as_str()) || path == MANIFEST_NAME {
+            continue;
+        }
+        match entry {
+            Entry::File { len, .. } if path == SIGNATURE_NAME && *len <= MAX_SIGNATURE_LEN => {}
+            Entry::File { len, .. } => {
+                findings.push(Finding::new(path, FindingKind::Extra, "nothing", format!("{len} bytes")));
+            }
+            Entry::Other(what) => findings.push(Finding::new(path, FindingKind::NotAFile, "nothing", what)),
+        }
+    }
+    findings
+}
+
+/// The shards' headers hold exactly the tensors of the manifest, where it says.
+fn check_headers(manifest: &Manifest, contents: &dyn Contents, present: &[&FileRecord]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut by_shard: BTreeMap<&str, Vec<&manifest::TensorRecord>> = BTreeMap::new();
+    for tensor in &manifest.tensors {
+        by_shard.entry(&tensor.shard).or_default().push(tensor);
+    }
+    for (shard, tensors) in &by_shard {
+        if !manifest.files.iter().any(|file| file.path == *shard) {
+            findings.push(Finding::new(
+                MANIFEST_NAME,
+                FindingKind::Manifest,
+                format!("`{shard}` among the files"),
+                "nothing",
+            ));
+        }
+        let Some(file) = present.iter().find(|file| file.path == *shard) else { continue };
+        match contents
+            .open(shard)
+            .map_err(|error| error.to_string())
+            .and_then(|mut reader| read_header(&mut reader, file.size))
+        {
+            Err(why) => findings.push(Finding::new(shard, FindingKind::Header, "a safetensors header", why)),
+            Ok(header) => findings.extend(compare_header(shard, &header, tensors)),
+        }
+    }
+    findings
+}
+
+fn compare_header(shard: &str, header: &Header, tensors: &[&manifest::TensorRecord]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut listed: BTreeMap<&str, &manifest::TensorRecord> =
+        tensors.iter().map(|tensor| (tensor.name.as_str(), *tensor)).collect();
+    for entry in &header.tensors {
+        let Some(tensor) = listed.remove(entry.name.as_str()) else {
+            findings.push(Finding::new(
+                shard,
+                FindingKind::Header,
+                "nothing",
+                format!("tensor `{}`", entry.name),
+            ));
+            continue;
+        };
+        let described = |dtype, shape: &[u64], range: [u64; 2]| {
+            format!("`{}` {dtype:?} {shape:?} at {}..{}", tensor.name, range[0], range[1])
+        };
+        let expected = described(tensor.dtype, &tensor.shape, tensor.range);
+        let found = described(
+            entry.dtype,
+            &entry.shape,
+            [header.data_start + entry.start, header.data_start + entry.end],
+        );
+        if expected != found {
+            findings.push(Finding::new(shard, FindingKind::Header, expected, found));
+        }
+    }
+    for name in listed.keys() {
+        findings.push(Finding::new(shard, FindingKind::Header, format!("tensor `{name}`"), "nothing"));
+    }
+    findings
+}
+
+/// Reads a shard's header through any reader, with the checks of the checkpoint reader.
+fn read_header(reader: &mut dyn Read, len: u64) -> std::result::Result<Header, String> {
+    let mut prefix = [0; safetensors::PREFIX_LEN as usize];
+    reader.read_exact(&mut prefix).map_err(|cause| cause.to_string())?;
+    let header_len = u64::from_le_bytes(prefix);
+    let data_len = len.checked_sub(safetensors::PREFIX_LEN).and_then(|rest| rest.checked_sub(header_len));
+    let Some(data_len) = data_len.filter(|_| header_len <= safetensors::MAX_HEADER_LEN) else {
+        return Err(format!("a header of {header_len} bytes in a file of {len}"));
+    };
+    let mut text = vec![0; header_len as usize];
+    reader.read_exact(&mut text).map_err(|cause| cause.to_string())?;
+    let header = safetensors::parse(&text, data_len);
+    header.map_err(|fault| fault.to_string())
+}
+
+fn check_digest(
+    file: &FileRecord,
+    contents: &dyn Contents,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Option<Finding>> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; READ_LEN];
+    let mut reader = match contents.open(&file.path) {
+        Ok(reader) => reader,
+        Err(cause) => return Ok(Some(unreadable(&file.path, &cause))),
+    };
+    loop {
+        if stop.requested() {
+            return Err(ConvertError::Interrupted.into());
+        }
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                progress.advance(read as u64);
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Ok(Some(unreadable(&file.path, &cause))),
+        }
+    }
+    let found = hasher.finish();
+    Ok((found != file.sha256).then(|| {
+        Finding::new(
+            &file.path,
+            FindingKind::Digest,
+            format!("sha256 {}", file.sha256),
+            format!("sha256 {found}"),
+        )
+    }))
+}
+
+fn unreadable(path: &str, cause: &io::Error) -> Finding {
+    Finding::new(path, FindingKind::Unreadable, "a readable file", cause)
+}
+
+/// SHA256SUMS says of every file what the manifest says.
+fn check_sums(manifest: &Manifest, contents: &dyn Contents) -> Option<Finding> {
+    let expected = manifest::sums(&manifest.files);
+    let Some(Entry::File { .. }) = contents.entries().get(SUMS_NAME) else { return None };
+    let read = contents.open(SUMS_NAME).and_then(|mut file| read_limited(&mut file, expected.len() as u64));
+    match read {
+        Ok(bytes) if bytes == expected.as_bytes() => None,
+        Ok(_) => {
+            Some(Finding::new(SUMS_NAME, FindingKind::Manifest, "the digests of the manifest", "other text"))
+        }
+        Err(cause) => Some(unreadable(SUMS_NAME, &cause)),
+    }
+}
+
+fn read_limited(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// A bundle in a folder.
+struct Folder {
+    root: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Folder {
+    fn list(root: &Path) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        let failed = |path: &Path, cause| BundleError::Io {
+            doing: "listing the bundle",
+            path: path.to_owned(),
+            cause,
+        };
+        let mut folders = vec![(root.to_owned(), String::new())];
+        while let Some((dir, prefix)) = folders.pop() {
+            let mut empty = true;
+            for entry in fs::read_dir(&dir).map_err(|cause| failed(&dir, cause))? {
+                let entry = entry.map_err(|cause| failed(&dir, cause))?;
+                empty = false;
+                let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+                let meta = entry.path().symlink_metadata().map_err(|cause| failed(&entry.path(), cause))?;
+                if meta.is_dir() {
+                    folders.push((entry.path(), format!("{path}/")));
+                    continue;
+                }
+                let kind = if meta.is_file() {
+                    Entry::File { len: meta.len(), offset: 0 }
+                } else if meta.is_symlink() {
+                    Entry::Other("a symbolic link")
+                } else {
+                    Entry::Other("a pipe, socket or device")
+                };
+                entries.insert(path, kind);
+                if entries.len() > MAX_ENTRIES {
+                    let why = format!("it holds more than {MAX_ENTRIES} files");
+                    return Err(BundleError::NotABundle { path: root.to_owned(), why }.into());
+                }
+            }
+            if empty && !prefix.is_empty() {
+                entries.insert(prefix, Entry::Other("an empty folder"));
+            }
+        }
+        Ok(Self { root: root.to_owned(), entries })
+    }
+}
+
+impl Contents for Folder {
+    fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
+        if !is_bundle_path(path) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path of a bundle"));
+        }
+        Ok(Box::new(File::open(self.root.join(path))?))
+    }
+}
+
+/// A bundle in a tar, or in the parts of one.
+struct Tar {
+    parts: crate::release::Parts,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Tar {
+    fn list(path: &Path) -> io::Result<Self> {
+        let parts = crate::release::Parts::open(path)?;
+        let mut entries = BTreeMap::new();
+        let mut archive = tar::Archive::new(parts.reader(0));
+        let mut root: Option<String> = None;
+        for entry in archive.entries_with_seek()? {
+            let entry = entry?;
+            let name = String::from_utf8(entry.path_bytes().into_owned())
+                .map_err(|_| invalid("a name is not UTF-8"))?;
+            let (folder, path) =
+                name.split_once('/').ok_or_else(|| invalid("a file outside the bundle's folder"))?;
+            if root.get_or_insert_with(|| folder.to_owned()) != folder {
+                return Err(invalid("more than one folder"));
+            }
+            let kind = if entry.header().entry_type().is_file() {
+                Entry::File { len: entry.size(), offset: entry.raw_file_position() }
+            } else {
+                Entry::Other("not a regular file")
+            };
+            if entries.insert(path.to_owned(), kind).is_some() {
+                return Err(invalid("a file that stands twice"));
+            }
+            if entries.len() > MAX_ENTRIES {
+                return Err(invalid("too many files"));
+            }
+        }
+        Ok(Self { parts, entries })
+    }
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+impl Contents for Tar {
+    fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
+        match self.entries.get(path) {
+            Some(Entry::File { len, offset }) => Ok(Box::new(self.parts.reader(*offset).take(*len))),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The files of a checkpoint's folder: which there are, where links lead, and that they stay the same.
+//!
+//! Owns every touch of the file system but the hub's `refs/`. Links are followed where they stay in the
+//! folder or lead into the `blobs/` of the same hub cache, which is how a download looks there. Pipes,
+//! sockets and devices are never read. Knows no file format.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::{SkipReason, Skipped};
+use crate::error::{Change, CheckpointError, NodeKind};
+
+/// Most files listed. The largest hub repositories have some thousands; a home folder has more than this.
+pub const MAX_FILES: usize = 100_000;
+
+/// Deepest nesting listed.
+pub const MAX_DEPTH: usize = 32;
+
+/// What tells that a file is still the one that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    dev: u64,
+    ino: u64,
+    len: u64,
+    /// Seconds and nanoseconds.
+    mtime: (i64, i64),
+}
+
+impl Fingerprint {
+    fn of(meta: &Metadata) -> Self {
+        Self { dev: meta.dev(), ino: meta.ino(), len: meta.len(), mtime: (meta.mtime(), meta.mtime_nsec()) }
+    }
+
+    fn change_to(&self, now: &Self) -> Option<Change> {
+        if (self.dev, self.ino) != (now.dev, now.ino) {
+            Some(Change::Replaced)
+        } else if self.len != now.len {
+            Some(Change::Length { before: self.len, now: now.len })
+        } else if self.mtime != now.mtime {
+            Some(Change::Modified)
+        } else {
+            None
+        }
+    }
+}
+
+/// A regular file of the folder, found and checked, not yet open.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// Below the root, with `/`.
+    pub(super) path: String,
+    pub(super) len: u64,
+    /// From the name of the hub cache's blob, not computed.
+    pub(super) sha256: Option<String>,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// A checkpoint's folder.
+#[derive(Debug)]
+pub(super) struct Root {
+    /// As it was given; what errors show.
+    pub(super) given: PathBuf,
+    /// Without links.
+    real: PathBuf,
+    /// The `blobs` folder that links may lead to, where this is a snapshot of a hub cache.
+    blobs: Option<PathBuf>,
+}
+
+impl Root {
+    pub(super) fn new(given: &Path) -> Result<Self, CheckpointError> {
+        let real = fs::canonicalize(given)
+            .map_err(|source| CheckpointError::NotFound { path: given.to_owned(), source })?;
+        if !real.is_dir() {
+            return Err(CheckpointError::NotAFolder { path: given.to_owned() });
+        }
+        let blobs = blobs_of(&real);
+        Ok(Self { given: given.to_owned(), real, blobs })
+    }
+
+    /// The path of a file below the root, for errors.
+    pub(super) fn shown(&self, path: &str) -> PathBuf {
+        self.given.join(path)
+    }
+
+    /// Checks what stands at `path`: a regular file, reached without leaving the folder but for `blobs`.
+    /// `Ok(None)` where there is nothing.
+    pub(super) fn find(&self, path: &str) -> Result<Option<Found>, CheckpointError> {
+        let shown = self.shown(path);
+        let full = self.real.join(path);
+        let real = match fs::canonicalize(&full) {
+            Ok(real) => real,
+            Err(source) if is_absent(&source) => {
+                return match fs::read_link(&full) {
+                    Ok(target) => Err(CheckpointError::DanglingLink { path: shown, target }),
+                    Err(_) => Ok(None),
+                };
+            }
+            Err(source) => return Err(CheckpointError::io(shown, "open", source)),
+        };
+        let in_blobs = self.blobs.as_deref().is_some_and(|blobs| real.parent() == Some(blobs));
+        if !in_blobs && !real.starts_with(&self.real) {
+            return Err(CheckpointError::LinkLeavesRoot { path: shown, target: real });
+        }
+        let meta =
+            fs::metadata(&real).map_err(|source| CheckpointError::io(shown.as_path(), "open", source))?;
+        if let Some(kind) = irregular(meta.file_type()) {
+            return Err(CheckpointError::NotRegular { path: shown, kind });
+        }
+        let sha256 = if in_blobs { sha256_name(&real) } else { None };
+        Ok(Some(Found {
+            path: path.to_owned(),
+            len: meta.len(),
+            sha256,
+            fingerprint: Fingerprint::of(&meta),
+        }))
+    }
+
+    /// Opens a file found before. The same file must still be there.
+    pub(super) fn open(&self, path: &str, before: &Fingerprint) -> Result<File, CheckpointError> {
+        let shown = self.shown(path);
+        let file = open_regular(&self.real.join(path), &shown)?;
+        recheck_open(&file, &shown, before)?;
+        Ok(file)
+    }
+
+    /// Checks that the file found before is still the one its name leads to, unchanged.
+    pub(super) fn recheck(&self, path: &str, before: &Fingerprint) -> Result<(), CheckpointError> {
+        let shown = || self.shown(path);
+        let change = match fs::metadata(self.real.join(path)) {
+            Ok(meta) => before.change_to(&Fingerprint::of(&meta)),
+            Err(source) if is_absent(&source) => Some(Change::Removed),
+            Err(source) => return Err(CheckpointError::io(shown(), "open", source)),
+        };
+        match change {
+            Some(change) => Err(CheckpointError::FileChanged { path: shown(), change }),
+            None => Ok(()),
+        }
+    }
+
+    /// The names in the root folder, sorted.
+    pub(super) fn top_names(&self) -> Result<Vec<String>, CheckpointError> {
+        let mut names = Vec::new();
+        for entry in self.entries("")? {
+            names.push(entry.0);
+        }
+        Ok(names)
+    }
+
+    /// Every regular file below the root, and what was passed over; both sorted by path.
+    pub(super) fn walk(&self) -> Result<(Vec<Found>, Vec<Skipped>), CheckpointError> {
+        let (mut files, mut skipped) = (Vec::new(), Vec::new());
+        let mut folders = vec![(String::new(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            if depth > MAX_DEPTH {
+                let path = self.shown(&folder);
+                return Err(CheckpointError::TooDeep { path, limit: MAX_DEPTH });
+            }
+            for (name, kind) in self.entries(&folder)? {
+                let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+                if let Some(reason) = skip_reason(&name, kind) {
+                    skipped.push(Skipped { path, reason });
+                } else if kind.is_dir() && !name.ends_with(".safetensors") {
+                    folders.push((path, depth + 1));
+                } else {
+                    match self.find(&path) {
+                        Ok(Some(found)) => files.push(found),
+                        // Removed since it was listed.
+                        Ok(None) => {
+                            let path = self.shown(&path);
+                            return Err(CheckpointError::FileChanged { path, change: Change::Removed });
+                        }
+                        Err(CheckpointError::NotRegular { kind, .. }) if !name.ends_with(".safetensors") => {
+                            let reason = if kind == NodeKind::Folder {
+                                SkipReason::FolderLink
+                            } else {
+                                SkipReason::NotRegular(kind)
+                            };
+                            skipped.push(Skipped { path, reason });
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                if files.len() + skipped.len() + folders.len() > MAX_FILES {
+                    let path = self.given.clone();
+                    return Err(CheckpointError::TooManyFiles { path, limit: MAX_FILES });
+                }
+            }
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok((files, skipped))
+    }
+
+    /// The entries of one folder, sorted by name; types are the entries' own, links not followed.
+    fn entries(&self, folder: &str) -> Result<Vec<(String, FileType)>, CheckpointError> {
+        let shown = self.shown(folder);
+        let failed = |source| CheckpointError::io(shown.as_path(), "list", source);
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(self.real.join(folder)).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = plain_name(&entry.file_name())
+                .ok_or_else(|| CheckpointError::BadFileName { path: shown.join(entry.file_name()) })?;
+            entries.push((name, entry.file_type().map_err(failed)?));
+            if entries.len() > MAX_FILES {
+                return Err(CheckpointError::TooManyFiles { path: shown, limit: MAX_FILES });
+            }
+        }
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(entries)
+    }
+}
+
+/// One file named by the user: any link is followed, for it was asked for by name.
+pub(super) fn find_single(path: &Path) -> Result<Found, CheckpointError> {
+    let not_found = |source| CheckpointError::NotFound { path: path.to_owned(), source };
+    let name = path.file_name().and_then(plain_name);
+    let name = name.ok_or_else(|| CheckpointError::BadFileName { path: path.to_owned() })?;
+    let real = fs::canonicalize(path).map_err(not_found)?;
+    let meta = fs::metadata(&real).map_err(not_found)?;
+    if let Some(kind) = irregular(meta.file_type()) {
+        return Err(CheckpointError::NotRegular { path: path.to_owned(), kind });
+    }
+    let in_blobs = real.parent().and_then(Path::file_name).is_some_and(|folder| folder == "blobs");
+    let sha256 = if in_blobs { sha256_name(&real) } else { None };
+    Ok(Found { path: name, len: meta.len(), sha256, fingerprint: Fingerprint::of(&meta) })
+}
+
+/// The state of an open file.
+pub(super) fn fingerprint(file: &File, shown: &Path) -> Result<Fingerprint, CheckpointError> {
+    let meta = file.metadata().map_err(|source| CheckpointError::io(shown, "open", source))?;
+    Ok(Fingerprint::of(&meta))
+}
+
+/// Checks that an open file is as it was.
+pub(super) fn recheck_open(file: &File, shown: &Path, before: &Fingerprint) -> Result<(), CheckpointError> {
+    match before.change_to(&fingerprint(file, shown)?) {
+        Some(change) => Err(CheckpointError::FileChanged { path: shown.to_owned(), change }),
+        None => Ok(()),
+    }
+}
+
+/// Opens a regular file for reading. A pipe put in its place meanwhile cannot block the call.
+pub(super) fn open_regular(path: &Path, shown: &Path) -> Result<File, CheckpointError> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let failed = |source| CheckpointError::io(shown, "open", source);
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    match irregular(file.metadata().map_err(failed)?.file_type()) {
+        Some(kind) => Err(CheckpointError::NotRegular { path: shown.to_owned(), kind }),
+        None => Ok(file),
+    }
+}
+
+/// Reads a whole small file; its length is checked before anything is allocated.
+pub(super) fn read_small(file: &File, shown: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
+    let failed = |source| CheckpointError::io(shown, "read", source);
+    let len = file.metadata().map_err(failed)?.len();
+    let too_large = |len| CheckpointError::TextTooLarge { path: shown.to_owned(), len, limit };
+    if len > limit {
+        return Err(too_large(len));
+    }
+    let mut bytes = Vec::new();
+    // One more than the limit, so that a file that grows meanwhile is noticed.
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+/// A name that a manifest and a checksum list can hold: UTF-8, no backslash, no control character.
+fn plain_name(name: &OsStr) -> Option<String> {
+    let name = name.to_str()?;
+    (!name.contains('\\') && !name.chars().any(char::is_control)).then(|| name.to_owned())
+}
+
+fn skip_reason(name: &str, kind: FileType) -> Option<SkipReason> {
+    match name {
+        ".git" => Some(SkipReason::GitFolder),
+        ".cache" | ".huggingface" if kind.is_dir() => Some(SkipReason::CacheFolder),
+        ".locks" if kind.is_dir() => Some(SkipReason::LockFile),
+        _ if name.starts_with('.') && name.ends_with(".lock") => Some(SkipReason::LockFile),
+        _ => None,
+    }
+}
+
+fn irregular(kind: FileType) -> Option<NodeKind> {
+    if kind.is_file() {
+        None
+    } else if kind.is_dir() {
+        Some(NodeKind::Folder)
+    } else if kind.is_fifo() {
+        Some(NodeKind::Pipe)
+    } else if kind.is_socket() {
+        Some(NodeKind::Socket)
+    } else if kind.is_block_device() || kind.is_char_device() {
+        Some(NodeKind::Device)
+    } else {
+        Some(NodeKind::Other)
+    }
+}
+
+/// The `blobs` folder of the hub cache that `real` (or a folder above it) is a snapshot in:
+/// `models--ORG--NAME/snapshots/COMMIT/…`.
+fn blobs_of(real: &Path) -> Option<PathBuf> {
+    real.ancestors().find_map(|snapshot| {
+        let snapshots = snapshot.parent()?;
+        let repo = snapshots.parent()?;
+        let named = snapshots.file_name()? == "snapshots"
+            && repo.file_name()?.to_str()?.starts_with("models--")
+            && matches!(snapshot.components().next_back(), Some(Component::Normal(_)));
+        named.then(|| repo.join("blobs"))
+    })
+}
+
+/// The hash that a blob is named by. Small files are named by a git hash of 40 digits, which is none.
+fn sha256_name(blob: &Path) -> Option<String> {
+    let name = blob.file_name()?.to_str()?;
+    is_hex(name, 64).then(|| name.to_owned())
+}
+
+/// True for `len` lower-case hexadecimal digits.
+pub(super) fn is_hex(text: &str, len: usize) -> bool {
+    text.len() == len && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// True where an error says that there is no such file.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_blobs_folder_of_a_snapshot_and_of_folders_in_it() {
+        let blobs = Some(PathBuf::from("/c/models--a--b/blobs"));
+        assert_eq!(blobs_of(Path::new("/c/models--a--b/snapshots/0123")), blobs);
+        assert_eq!(blobs_of(Path::new("/c/models--a--b/snapshots/0123/part/deep")), blobs);
+        assert_eq!(blobs_of(Path::new("/c/models--a--b/snapshots")), None);
+        assert_eq!(blobs_of(Path::new("/c/a--b/snapshots/0123")), None);
+        assert_eq!(blobs_of(Path::new("/c/models--a--b/blobs")), None);
+    }
+
+    #[test]
+    fn takes_only_lower_case_digits_of_the_right_number_as_a_hash() {
+        assert!(is_hex(&"0a".repeat(32), 64));
+        for bad in ["0A".repeat(32), "0g".repeat(32), "0a".repeat(20), format!("{}\n", "0a".repeat(31))] {
+            assert!(!is_hex(&bad, 64), "{bad:?}");
+        }
+    }
+}

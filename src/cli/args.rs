@@ -1,0 +1,308 @@
+//! Every word of the command line and its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use mgpack::convert::DEFAULT_MAX_MEMORY;
+use mgpack::device_map::{MemoryTable, parse_size};
+use mgpack::plan::DEFAULT_MAX_SHARD_LEN;
+use mgpack::scheme::{Layout, OnOverflow, Scheme};
+
+/// Convert MiniGemini and other Hugging Face checkpoints into sealed, quantized bundles
+#[derive(Debug, Parser)]
+#[command(name = "mgpack", version, max_term_width = 100)]
+#[command(
+    after_help = "Examples:\n  mgpack convert tiny --int8 -o tiny-int8\n  mgpack convert 34b --int8 --gpus 2x24GiB"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Convert a checkpoint into a bundle
+    #[command(
+        after_help = "Examples:\n  mgpack convert 34b --int8 --gpus 2x24GiB\n  mgpack convert ./Llama-3-8B --int8 --ignore 're:.*down_proj' -o llama-int8"
+    )]
+    Convert(ConvertArgs),
+    /// Show what `convert` would do with every tensor, without writing
+    #[command(
+        after_help = "Examples:\n  mgpack plan 8x7b --fp16 --gpus 4x24GiB\n  mgpack plan ./checkpoint --int8 --json | jq .totals"
+    )]
+    Plan(PlanArgs),
+    /// Check every byte of a bundle against its seal
+    #[command(
+        after_help = "Examples:\n  mgpack verify MGM-7B-int8\n  mgpack verify release/MGM-7B-int8.tar --json"
+    )]
+    Verify(VerifyArgs),
+    /// Show a bundle, a checkpoint or one safetensors file as a table
+    #[command(
+        after_help = "Examples:\n  mgpack inspect MGM-7B-int8\n  mgpack inspect model-00001-of-00003.safetensors --json"
+    )]
+    Inspect(InspectArgs),
+    /// Verify a bundle and write it as one deterministic tar, or as parts of one
+    #[command(
+        after_help = "Examples:\n  mgpack release MGM-7B-int8 -o release\n  mgpack release MGM-34B-int8 -o release --part-size 4GiB"
+    )]
+    Release(ReleaseArgs),
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Examples:\n  mgpack completions bash > /etc/bash_completion.d/mgpack\n  mgpack completions zsh > ~/.zfunc/_mgpack"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Folder to write [default: the bundle's name, in the working directory]
+    #[arg(short, long = "output", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Show the plan and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Replace what is at the target, once the new bundle is complete
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Print JSON to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("precision").required(true).multiple(false))]
+pub(crate) struct RecipeArgs {
+    /// An alias (7b, 34b-hd, 8x7b, tiny), a hub id (YanweiLi/MGM-34B) or a path
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) model: String,
+    /// Quantize the linears of the decoder layers to 8-bit integers
+    #[arg(long, group = "precision")]
+    pub(crate) int8: bool,
+    /// Cast every float tensor to IEEE half precision
+    #[arg(long, group = "precision")]
+    pub(crate) fp16: bool,
+    /// Cast every float tensor to bfloat16
+    #[arg(long, group = "precision")]
+    pub(crate) bf16: bool,
+    /// A compressed-tensors preset by its name
+    #[arg(long, group = "precision", value_enum, ignore_case = true)]
+    pub(crate) scheme: Option<Preset>,
+    /// Layout of --int8 [default: bnb for MGM, compressed-tensors for all others]
+    #[arg(long, value_enum, requires = "int8")]
+    pub(crate) format: Option<Format>,
+    /// Leave a tensor or module as it is; `re:` and a regular expression matches from the start
+    #[arg(long, value_name = "NAME|re:REGEX")]
+    pub(crate) ignore: Vec<String>,
+    /// What to do with finite values beyond the output type's range
+    #[arg(long, value_enum, default_value_t = Overflow::Error)]
+    pub(crate) on_overflow: Overflow,
+    /// Leave out the error figures of every tensor
+    #[arg(long)]
+    pub(crate) no_stats: bool,
+    /// Start a new shard at this size
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_SHARD_LEN))]
+    pub(crate) max_shard_size: Size,
+    /// GPUs to place the model on: 2x24GiB, or 0=22GiB,1=24GiB, or auto
+    #[arg(long, visible_alias = "max-memory-map", value_name = "GPUS", value_parser = gpus)]
+    pub(crate) gpus: Option<Gpus>,
+    /// Tokens of prompt and answer that the device map leaves room for, images apart
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
+    pub(crate) context: u64,
+    /// Sequences at a time that the device map leaves room for
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) batch: u64,
+    /// Memory the device map keeps free on every GPU
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(512 << 20))]
+    pub(crate) reserve: Size,
+    /// Folder that holds the vision towers
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) towers: Option<PathBuf>,
+    /// Branch, tag or commit in the Hugging Face cache [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Memory this process may take, whatever the model's size
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_MEMORY))]
+    pub(crate) max_memory: Size,
+    /// Threads [default: one per core]
+    #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Instruction set, for comparison: scalar, portable, avx2 [default: the fastest]
+    #[arg(long, value_name = "NAME", value_parser = isa)]
+    pub(crate) isa: Option<mgpack::kernels::Isa>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The bundle: a folder, or a tar (or its first part) made by `release`
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) bundle: PathBuf,
+    /// Compare sizes, headers and the manifest only
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Threads [default: one per core]
+    #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A bundle, a checkpoint's folder, an alias, a hub id or a .safetensors file
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) path: String,
+    /// Branch, tag or commit in the Hugging Face cache [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Print JSON to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) bundle: PathBuf,
+    /// Folder to write the tar, its digests and the bundle's id into
+    #[arg(short, long = "output", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: PathBuf,
+    /// Split the tar into parts of this size
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) part_size: Option<Size>,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct TalkArgs {
+    /// Print JSON to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How to show progress on stderr [default: fancy on a terminal, plain elsewhere]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) progress: Option<ProgressMode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// Nothing
+    None,
+    /// A line per stage
+    Plain,
+    /// A bar with rate and time left
+    Fancy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preset {
+    /// One scale a row, activations quantized per token
+    #[value(name = "W8A8", alias = "INT8")]
+    W8A8,
+    /// One scale for 128 columns, packed, float activations
+    #[value(name = "W8A16")]
+    W8A16,
+}
+
+impl From<Preset> for Scheme {
+    fn from(preset: Preset) -> Self {
+        match preset {
+            Preset::W8A8 => Scheme::W8A8,
+            Preset::W8A16 => Scheme::W8A16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// bitsandbytes: MGM's stack and transformers
+    Bnb,
+    /// compressed-tensors: transformers 5 and vLLM
+    CompressedTensors,
+}
+
+impl From<Format> for Layout {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Bnb => Layout::Bnb,
+            Format::CompressedTensors => Layout::CompressedTensors,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Overflow {
+    /// Stop and name the tensor
+    Error,
+    /// Take the largest finite value
+    Clamp,
+    /// Take infinity (not for quantized tensors)
+    Inf,
+}
+
+impl From<Overflow> for OnOverflow {
+    fn from(overflow: Overflow) -> Self {
+        match overflow {
+            Overflow::Error => OnOverflow::Error,
+            Overflow::Clamp => OnOverflow::Clamp,
+            Overflow::Inf => OnOverflow::Inf,
+        }
+    }
+}
+
+/// A size in bytes, read and shown with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Size(bytes) = *self;
+        match (bytes.is_multiple_of(1 << 30), bytes.is_multiple_of(1 << 20)) {
+            (true, _) => write!(f, "{}GiB", bytes >> 30),
+            (_, true) => write!(f, "{}MiB", bytes >> 20),
+            _ => write!(f, "{bytes}"),
+        }
+    }
+}
+
+/// `--gpus`: a table, or a question to the machine.
+#[derive(Clone, Debug)]
+pub(crate) enum Gpus {
+    Table(MemoryTable),
+    Auto,
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    let plain = text.parse().ok();
+    match plain.or_else(|| parse_size(text)).filter(|bytes| *bytes > 0) {
+        Some(bytes) => Ok(Size(bytes)),
+        None => Err("a size is a number and a unit, such as 2GiB or 512MiB".to_owned()),
+    }
+}
+
+fn gpus(text: &str) -> Result<Gpus, String> {
+    if text == "auto" {
+        return Ok(Gpus::Auto);
+    }
+    MemoryTable::parse(text).map(Gpus::Table).map_err(|error| error.to_string())
+}
+
+fn isa(text: &str) -> Result<mgpack::kernels::Isa, String> {
+    use mgpack::kernels::Isa;
+    let names: Vec<_> = Isa::all().into_iter().map(Isa::name).collect();
+    Isa::by_name(text).ok_or_else(|| format!("this CPU has: {}", names.join(", ")))
+}

@@ -1,0 +1,377 @@
+//! `mgpack convert` and `mgpack plan`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use mgpack::convert::{Conversion, Options, Outcome, Precision};
+use mgpack::device_map::DeviceMap;
+use mgpack::kernels::Isa;
+use mgpack::locate::{self, Located, Places};
+use mgpack::manifest::FileFate;
+use mgpack::modules::MapRequest;
+use mgpack::plan::Fate;
+use mgpack::{Result, convert, tiny};
+use serde_json::{Value, json};
+
+use super::args::{ConvertArgs, Gpus, PlanArgs, RecipeArgs};
+use super::{STOP, ui};
+
+/// Seed of the built-in checkpoint; another one would be another model.
+const TINY_SEED: u64 = 7;
+
+/// Tensors shown as the worst.
+const WORST: usize = 10;
+
+pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
+    let conversion = prepare(&args.recipe)?;
+    if args.dry_run {
+        return show_plan(&conversion, args.talk.json);
+    }
+    let target = args.output.clone().unwrap_or_else(|| PathBuf::from(&conversion.name));
+    for notice in conversion.notices.iter().cloned().chain(conversion.folder_notice(&target)) {
+        ui::say(&format!("note: {notice}"));
+    }
+    let bars = ui::Bars::new(args.talk.progress);
+    let outcome = conversion.run(&target, args.force, &bars, &STOP)?;
+    drop(bars);
+    if args.talk.json {
+        super::print_json(&json!({
+            "path": outcome.path,
+            "id": outcome.id,
+            "name": outcome.manifest.model.name,
+            "totals": outcome.manifest.totals,
+            "device_map": conversion.device_map.map,
+            "worst": worst_json(&outcome),
+        }))?;
+    } else {
+        ui::print(&describe_bundle(&conversion, &outcome));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn plan(args: &PlanArgs) -> Result<ExitCode> {
+    show_plan(&prepare(&args.recipe)?, args.json)
+}
+
+/// Finds the model and decides everything.
+fn prepare(recipe: &RecipeArgs) -> Result<Conversion> {
+    let mut places = Places::from_env(|name| std::env::var_os(name));
+    places.towers.clone_from(&recipe.towers);
+    places.revision.clone_from(&recipe.revision);
+    let precision = match (recipe.int8, recipe.fp16, recipe.scheme) {
+        (true, _, _) => Precision::Int8,
+        (_, true, _) => Precision::Fp16,
+        (_, _, Some(preset)) => Precision::Scheme(preset.into()),
+        _ => Precision::Bf16,
+    };
+    let is_tiny = recipe.model == "tiny" && !Path::new("tiny").exists();
+    let located = if is_tiny { make_tiny(&places)? } else { locate::checkpoint(&recipe.model, &places)? };
+    let memory = match &recipe.gpus {
+        None => None,
+        Some(Gpus::Table(table)) => Some(table.clone()),
+        Some(Gpus::Auto) => super::devices::table(),
+    };
+    let options = Options {
+        precision,
+        layout: recipe.format.map(Into::into),
+        ignore: recipe.ignore.clone(),
+        max_shard_len: recipe.max_shard_size.0,
+        on_overflow: recipe.on_overflow.into(),
+        stats: !recipe.no_stats,
+        name: is_tiny.then(|| "MGM-7B-tiny".to_owned()),
+        max_memory: recipe.max_memory.0,
+        threads: super::thread_count(recipe.threads),
+        isa: recipe.isa.unwrap_or_else(Isa::detect),
+        map: MapRequest { memory, context: recipe.context, batch: recipe.batch, reserve: recipe.reserve.0 },
+    };
+    Conversion::prepare(located, &places, options)
+}
+
+/// The built-in checkpoint, written into the user's cache folder at first use.
+fn make_tiny(places: &Places) -> Result<Located> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    let cache = cache.unwrap_or_else(|| places.cwd.join(".cache")).join("mgpack");
+    let dir = cache.join(concat!("MGM-7B-tiny-", env!("CARGO_PKG_VERSION")));
+    if !dir.is_dir() {
+        // Under a name of this process until it is whole; whoever renames first wins, with the same bytes.
+        let staged = cache.join(format!(".tiny-{}", std::process::id()));
+        tiny::write(&staged, TINY_SEED)?;
+        if std::fs::rename(&staged, &dir).is_err() {
+            // Best effort: a left-over is hidden and never read.
+            let _ = std::fs::remove_dir_all(&staged);
+        }
+    }
+    Ok(Located { dir, hub_id: None, revision: None })
+}
+
+fn show_plan(conversion: &Conversion, as_json: bool) -> Result<ExitCode> {
+    if as_json {
+        super::print_json(&plan_json(conversion))?;
+    } else {
+        ui::print(&plan_text(conversion));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan_json(conversion: &Conversion) -> Value {
+    let shards = &conversion.plan.shards;
+    let tensors: Vec<Value> = conversion
+        .plan
+        .tensors
+        .iter()
+        .map(|tensor| {
+            let outputs: Vec<Value> = tensor
+                .outputs
+                .iter()
+                .map(|output| {
+                    json!({
+                        "name": output.name, "kind": output.kind, "dtype": output.dtype, "shape": output.shape,
+                        "shard": shards[output.shard].name, "offset": output.offset, "bytes": output.byte_len,
+                    })
+                })
+                .collect();
+            let source = &conversion.checkpoint.tensors()[tensor.source];
+            json!({
+                "name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "fate": tensor.fate,
+                "why": tensor.skip.as_ref().map(ToString::to_string),
+                "source": { "file": conversion.checkpoint.files()[source.file].path, "offset": source.offset, "bytes": source.byte_len },
+                "outputs": outputs,
+            })
+        })
+        .collect();
+    let files: Vec<Value> = conversion
+        .files
+        .iter()
+        .map(|file| {
+            json!({
+                "path": file.path, "tower": file.tower.map(|tower| &conversion.towers[tower].path), "bytes": file.len,
+                "fate": file.fate, "target": (!file.target.is_empty()).then_some(&file.target), "why": file.note,
+            })
+        })
+        .collect();
+    json!({
+        "name": conversion.name,
+        "family": conversion.family.as_ref().map_or("generic", |found| found.family.name.as_str()),
+        "source": { "hub_id": conversion.located.hub_id, "revision": conversion.located.revision },
+        "scheme": conversion.plan.scheme,
+        "skip_modules": conversion.skip_modules(),
+        "totals": conversion.plan.totals(),
+        "bundle_bytes": conversion.bundle_len,
+        "resources": {
+            "threads": conversion.resources.threads, "lanes": conversion.resources.lanes,
+            "batch_bytes": conversion.resources.batch_len, "peak_memory_bytes": conversion.resources.peak,
+            "instruction_set": conversion.isa().name(),
+        },
+        "requirements": conversion.requirements(),
+        "device_map": conversion.device_map,
+        "shards": shards.iter().map(|shard| json!({ "name": shard.name, "bytes": shard.data_len })).collect::<Vec<_>>(),
+        "tensors": tensors,
+        "files": files,
+        "notices": conversion.notices,
+    })
+}
+
+fn plan_text(conversion: &Conversion) -> String {
+    let mut text = heading(conversion);
+    let rows = conversion.plan.tensors.iter().map(|tensor| {
+        let fate = match tensor.fate {
+            Fate::Copy => "copy".to_owned(),
+            Fate::Cast => "cast".to_owned(),
+            Fate::Quantize => conversion.plan.scheme.name().to_owned(),
+        };
+        let stored: u64 = tensor.outputs.iter().map(|output| output.byte_len).sum();
+        let first = tensor.outputs.first();
+        vec![
+            tensor.name.to_string(),
+            format!("{:?} {:?}", tensor.dtype, tensor.shape),
+            fate,
+            first.map(|output| format!("{:?}", output.dtype)).unwrap_or_default(),
+            ui::bytes(stored),
+            first.map(|output| format!("{}@{}", output.shard + 1, output.offset)).unwrap_or_default(),
+            tensor.skip.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ]
+    });
+    text.push_str(&ui::table(
+        &["tensor", "source", "fate", "as", "bytes", "shard@offset", "why float"],
+        &[4, 5],
+        rows,
+    ));
+    text.push('\n');
+    text.push_str(&files_text(conversion));
+    text.push('\n');
+    text.push_str(&map_text(&conversion.device_map));
+    text.push('\n');
+    text.push_str(&requirements_text(conversion));
+    for notice in &conversion.notices {
+        text.push_str(&format!("note: {notice}\n"));
+    }
+    text
+}
+
+fn heading(conversion: &Conversion) -> String {
+    let totals = conversion.plan.totals();
+    let family = conversion.family.as_ref().map_or("generic", |found| found.family.name.as_str());
+    format!(
+        "{}  ({family}, {})\n{} tensors: {} to codes, {} cast, {} kept; {} of tensors become {} in {} shard{}\n\
+         peak memory at most {} with {} thread{} and {}; bundle about {}\n\n",
+        conversion.name,
+        conversion.plan.scheme.name(),
+        totals.source_tensors,
+        totals.quantized,
+        totals.cast,
+        totals.copied,
+        ui::bytes(totals.source_bytes),
+        ui::bytes(totals.bytes),
+        conversion.plan.shards.len(),
+        if conversion.plan.shards.len() == 1 { "" } else { "s" },
+        ui::bytes(conversion.resources.peak),
+        conversion.resources.threads,
+        if conversion.resources.threads == 1 { "" } else { "s" },
+        conversion.isa().name(),
+        ui::bytes(conversion.bundle_len),
+    )
+}
+
+fn files_text(conversion: &Conversion) -> String {
+    let rows = conversion.files.iter().map(|file| {
+        let place = file.tower.map_or(String::new(), |tower| format!("{}/", conversion.towers[tower].path));
+        let fate = match file.fate {
+            FileFate::Converted => "converted",
+            FileFate::Copied => "copied",
+            FileFate::Replaced => "replaced",
+            FileFate::LeftOut => "left out",
+        };
+        vec![
+            format!("{place}{}", file.path),
+            ui::bytes(file.len),
+            fate.to_owned(),
+            file.note.clone().unwrap_or_default(),
+        ]
+    });
+    ui::table(&["file", "size", "fate", "why"], &[1], rows)
+}
+
+fn requirements_text(conversion: &Conversion) -> String {
+    let rows = conversion
+        .requirements()
+        .into_iter()
+        .map(|requirement| vec![requirement.package, requirement.pin, requirement.range, requirement.reason]);
+    ui::table(&["needs", "pin", "works", "because"], &[], rows)
+}
+
+/// The map as runs of modules, and each device's memory as a filled bar.
+pub(super) fn map_text(map: &DeviceMap) -> String {
+    let mut text = String::new();
+    let mut runs: Vec<(mgpack::device_map::Device, Vec<&str>)> = Vec::new();
+    for (module, device) in &map.map {
+        match runs.iter_mut().find(|(other, _)| other == device) {
+            Some((_, modules)) => modules.push(module),
+            None => runs.push((*device, vec![module])),
+        }
+    }
+    for (device, used) in &map.used {
+        let free = used.budget.saturating_sub(used.total());
+        text.push_str(&format!(
+            "{device:<6} {}  {} of {} ({} weights, {} cache, {} reserve), {} free\n",
+            ui::bar(used.total(), used.budget, 24),
+            ui::bytes(used.total()),
+            ui::bytes(used.budget),
+            ui::bytes(used.weights),
+            ui::bytes(used.kv.saturating_add(used.activations)),
+            ui::bytes(used.reserve),
+            ui::bytes(free),
+        ));
+        if let Some((_, modules)) = runs.iter().find(|(other, _)| other == device) {
+            text.push_str(&format!("       {}\n", fold(modules)));
+        }
+    }
+    text
+}
+
+/// `model.layers.0 … model.layers.31` for runs of layers, names for the rest.
+fn fold(modules: &[&str]) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut run: Option<(&str, u32, u32)> = None;
+    let index_of = |module: &&str| {
+        module.rsplit_once('.').and_then(|(prefix, index)| Some((prefix.len(), index.parse::<u32>().ok()?)))
+    };
+    let close = |run: &mut Option<(&str, u32, u32)>, parts: &mut Vec<String>| {
+        if let Some((prefix, first, last)) = run.take() {
+            parts.push(if first == last {
+                format!("{prefix}.{first}")
+            } else {
+                format!("{prefix}.{first}–{last}")
+            });
+        }
+    };
+    for module in modules {
+        match (index_of(module), &mut run) {
+            (Some((len, index)), Some((prefix, _, last)))
+                if module[..len] == **prefix && index == *last + 1 =>
+            {
+                *last = index
+            }
+            (Some((len, index)), _) => {
+                close(&mut run, &mut parts);
+                run = Some((&module[..len], index, index));
+            }
+            (None, _) => {
+                close(&mut run, &mut parts);
+                parts.push((*module).to_owned());
+            }
+        }
+    }
+    close(&mut run, &mut parts);
+    parts.join(", ")
+}
+
+fn describe_bundle(conversion: &Conversion, outcome: &Outcome) -> String {
+    let manifest = &outcome.manifest;
+    let totals = &manifest.totals;
+    let mut text = format!("{}\n", outcome.path.display());
+    let rows = manifest.files.iter().map(|file| vec![format!("  {}", file.path), ui::bytes(file.size)]);
+    text.push_str(&ui::table(&["  file", "size"], &[1], rows));
+    let saved = 100.0 - 100.0 * totals.tensor_bytes as f64 / totals.source_tensor_bytes.max(1) as f64;
+    text.push_str(&format!(
+        "\ntensors {} → {} ({saved:.0} % less), {} of {} as codes; bundle {}\n\n",
+        ui::bytes(totals.source_tensor_bytes),
+        ui::bytes(totals.tensor_bytes),
+        totals.quantized,
+        conversion.plan.tensors.len(),
+        ui::bytes(totals.file_bytes),
+    ));
+    text.push_str(&map_text(&conversion.device_map));
+    let worst = convert::worst(manifest, WORST);
+    if !worst.is_empty() {
+        text.push('\n');
+        let rows = worst.into_iter().map(|(name, error)| {
+            let number = |value: Option<f64>, digits: usize| {
+                value.map(|value| format!("{value:.digits$}")).unwrap_or_default()
+            };
+            vec![
+                name.to_string(),
+                number(error.sqnr_db, 2),
+                format!("{:.3e}", error.max_abs_error),
+                number(error.cosine, 6),
+                error.clipped.to_string(),
+                error.overflowed.to_string(),
+            ]
+        });
+        let header = ["worst tensors", "SQNR dB", "max error", "cosine", "clipped", "overflowed"];
+        text.push_str(&ui::table(&header, &[1, 2, 3, 4, 5], rows));
+    }
+    text.push_str(&format!(
+        "\nid sha256:{}\ncheck it: mgpack verify {}\n",
+        outcome.id,
+        outcome.path.display()
+    ));
+    text
+}
+
+fn worst_json(outcome: &Outcome) -> Vec<Value> {
+    convert::worst(&outcome.manifest, WORST)
+        .into_iter()
+        .map(|(name, error)| json!({ "tensor": name, "error": error }))
+        .collect()
+}

@@ -1,0 +1,35 @@
+//! `mgpack verify`.
+
+use std::process::ExitCode;
+
+use mgpack::{Result, bundle};
+
+use super::args::VerifyArgs;
+use super::{STOP, ui};
+
+pub(super) fn run(args: &VerifyArgs) -> Result<ExitCode> {
+    let bars = ui::Bars::new(args.talk.progress);
+    let report =
+        super::pool(args.threads)?.install(|| bundle::verify(&args.bundle, args.quick, &bars, &STOP))?;
+    if args.talk.json {
+        super::print_json(&report)?;
+    } else if report.findings.is_empty() {
+        let name = report.name.as_deref().unwrap_or("bundle");
+        let what = if args.quick { "sizes and headers agree" } else { "every byte agrees" };
+        let id = report.id.map(|id| id.to_string()).unwrap_or_default();
+        ui::print(&format!("{name}: {} files, {what} with the seal\nid sha256:{id}\n", report.files));
+    } else {
+        for finding in &report.findings {
+            ui::print(&format!(
+                "{}\n  expected {}\n     found {}\n",
+                finding.path, finding.expected, finding.found
+            ));
+        }
+        let count = report.findings.len();
+        ui::say(&format!(
+            "{count} finding{}: the bundle is not what was sealed",
+            if count == 1 { "" } else { "s" }
+        ));
+    }
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

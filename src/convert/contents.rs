@@ -1,0 +1,199 @@
+//! Which files a bundle holds beside its shards: what is copied, replaced, made, or left out, and why.
+//!
+//! Every file of the checkpoint appears in the manifest's source list with its fate. Pure but for the texts
+//! it is given. Carries out formats/bundle.md, "Files".
+
+use serde_json::{Value, json};
+
+use crate::error::{ConvertError, Result};
+use crate::json_text::JsonText;
+use crate::manifest::{self, FileFate, MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
+use crate::plan::Plan;
+use crate::scheme::{GROUP_LEN, Scheme};
+
+/// Names that mgpack itself writes at the top of a bundle.
+const OWN: [&str; 8] = [
+    MANIFEST_NAME,
+    SUMS_NAME,
+    SIGNATURE_NAME,
+    "config.json",
+    "device_map.json",
+    "requirements.txt",
+    "README.md",
+    "model.safetensors.index.json",
+];
+
+/// Endings of weights in other formats, and of what training leaves behind.
+const LEFT_OUT: [(&str, &str); 13] = [
+    (".bin", "weights in another format"),
+    (".pt", "weights in another format"),
+    (".pth", "weights in another format"),
+    (".ckpt", "weights in another format"),
+    (".h5", "weights in another format"),
+    (".msgpack", "weights in another format"),
+    (".onnx", "weights in another format"),
+    (".onnx_data", "weights in another format"),
+    (".gguf", "weights in another format"),
+    (".safetensors", "weights that the index does not list"),
+    (".bin.index.json", "index of weights in another format"),
+    (".safetensors.index.json", "replaced by the bundle's own index"),
+    (".gitattributes", "only for git"),
+];
+
+/// Where the card of the checkpoint is kept; the bundle has its own README.md.
+const CARD_COPY: &str = "README.source.md";
+
+/// What becomes of a side file of the checkpoint: its fate, its path in the bundle, and a note.
+pub(super) fn side_file(
+    path: &str,
+    towers_within: &[String],
+) -> Result<(FileFate, String, Option<&'static str>)> {
+    if towers_within.iter().any(|tower| path.starts_with(tower.as_str())) {
+        return Ok((FileFate::LeftOut, String::new(), Some("part of a tower, which is listed for itself")));
+    }
+    if path == "README.md" {
+        return Ok((
+            FileFate::Copied,
+            CARD_COPY.into(),
+            Some("kept under another name: the bundle has its own card"),
+        ));
+    }
+    if OWN.contains(&path) {
+        return Ok((FileFate::Replaced, String::new(), Some("the bundle has its own")));
+    }
+    if let Some((_, why)) = LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending)) {
+        return Ok((FileFate::LeftOut, String::new(), Some(why)));
+    }
+    if !manifest::is_bundle_path(path) {
+        return Err(ConvertError::BadFileName { name: path.to_owned() }.into());
+    }
+    Ok((FileFate::Copied, path.to_owned(), None))
+}
+
+/// What becomes of a file in a tower's folder. Of several weights the first of `weights` that is there is kept.
+pub(super) fn tower_file(path: &str, weights: &str) -> (FileFate, Option<&'static str>) {
+    if path == weights {
+        return (FileFate::Copied, None);
+    }
+    match LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending)) {
+        Some((_, why)) => {
+            (FileFate::LeftOut, Some(if *why == "only for git" { why } else { "weights in another format" }))
+        }
+        None if !manifest::is_bundle_path(path) => {
+            (FileFate::LeftOut, Some("its name cannot stand in a bundle"))
+        }
+        None => (FileFate::Copied, None),
+    }
+}
+
+/// The bundle's config.json: the checkpoint's with the towers' paths, the float type and the quantization.
+pub(super) fn config(
+    text: &str,
+    plan: &Plan,
+    skip: &[String],
+    towers: &[(String, String)],
+    dtype: Option<&str>,
+) -> Result<String> {
+    let bad = |error: serde_json::Error| ConvertError::BadJson {
+        file: "config.json".into(),
+        why: error.to_string(),
+    };
+    let mut object = JsonText::parse(text).map_err(bad)?;
+    for (key, path) in towers {
+        object.set(key, &json!(path)).map_err(bad)?;
+    }
+    if let Some(dtype) = dtype {
+        // transformers 4.56 renamed the key; whichever the checkpoint has is kept.
+        let key = if object.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+        object.set(key, &json!(dtype)).map_err(bad)?;
+    }
+    if let Some(quantization) = quantization_config(plan, skip) {
+        object.set("quantization_config", &quantization).map_err(bad)?;
+    }
+    Ok(object.to_string())
+}
+
+/// `quantization_config` as bitsandbytes or compressed-tensors 0.20 write it. `skip`: modules kept float.
+fn quantization_config(plan: &Plan, skip: &[String]) -> Option<Value> {
+    let group = |name: &str, format: &str, group_len: Value, strategy: &str, activations: Value| {
+        json!({
+            "quant_method": "compressed-tensors",
+            "format": format,
+            "quantization_status": "compressed",
+            "global_compression_ratio": null,
+            "ignore": skip,
+            "kv_cache_scheme": null,
+            "config_groups": { name: {
+                "format": format,
+                "targets": ["Linear"],
+                "weights": {
+                    "num_bits": 8, "type": "int", "symmetric": true, "strategy": strategy,
+                    "group_size": group_len, "dynamic": false,
+                },
+                "input_activations": activations,
+                "output_activations": null,
+            }},
+        })
+    };
+    match plan.scheme {
+        Scheme::Bf16 | Scheme::Fp16 => None,
+        Scheme::BnbInt8 => Some(json!({
+            "quant_method": "bitsandbytes",
+            "load_in_8bit": true,
+            "load_in_4bit": false,
+            "llm_int8_threshold": 6.0,
+            "llm_int8_skip_modules": skip,
+            "llm_int8_enable_fp32_cpu_offload": false,
+            "llm_int8_has_fp16_weight": false,
+            "bnb_4bit_quant_type": "fp4",
+            "bnb_4bit_use_double_quant": false,
+            "bnb_4bit_compute_dtype": "float32",
+        })),
+        Scheme::W8A8 => {
+            let token = json!({
+                "num_bits": 8, "type": "int", "symmetric": true, "strategy": "token",
+                "group_size": null, "dynamic": true,
+            });
+            Some(group("W8A8", "int-quantized", Value::Null, "channel", token))
+        }
+        Scheme::W8A16 => Some(group("W8A16", "pack-quantized", json!(GROUP_LEN), "group", Value::Null)),
+    }
+}
+
+/// Refuses a bundle in which two paths differ only by letter case.
+pub(super) fn check_case(paths: &[String]) -> Result<()> {
+    let mut folded: Vec<(String, &String)> = paths.iter().map(|path| (path.to_lowercase(), path)).collect();
+    folded.sort();
+    for pair in folded.windows(2) {
+        if pair[0].0 == pair[1].0 {
+            return Err(
+                ConvertError::CaseClash { first: pair[0].1.clone(), second: pair[1].1.clone() }.into()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_side_file_has_its_fate() {
+        let fate = |path: &str| side_file(path, &["model_zoo/".into()]).unwrap().0;
+        assert_eq!(fate("tokenizer.model"), FileFate::Copied);
+        assert_eq!(fate("README.md"), FileFate::Copied);
+        assert_eq!(fate("modeling_custom.py"), FileFate::Copied);
+        assert_eq!(fate("config.json"), FileFate::Replaced);
+        assert_eq!(fate("training_args.bin"), FileFate::LeftOut);
+        assert_eq!(fate("pytorch_model.bin.index.json"), FileFate::LeftOut);
+        assert_eq!(fate("model_zoo/OpenAI/x"), FileFate::LeftOut);
+        assert!(side_file("a\nb", &[]).is_err());
+    }
+
+    #[test]
+    fn two_names_that_differ_by_case_are_refused() {
+        assert!(check_case(&["a/B".into(), "a/c".into()]).is_ok());
+        assert!(check_case(&["a/B".into(), "a/b".into()]).is_err());
+    }
+}

@@ -1,0 +1,432 @@
+//! The tensors of a plan, streamed: read ▸ kernel ▸ hash ▸ write, in bounded memory.
+//!
+//! A *lane* works on one shard. It cuts the shard into steps in the order of the file, gathers steps into
+//! batches, and has the thread pool compute one batch while the batch before is hashed and written. Lanes
+//! run beside each other, so that hashing (the slowest part, and serial within a file) is spread over cores.
+//! Memory: two batches a lane, one scratch a thread, and the scales of the tensors in work.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::block::{self, BLOCK_LEN, Block, Figures, Rules, SCRATCH_LEN, Scale, Scratch, element_width};
+use super::io_error;
+use crate::checkpoint::Checkpoint;
+use crate::error::{ConvertError, PlanError, Result};
+use crate::plan::{Fate, Output, Plan, TensorPlan};
+use crate::progress::{Progress, Stop};
+use crate::scheme::{PartKind, Scheme};
+use crate::shard::{self, Seal, SealedFile};
+use crate::tensor::Dtype;
+
+/// Memory of the process before any tensor is touched: code, headers of the checkpoint, plan, manifest.
+const BASE_LEN: u64 = 24 << 20;
+/// Batch sizes: below the smallest, hand-overs cost more than the work; above the largest, caches suffer.
+const BATCH_RANGE: (u64, u64) = (1 << 20, 8 << 20);
+
+/// How much of the machine a conversion takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Shards in work at once.
+    pub lanes: usize,
+    /// Output bytes of a batch.
+    pub batch_len: u64,
+    /// Bytes that the conversion will take at its peak, at most.
+    pub peak: u64,
+}
+
+impl Resources {
+    /// Chooses lanes and batches for a plan so that the peak stays within `budget` bytes.
+    ///
+    /// # Errors
+    /// [`PlanError::Budget`] where even one lane with the smallest batch does not fit.
+    pub fn choose(plan: &Plan, threads: usize, budget: u64) -> Result<Self> {
+        // Records of plan and manifest: measured at 1 to 2 KiB a tensor, doubled while the manifest is written.
+        let records = plan.totals().tensors * 4096;
+        let scales = plan.tensors.iter().map(scale_memory).max().unwrap_or(0);
+        let at = |lanes: usize, batch_len: u64| {
+            let lane = 2 * (batch_len + (batch_len >> 3) + BLOCK_LEN * 8) + 2 * scales;
+            BASE_LEN + records + threads as u64 * SCRATCH_LEN + lanes as u64 * lane
+        };
+        let mut lanes = plan.shards.len().clamp(1, threads.max(1));
+        while lanes > 1 && at(lanes, BATCH_RANGE.0) > budget {
+            lanes -= 1;
+        }
+        let needed = at(lanes, BATCH_RANGE.0);
+        if needed > budget {
+            return Err(PlanError::Budget { needed, budget }.into());
+        }
+        let mut batch_len = BATCH_RANGE.1;
+        while at(lanes, batch_len) > budget && batch_len > BATCH_RANGE.0 {
+            batch_len /= 2;
+        }
+        Ok(Self { threads, lanes, batch_len, peak: at(lanes, batch_len) })
+    }
+}
+
+/// Bytes held for a tensor's scales until they are written.
+fn scale_memory(tensor: &TensorPlan) -> u64 {
+    tensor.output(PartKind::Scales).map_or(0, |scales| scales.byte_len * 2)
+}
+
+/// Everything a lane needs to know.
+pub(super) struct Pipeline<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) plan: &'a Plan,
+    pub(super) rules: Rules,
+    pub(super) resources: Resources,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) stop: &'a Stop,
+}
+
+/// What writing the shards gave: a seal for each shard, figures for each tensor of the plan.
+pub(super) struct Written {
+    pub(super) seals: Vec<Seal>,
+    pub(super) figures: Vec<Figures>,
+}
+
+/// One piece of a shard, in the order of the file.
+struct Step<'a> {
+    tensor: usize,
+    output: &'a Output,
+    first: u64,
+    elements: u64,
+    byte_len: usize,
+}
+
+/// What computing a step gave, beside its bytes.
+#[derive(Default)]
+struct Done {
+    figures: Figures,
+    scales: Vec<u8>,
+}
+
+/// Scales and figures of one tensor, gathered in order.
+#[derive(Default)]
+struct Gathered {
+    scales: Vec<u8>,
+    figures: Figures,
+}
+
+/// A batch: steps, their bytes one after the other, and what else came of them.
+#[derive(Default)]
+struct Batch<'a> {
+    steps: Vec<Step<'a>>,
+    bytes: Vec<u8>,
+    done: Vec<Done>,
+}
+
+/// Row magnitudes found in a pass of their own, by tensor.
+type Known = HashMap<usize, Vec<u32>>;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl<'a> Pipeline<'a> {
+    /// Writes every shard of the plan into `dir`.
+    pub(super) fn run(&self, pool: &rayon::ThreadPool, dir: &Path) -> Result<Written> {
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new((Vec::new(), None));
+        let lane = || {
+            loop {
+                let shard = next.fetch_add(1, Ordering::Relaxed);
+                if shard >= self.plan.shards.len() {
+                    return;
+                }
+                let outcome = self.write_shard(pool, dir, shard);
+                let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                match outcome {
+                    Ok((seal, figures)) => results.0.push((shard, seal, figures)),
+                    // The first in the order of the bundle is told, whichever came first in time.
+                    Err(error) => {
+                        if results.1.as_ref().is_none_or(|(earlier, _)| shard < *earlier) {
+                            results.1 = Some((shard, error));
+                        }
+                        next.store(self.plan.shards.len(), Ordering::Relaxed);
+                        return;
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.resources.lanes {
+                scope.spawn(lane);
+            }
+        });
+        let (mut shards, error) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((_, error)) = error {
+            return Err(error);
+        }
+        shards.sort_by_key(|(shard, _, _)| *shard);
+        let mut figures = vec![Figures::default(); self.plan.tensors.len()];
+        let mut seals = Vec::with_capacity(shards.len());
+        for (_, seal, gathered) in shards {
+            seals.push(seal);
+            for (tensor, found) in gathered {
+                figures[tensor] = found;
+            }
+        }
+        Ok(Written { seals, figures })
+    }
+
+    fn write_shard(
+        &self,
+        pool: &rayon::ThreadPool,
+        dir: &Path,
+        index: usize,
+    ) -> Result<(Seal, Vec<(usize, Figures)>)> {
+        let shard = &self.plan.shards[index];
+        let path = dir.join(&shard.name);
+        let failed = |cause| io_error("writing a shard", &path, cause);
+        let head = shard_header(self.plan, index).map_err(|error| failed(error.into()))?;
+        let mut file = SealedFile::create(&path, head.len() as u64 + shard.data_len).map_err(failed)?;
+        file.write_all(&head).map_err(failed)?;
+
+        let known = self.known_magnitudes(pool, index)?;
+        let mut gathered: HashMap<usize, Gathered> = HashMap::new();
+        let mut steps = self.steps(index);
+        let mut current = Batch::default();
+        let mut spare = Batch::default();
+        self.fill(&mut steps, &mut current);
+        pool.install(|| self.compute(&known, &mut current))?;
+        while !current.steps.is_empty() {
+            if self.stop.requested() {
+                return Err(ConvertError::Interrupted.into());
+            }
+            self.fill(&mut steps, &mut spare);
+            let (written, computed) = pool.install(|| {
+                rayon::join(
+                    || self.write(&known, &mut file, &current, &mut gathered).map_err(failed),
+                    || self.compute(&known, &mut spare),
+                )
+            });
+            written?;
+            computed?;
+            std::mem::swap(&mut current, &mut spare);
+        }
+        let seal = file.finish().map_err(failed)?;
+        Ok((seal, gathered.into_iter().map(|(tensor, gathered)| (tensor, gathered.figures)).collect()))
+    }
+
+    /// Magnitudes of rows that must be known before their codes: rows wider than a block, and weights whose
+    /// scales lie before their codes in the shard. Their tensors are read twice.
+    fn known_magnitudes(&self, pool: &rayon::ThreadPool, shard: usize) -> Result<Known> {
+        let mut known = Known::new();
+        for &(index, output) in &self.plan.shards[shard].outputs {
+            let tensor = &self.plan.tensors[index];
+            let codes = &tensor.outputs[output];
+            let (_, columns) = tensor.rows_and_columns();
+            let scales_first =
+                tensor.output(PartKind::Scales).is_some_and(|scales| scales.offset < codes.offset);
+            let per_row = matches!(self.plan.scheme, Scheme::BnbInt8 | Scheme::W8A8);
+            if codes.kind != PartKind::Codes || !per_row || !(scales_first || columns > BLOCK_LEN) {
+                continue;
+            }
+            let steps: Vec<_> = tensor_steps(tensor, index, codes).collect();
+            let found: Vec<_> = pool.install(|| {
+                let of_step = |step: &Step<'_>| {
+                    self.with_source(step, |block, scratch| {
+                        Ok((step.first, block::magnitudes(&self.rules, block, columns as usize, scratch)?))
+                    })
+                };
+                steps.par_iter().map(of_step).collect::<Result<_>>()
+            })?;
+            let mut rows = vec![0; (tensor.shape[0]) as usize];
+            for (first, magnitudes) in found {
+                for (row, magnitude) in rows.iter_mut().skip((first / columns) as usize).zip(magnitudes) {
+                    *row = magnitude.max(*row);
+                }
+            }
+            known.insert(index, rows);
+        }
+        Ok(known)
+    }
+
+    /// The steps of a shard in the order of its bytes.
+    fn steps(&self, shard: usize) -> impl Iterator<Item = Step<'a>> + use<'a> {
+        let plan = self.plan;
+        plan.shards[shard].outputs.iter().flat_map(move |&(tensor, output)| {
+            let of = &plan.tensors[tensor];
+            tensor_steps(of, tensor, &of.outputs[output])
+        })
+    }
+
+    fn fill<'b>(&self, steps: &mut impl Iterator<Item = Step<'b>>, batch: &mut Batch<'b>) {
+        batch.steps.clear();
+        batch.done.clear();
+        let mut len = 0;
+        while len < self.resources.batch_len {
+            let Some(step) = steps.next() else { break };
+            len += step.byte_len as u64;
+            batch.steps.push(step);
+        }
+        batch.bytes.resize(batch.steps.iter().map(|step| step.byte_len).sum(), 0);
+    }
+
+    fn compute(&self, known: &Known, batch: &mut Batch<'_>) -> Result<()> {
+        let mut rest = batch.bytes.as_mut_slice();
+        let mut work = Vec::with_capacity(batch.steps.len());
+        for step in &batch.steps {
+            let (out, after) = rest.split_at_mut(step.byte_len);
+            rest = after;
+            work.push((step, out));
+        }
+        batch.done = work
+            .into_par_iter()
+            .map(|(step, out)| match step.output.kind {
+                PartKind::Values | PartKind::Codes => self.compute_step(known, step, out),
+                PartKind::Format => {
+                    out.fill(0);
+                    Ok(Done::default())
+                }
+                PartKind::Shape => {
+                    let shape = &self.plan.tensors[step.tensor].shape;
+                    for (dim, out) in shape.iter().zip(out.as_chunks_mut::<8>().0) {
+                        *out = dim.to_le_bytes();
+                    }
+                    Ok(Done::default())
+                }
+                PartKind::Scales => Ok(Done::default()),
+            })
+            .collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn compute_step(&self, known: &Known, step: &Step<'_>, out: &mut [u8]) -> Result<Done> {
+        let tensor = &self.plan.tensors[step.tensor];
+        if tensor.fate == Fate::Copy {
+            self.read(step, out)?;
+            return Ok(Done::default());
+        }
+        self.with_source(step, |block, scratch| {
+            let mut scales = Vec::new();
+            let figures = if tensor.fate == Fate::Cast {
+                block::cast(&self.rules, block, step.output.dtype, scratch, out)?
+            } else {
+                let (_, columns) = tensor.rows_and_columns();
+                let rows =
+                    known.get(&step.tensor).and_then(|rows| rows.get((step.first / columns) as usize..));
+                block::quantize(&self.rules, block, rows, scratch, out, &mut scales)?
+            };
+            Ok(Done { figures, scales })
+        })
+    }
+
+    /// Hashes and writes a computed batch in order, gathering scales until their turn comes.
+    fn write(
+        &self,
+        known: &Known,
+        file: &mut SealedFile,
+        batch: &Batch<'_>,
+        gathered: &mut HashMap<usize, Gathered>,
+    ) -> std::io::Result<()> {
+        let mut rest = batch.bytes.as_slice();
+        for (step, done) in batch.steps.iter().zip(&batch.done) {
+            let (bytes, after) = rest.split_at(step.byte_len);
+            rest = after;
+            let entry = gathered.entry(step.tensor).or_default();
+            entry.figures.add(&done.figures);
+            entry.scales.extend_from_slice(&done.scales);
+            if step.output.kind == PartKind::Scales {
+                let mut scales = std::mem::take(&mut entry.scales);
+                for magnitude in known.get(&step.tensor).into_iter().flatten() {
+                    let dtype = self.plan.tensors[step.tensor].dtype;
+                    Scale::of(self.plan.scheme, dtype, *magnitude).write(dtype, &mut scales);
+                }
+                file.write_all(&scales)?;
+                self.progress.advance(scales.len() as u64);
+            } else {
+                file.write_all(bytes)?;
+                self.progress.advance(bytes.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    fn with_source<T>(
+        &self,
+        step: &Step<'_>,
+        work: impl FnOnce(&Block<'_>, &mut Scratch) -> Result<T>,
+    ) -> Result<T> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let tensor = &self.plan.tensors[step.tensor];
+            let mut source = std::mem::take(&mut scratch.source);
+            source.resize(step.elements as usize * element_width(tensor.dtype), 0);
+            let outcome = self
+                .read(step, &mut source)
+                .and_then(|()| work(&Block { tensor, first: step.first, source: &source }, scratch));
+            scratch.source = source;
+            outcome
+        })
+    }
+
+    fn read(&self, step: &Step<'_>, bytes: &mut [u8]) -> Result<()> {
+        let tensor = &self.plan.tensors[step.tensor];
+        let source = &self.checkpoint.tensors()[tensor.source];
+        let start = if tensor.fate == Fate::Copy {
+            step.first
+        } else {
+            step.first * element_width(tensor.dtype) as u64
+        };
+        self.checkpoint.read_exact_at(source.file, source.offset + start, bytes)
+    }
+}
+
+/// The head of a shard of the plan; its data begins where it ends.
+pub(super) fn shard_header(plan: &Plan, index: usize) -> serde_json::Result<Vec<u8>> {
+    shard::header(plan.shards[index].outputs.iter().map(|&(tensor, output)| {
+        let output = &plan.tensors[tensor].outputs[output];
+        (
+            output.name.as_str(),
+            output.dtype,
+            output.shape.as_slice(),
+            output.offset..output.offset + output.byte_len,
+        )
+    }))
+}
+
+/// Cuts one output into steps. Copies are cut by bytes, everything else by elements.
+fn tensor_steps<'a>(
+    tensor: &'a TensorPlan,
+    index: usize,
+    output: &'a Output,
+) -> impl Iterator<Item = Step<'a>> + use<'a> {
+    let whole = matches!(output.kind, PartKind::Scales | PartKind::Format | PartKind::Shape);
+    let bytes = output.kind == PartKind::Values && tensor.fate == Fate::Copy;
+    let total = if whole {
+        1
+    } else if bytes {
+        output.byte_len
+    } else {
+        output.shape.iter().product::<u64>()
+            * if output.dtype == Dtype::I32 && output.kind == PartKind::Codes { 4 } else { 1 }
+    };
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        if first >= total {
+            return None;
+        }
+        let (elements, byte_len) = if whole {
+            // Scales get their bytes when they are written; they are known only then.
+            (1, if output.kind == PartKind::Scales { 0 } else { output.byte_len })
+        } else if bytes {
+            let len = (total - first).min(BLOCK_LEN * 4);
+            (len, len)
+        } else {
+            let elements = block::block_elements(tensor, first, total);
+            let width = if output.kind == PartKind::Codes { 1 } else { element_width(output.dtype) as u64 };
+            (elements, elements * width)
+        };
+        let step = Step { tensor: index, output, first, elements, byte_len: byte_len as usize };
+        first += elements;
+        Some(step)
+    })
+}

@@ -1,0 +1,127 @@
+//! The folder a bundle grows in, and the one moment at which it becomes visible.
+//!
+//! A staging folder lies beside the target, so that a rename suffices. Until [`Staging::commit`] nothing of
+//! the new bundle can be seen at the target; when a `Staging` is dropped before that, its folder is removed.
+//! Carries out formats/bundle.md, "Writing".
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
+
+use super::io_error;
+use crate::error::{ConvertError, Result};
+
+/// A folder that is not yet a bundle.
+pub(super) struct Staging {
+    dir: PathBuf,
+    target: PathBuf,
+    force: bool,
+    committed: bool,
+}
+
+impl Staging {
+    /// Makes the folder, after a look at what is at the target and at the room on its disk.
+    ///
+    /// # Errors
+    /// [`ConvertError::TargetExists`] without `force`, [`ConvertError::NoSpace`] if less than `len` is free.
+    pub(super) fn create(target: &Path, len: u64, force: bool) -> Result<Self> {
+        if !force && target.symlink_metadata().is_ok() {
+            return Err(ConvertError::TargetExists { path: target.to_owned() }.into());
+        }
+        let (parent, name) = split(target)?;
+        fs::create_dir_all(&parent)
+            .map_err(|cause| io_error("making the target's folder", &parent, cause))?;
+        let free = free_space(&parent).map_err(|cause| io_error("asking for free space", &parent, cause))?;
+        if free < len {
+            return Err(ConvertError::NoSpace { path: parent, needed: len, free }.into());
+        }
+        for attempt in 0..1000u32 {
+            let dir = parent.join(format!(".{name}.mgpack-{}-{attempt}", std::process::id()));
+            match fs::create_dir(&dir) {
+                Ok(()) => return Ok(Self { dir, target: target.to_owned(), force, committed: false }),
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(cause) => return Err(io_error("making the staging folder", &dir, cause)),
+            }
+        }
+        let cause = io::Error::from(io::ErrorKind::AlreadyExists);
+        Err(io_error("making the staging folder", &parent, cause))
+    }
+
+    /// The folder to write into.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes the bundle durable and moves it to the target in one step. With `force` an older bundle stays
+    /// whole until the new one has taken its place.
+    pub(super) fn commit(mut self) -> Result<()> {
+        sync_tree(&self.dir).map_err(|cause| io_error("making the bundle durable", &self.dir, cause))?;
+        let renamed = |flags| renameat_with(CWD, &self.dir, CWD, &self.target, flags);
+        match renamed(RenameFlags::NOREPLACE) {
+            Ok(()) => self.committed = true,
+            Err(rustix::io::Errno::EXIST) if self.force => {
+                renamed(RenameFlags::EXCHANGE).map_err(|cause| {
+                    io_error("putting the bundle in its place", &self.target, cause.into())
+                })?;
+                // What lies in the staging folder now is the old bundle; dropping removes it.
+            }
+            Err(rustix::io::Errno::EXIST) => {
+                return Err(ConvertError::TargetExists { path: self.target.clone() }.into());
+            }
+            Err(cause) => {
+                return Err(io_error("putting the bundle in its place", &self.target, cause.into()));
+            }
+        }
+        let (parent, _) = split(&self.target)?;
+        sync_dir(&parent)
+            .map_err(|cause| ConvertError::NotDurable { path: self.target.clone(), cause }.into())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Best effort: what cannot be removed is hidden, named after mgpack, and never taken for a bundle.
+            let _ = remove(&self.dir);
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// The folder of a target and its name.
+fn split(target: &Path) -> Result<(PathBuf, String)> {
+    let name = target.file_name().and_then(|name| name.to_str());
+    match name {
+        Some(name) => {
+            let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+            Ok((parent.unwrap_or(Path::new(".")).to_owned(), name.to_owned()))
+        }
+        None => Err(io_error("naming the target", target, io::ErrorKind::InvalidInput.into())),
+    }
+}
+
+/// Bytes free for this user on the disk of `path`.
+pub(super) fn free_space(path: &Path) -> io::Result<u64> {
+    let stats = statvfs(path)?;
+    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
+}
+
+/// Makes every folder below `dir`, and `dir`, durable. The files are already.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        }
+    }
+    sync_dir(dir)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

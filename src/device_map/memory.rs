@@ -1,0 +1,211 @@
+//! The memory table: how many bytes each device may take.
+//!
+//! Owns the table and the reading of sizes. Leaves the measuring of real devices to the caller: everything
+//! here is pure. Sizes follow accelerate 0.25.0: `GiB`, `MiB`, `KiB` are binary, `GB`, `MB`, `KB` decimal.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
+
+use super::{Device, gib};
+use crate::error::DeviceMapError;
+
+/// Most devices in one table. Larger machines do not exist; the limit stops `99999999x24GiB`.
+pub const MAX_DEVICES: u32 = 1024;
+
+/// Bytes per device, accelerators first by number, then the host.
+///
+/// In JSON an object in that order, sizes in bytes: `{"0": 25769803776, "cpu": 68719476736}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryTable {
+    entries: Vec<(Device, u64)>,
+}
+
+impl MemoryTable {
+    /// A table of the given entries, sorted. `None` if a device stands twice, or is the disk (which has no size).
+    pub fn new(entries: impl IntoIterator<Item = (Device, u64)>) -> Option<Self> {
+        let mut entries: Vec<_> = entries.into_iter().collect();
+        entries.sort_by_key(|&(device, _)| device);
+        let twice = entries.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b));
+        let disk = entries.iter().any(|&(device, _)| device == Device::Disk);
+        (!twice && !disk).then_some(Self { entries })
+    }
+
+    /// Reads a table: parts joined by commas, each `SIZE`, `COUNTxSIZE` (the next free numbers) or `ID=SIZE`.
+    ///
+    /// `2x24GiB` is `0=24GiB,1=24GiB`; `ID` is a number or `cpu`. Sizes as in [`parse_size`].
+    ///
+    /// # Errors
+    /// [`DeviceMapError::BadMemoryTable`] with the part that was not understood.
+    pub fn parse(text: &str) -> Result<Self, DeviceMapError> {
+        let bad =
+            |text: &str, reason| DeviceMapError::BadMemoryTable { text: text.trim().to_owned(), reason };
+        let mut entries: Vec<(Device, u64)> = Vec::new();
+        for part in text.split(',') {
+            let size = |size: &str| {
+                parse_size(size.trim())
+                    .ok_or_else(|| bad(part, "a size is a positive number with a unit, such as 24GiB"))
+            };
+            if let Some((id, bytes)) = part.split_once('=') {
+                let device = match id.trim() {
+                    "cpu" => Device::Cpu,
+                    "disk" => return Err(bad(part, "the disk takes no size")),
+                    id if id.bytes().all(|b| b.is_ascii_digit()) => match id.parse() {
+                        Ok(id) if id < MAX_DEVICES => Device::Gpu(id),
+                        _ => return Err(bad(part, "a device is a number from 0 to 1023, or cpu")),
+                    },
+                    _ => return Err(bad(part, "a device is a number from 0 to 1023, or cpu")),
+                };
+                entries.push((device, size(bytes)?));
+            } else {
+                let (count, bytes) = match part.split_once(['x', 'X']) {
+                    Some((count, bytes)) => match count.trim().parse::<u32>() {
+                        Ok(count) if (1..=MAX_DEVICES).contains(&count) => (count, size(bytes)?),
+                        _ => return Err(bad(part, "a count is a number from 1 to 1024")),
+                    },
+                    None => (1, size(part)?),
+                };
+                let next =
+                    entries.iter().filter_map(|&(device, _)| device.gpu()).max().map_or(0, |id| id + 1);
+                if next + count > MAX_DEVICES {
+                    return Err(bad(part, "a table has at most 1024 devices"));
+                }
+                entries.extend((next..next + count).map(|id| (Device::Gpu(id), bytes)));
+            }
+        }
+        Self::new(entries).ok_or_else(|| bad(text, "a device stands in it twice"))
+    }
+
+    /// The entries: accelerators by number, then the host.
+    pub fn entries(&self) -> &[(Device, u64)] {
+        &self.entries
+    }
+
+    /// The accelerators, by number.
+    pub fn gpus(&self) -> impl DoubleEndedIterator<Item = (Device, u64)> {
+        self.entries.iter().copied().filter(|(device, _)| device.gpu().is_some())
+    }
+
+    /// Bytes of `device`, if it stands in the table.
+    pub fn get(&self, device: Device) -> Option<u64> {
+        self.entries.iter().find(|(entry, _)| *entry == device).map(|&(_, bytes)| bytes)
+    }
+}
+
+impl fmt::Display for MemoryTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (device, bytes)) in self.entries.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{device} {}", gib(*bytes))?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for MemoryTable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.entries.len()))?;
+        for (device, bytes) in &self.entries {
+            map.serialize_entry(device, bytes)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for MemoryTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> de::Visitor<'de> for Entries {
+            type Value = Vec<(Device, u64)>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of devices and bytes")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    if entries.len() > MAX_DEVICES as usize {
+                        return Err(de::Error::custom("a memory table has at most 1024 devices"));
+                    }
+                    entries.push(entry);
+                }
+                Ok(entries)
+            }
+        }
+        let entries = deserializer.deserialize_map(Entries)?;
+        Self::new(entries).ok_or_else(|| de::Error::custom("a device stands twice, or the disk has a size"))
+    }
+}
+
+/// Bytes of a size with its unit, as accelerate 0.25.0 reads it: `24GiB`, `1.5 GB`, `8Gb` (a lower-case final
+/// `b` after a decimal unit means bits, rounded down to bytes). `None` unless it comes to at least one byte.
+pub fn parse_size(text: &str) -> Option<u64> {
+    const UNITS: [(&str, f64); 6] = [
+        ("GIB", (1u64 << 30) as f64),
+        ("MIB", (1u64 << 20) as f64),
+        ("KIB", 1024.0),
+        ("GB", 1e9),
+        ("MB", 1e6),
+        ("KB", 1e3),
+    ];
+    let upper = text.to_ascii_uppercase();
+    let (unit, scale) = UNITS.into_iter().find(|(unit, _)| upper.ends_with(unit))?;
+    let number = text.get(..text.len() - unit.len())?.trim();
+    if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return None;
+    }
+    let bytes = number.parse::<f64>().ok()? * scale;
+    if bytes >= 9.2e18 {
+        return None;
+    }
+    let bytes = bytes as u64;
+    let bytes = if unit.len() == 2 && text.ends_with('b') { bytes / 8 } else { bytes };
+    (bytes > 0).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_counts_numbers_and_the_host() {
+        let table = MemoryTable::parse("2x24GiB, cpu=64GB,8gib").unwrap();
+        let gib = 1 << 30;
+        let expected = [
+            (Device::Gpu(0), 24 * gib),
+            (Device::Gpu(1), 24 * gib),
+            (Device::Gpu(2), 8 * gib),
+            (Device::Cpu, 64_000_000_000),
+        ];
+        assert_eq!(table.entries(), expected);
+        assert_eq!(MemoryTable::parse("1=2GiB,0=1GiB").unwrap().entries()[0], (Device::Gpu(0), gib));
+    }
+
+    #[test]
+    fn reads_sizes_as_accelerate_does() {
+        assert_eq!(parse_size("1.5GiB"), Some(3 << 29));
+        assert_eq!(parse_size("8Gb"), Some(1_000_000_000));
+        assert_eq!(parse_size("8Gib"), Some(8 << 30));
+        assert_eq!(parse_size("1KB"), Some(1000));
+        for bad in ["", "GiB", "0GiB", "-1GiB", "24", "24XB", "1e400GiB", "infGiB", "nanGB", "0.0000001KB"] {
+            assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_table() {
+        for bad in
+            ["", "0=1GiB,0=2GiB", "0x1GiB", "99999999x24GiB", "disk=1GiB", "tpu=1GiB", "+1=1GiB", "1024=1GiB"]
+        {
+            assert!(matches!(MemoryTable::parse(bad), Err(DeviceMapError::BadMemoryTable { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn survives_json() {
+        let table = MemoryTable::parse("2x24GiB,cpu=1GiB").unwrap();
+        let json = serde_json::to_string(&table).unwrap();
+        assert_eq!(json, r#"{"0":25769803776,"1":25769803776,"cpu":1073741824}"#);
+        assert_eq!(serde_json::from_str::<MemoryTable>(&json).unwrap(), table);
+        assert!(serde_json::from_str::<MemoryTable>(r#"{"0":1,"0":2}"#).is_err());
+    }
+}

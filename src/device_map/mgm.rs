@@ -1,0 +1,683 @@
+//! The planner `mgm`: contiguous runs in layer order, no blanket reserve, and a refusal instead of a disk.
+//!
+//! Rules (their numbers are those of the refusals' documentation): R1–R4 projector, both towers, `vlm_uni_*`
+//! and the embedding stand together on the first accelerator in use, with explicit keys; R5 a tied `lm_head`
+//! stands with the embedding, another with the last layer where that is possible, else behind it; R6 only
+//! decoder layers and the norm may go to the host, and only on request; nothing goes to a disk; R7 cache,
+//! activations and logits are budgeted.
+//!
+//! Why it is complete: what is pinned is charged first, the rest is a sequence of costs that goes to a
+//! sequence of budgets. For such a sequence, filling each device as far as it goes loses nothing: any other
+//! contiguous placement can be shifted forward onto it. Every choice that remains (which accelerator is the
+//! first in use, how many layers go to the host) is tried. So a placement is found whenever there is one, and
+//! more memory never turns a fitting model into an unfitting one.
+
+use std::cmp::Reverse;
+use std::fmt;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use super::{
+    Device, DeviceMap, DeviceUse, MemoryTable, Module, PlannerId, Request, Reserves, Role, Why, gib,
+};
+use crate::error::{DeviceMapError, DeviceNeed, DoesNotFit};
+
+/// Name and version of this planner.
+pub const MGM: (&str, u32) = ("mgm", 1);
+
+/// Keys that a map of an MGM model always has: its loader creates these modules after the map is made, and a
+/// checkpoint key without an entry is a `KeyError` (rule R4).
+const EXPLICIT_KEYS: [&str; 5] = [
+    "model.vision_tower",
+    "model.vision_tower_aux",
+    "model.vlm_uni_query_projector",
+    "model.vlm_uni_aux_projector",
+    "model.vlm_uni_val_projector",
+];
+
+/// Most accelerators that a refusal proposes to add.
+const MAX_MORE_GPUS: u32 = 64;
+
+/// Shortest context that a refusal proposes; with less there is no conversation.
+const MIN_CONTEXT: u64 = 256;
+
+/// A change that was tried and makes the model fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    /// Keep nothing free per device.
+    WithoutReserve,
+    /// At most this many tokens of text.
+    Context {
+        /// The largest context that fits.
+        tokens: u64,
+    },
+    /// Weights in int8.
+    Int8,
+    /// Further accelerators, as large as the last one.
+    MoreGpus {
+        /// How many.
+        count: u32,
+        /// Bytes of each.
+        bytes: u64,
+    },
+    /// Host memory for decoder layers; proposed only where some was allowed already.
+    AllowCpu {
+        /// The least budget that fits.
+        bytes: u64,
+    },
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remedy::WithoutReserve => f.write_str("no --reserve"),
+            Remedy::Context { tokens } => write!(f, "--context {tokens}"),
+            Remedy::Int8 => f.write_str("--int8"),
+            Remedy::MoreGpus { count: 1, bytes } => write!(f, "one more GPU of {}", gib(*bytes)),
+            Remedy::MoreGpus { count, bytes } => write!(f, "{count} more GPUs of {}", gib(*bytes)),
+            Remedy::AllowCpu { bytes } => write!(f, "--allow-cpu of {} ({bytes} bytes)", gib(*bytes)),
+        }
+    }
+}
+
+/// Plans a map by the rules of this module.
+///
+/// # Errors
+/// [`DeviceMapError::DoesNotFit`] with the shortfall and what would help; [`DeviceMapError::NoAccelerator`];
+/// [`DeviceMapError::DuplicateModule`].
+pub fn plan_mgm(req: &Request<'_>) -> Result<DeviceMap, DeviceMapError> {
+    let mut seen = std::collections::HashSet::new();
+    if let Some(twice) = req.modules.iter().find(|module| !seen.insert(module.name.as_str())) {
+        return Err(DeviceMapError::DuplicateModule { module: twice.name.clone() });
+    }
+    if req.memory.gpus().next().is_none() {
+        return Err(DeviceMapError::NoAccelerator);
+    }
+    let problem = Problem::new(req);
+    match problem.place(req.allow_cpu) {
+        Some(placement) => Ok(problem.tell(&placement)),
+        None => Err(DeviceMapError::DoesNotFit(Box::new(problem.refuse(req)))),
+    }
+}
+
+/// A module with all that comes to its device along with it.
+#[derive(Clone, Copy)]
+struct Item<'a> {
+    module: &'a Module,
+    /// Key-value cache, for decoder layers.
+    kv: u64,
+    /// Logits, for the head.
+    logits: u64,
+}
+
+impl Item<'_> {
+    fn cost(&self) -> u128 {
+        u128::from(self.module.bytes) + u128::from(self.kv) + u128::from(self.logits)
+    }
+}
+
+/// A request, sorted into what is pinned to the first accelerator and what follows in order.
+struct Problem<'a> {
+    gpus: Vec<(Device, u64)>,
+    reserves: Reserves,
+    /// All of them: the map lists its keys in this order.
+    modules: &'a [Module],
+    pinned: Vec<Item<'a>>,
+    flow: Vec<Item<'a>>,
+    /// Where in `flow` the last decoder layer stands, if an untied head comes behind it: from here on,
+    /// everything should share a device.
+    tail: Option<usize>,
+    tied_head: bool,
+    /// Logits that no listed module carries: a tied head that is not listed.
+    loose_logits: u64,
+}
+
+/// Indices into `Problem::gpus` for each flow item; `None` is the host.
+struct Placement {
+    home: usize,
+    flow: Vec<Option<usize>>,
+    /// Bytes on the first accelerator for offloaded layers: room for the largest to pass through.
+    passage: u64,
+}
+
+impl<'a> Problem<'a> {
+    fn new(req: &Request<'a>) -> Self {
+        let first_layer = req.modules.iter().position(|module| matches!(module.role, Role::DecoderLayer(_)));
+        let (mut pinned, mut flow) = (Vec::new(), Vec::new());
+        let mut listed_head = false;
+        for (at, module) in req.modules.iter().enumerate() {
+            let is_layer = matches!(module.role, Role::DecoderLayer(_));
+            let is_head = module.role == Role::Head && !std::mem::replace(&mut listed_head, true);
+            let item = Item {
+                module,
+                kv: if is_layer { req.reserves.kv_per_layer } else { 0 },
+                logits: if is_head { req.reserves.logits } else { 0 },
+            };
+            let is_pinned = match module.role {
+                Role::Embedding | Role::Projector | Role::Tower | Role::Uni => true,
+                Role::Head => req.tied_head,
+                Role::Other => first_layer.is_none_or(|first| at < first),
+                Role::DecoderLayer(_) | Role::Norm => false,
+            };
+            if is_pinned { pinned.push(item) } else { flow.push(item) }
+        }
+        let last = |role: fn(&Role) -> bool| flow.iter().rposition(|item: &Item<'_>| role(&item.module.role));
+        let layer = last(|role| matches!(role, Role::DecoderLayer(_)));
+        let head = last(|role| *role == Role::Head);
+        Self {
+            gpus: req.memory.gpus().collect(),
+            reserves: req.reserves,
+            modules: req.modules,
+            pinned,
+            tail: layer.filter(|&layer| head.is_some_and(|head| head > layer)),
+            flow,
+            tied_head: req.tied_head,
+            loose_logits: if req.tied_head && !listed_head { req.reserves.logits } else { 0 },
+        }
+    }
+
+    /// What the first accelerator in use holds before any layer comes, the reserve included.
+    fn home_cost(&self) -> u128 {
+        self.pinned.iter().map(Item::cost).sum::<u128>()
+            + u128::from(self.reserves.per_device)
+            + u128::from(self.reserves.activations_first)
+            + u128::from(self.loose_logits)
+    }
+
+    /// Bytes that layers may take on accelerator `at`; `None` where not even what must be there fits.
+    fn room(&self, at: usize, home: usize, extra: u128) -> Option<u128> {
+        let fixed = if at == home { self.home_cost() + extra } else { u128::from(self.reserves.per_device) };
+        let budget = self.gpus.get(at).map_or(0, |&(_, budget)| u128::from(budget));
+        budget.checked_sub(fixed)
+    }
+
+    /// Fills the accelerators from `home` on with `costs`, each as far as it goes. `extra`: bytes more on `home`.
+    fn fill(&self, home: usize, extra: u128, costs: impl Iterator<Item = u128>) -> Option<Vec<usize>> {
+        let mut at = home;
+        let mut room = self.room(home, home, extra)?;
+        let mut places = Vec::new();
+        for cost in costs {
+            loop {
+                match room.checked_sub(cost) {
+                    Some(rest) => break room = rest,
+                    None => {
+                        // A later device that has no room even for its reserve is passed over.
+                        at = (at + 1..self.gpus.len()).find(|&next| self.room(next, home, 0).is_some())?;
+                        room = self.room(at, home, 0)?;
+                    }
+                }
+            }
+            places.push(at);
+        }
+        // Without pinned modules the first in use is simply where the first layer went.
+        (!self.pinned.is_empty() || places.first().is_none_or(|&first| first == home)).then_some(places)
+    }
+
+    fn place(&self, allow_cpu: Option<u64>) -> Option<Placement> {
+        let all_on_gpus = (0..self.gpus.len()).find_map(|home| {
+            let flow =
+                self.fill_together(home).or_else(|| self.fill(home, 0, self.flow.iter().map(Item::cost)))?;
+            Some(Placement { home, flow: flow.into_iter().map(Some).collect(), passage: 0 })
+        });
+        all_on_gpus.or_else(|| self.place_with_host(allow_cpu?))
+    }
+
+    /// Fills with the head beside the last layer, whatever stands between them included.
+    fn fill_together(&self, home: usize) -> Option<Vec<usize>> {
+        let (before, tail) = self.flow.split_at_checked(self.tail?)?;
+        let tail_cost = tail.iter().map(Item::cost).sum();
+        let mut places = self.fill(home, 0, before.iter().map(Item::cost).chain([tail_cost]))?;
+        let last = *places.last()?;
+        places.resize(self.flow.len(), last);
+        Some(places)
+    }
+
+    /// The placement with the fewest bytes in host memory, at most `budget`.
+    ///
+    /// Offloaded layers still run on the first accelerator: their cache stands there, and the largest passes
+    /// through it. What may not be offloaded follows the last layer that is not.
+    fn place_with_host(&self, budget: u64) -> Option<Placement> {
+        let mut best: Option<(u128, Placement)> = None;
+        for home in 0..self.gpus.len() {
+            for keep in (0..self.flow.len()).rev() {
+                let (kept, rest) = self.flow.split_at(keep);
+                if !rest.first().is_some_and(|item| item.module.role.is_offloadable()) {
+                    continue;
+                }
+                let off = || rest.iter().filter(|item| item.module.role.is_offloadable());
+                let bytes: u128 = off().map(|item| u128::from(item.module.bytes)).sum();
+                if bytes > u128::from(budget) || best.as_ref().is_some_and(|(least, _)| *least <= bytes) {
+                    break;
+                }
+                let passage = off().map(|item| item.module.bytes).max().unwrap_or(0);
+                let extra = u128::from(passage) + off().map(|item| u128::from(item.kv)).sum::<u128>();
+                let stay = rest.iter().filter(|item| !item.module.role.is_offloadable());
+                let Some(places) = self.fill(home, extra, kept.iter().chain(stay).map(Item::cost)) else {
+                    continue;
+                };
+                let mut places = places.into_iter();
+                let flow = self.flow.iter().enumerate().map(|(at, item)| {
+                    if at >= keep && item.module.role.is_offloadable() { None } else { places.next() }
+                });
+                best = Some((bytes, Placement { home, flow: flow.collect(), passage }));
+                break;
+            }
+        }
+        best.map(|(_, placement)| placement)
+    }
+
+    /// The map, the bytes per device and the reasons of a placement.
+    fn tell(&self, placement: &Placement) -> DeviceMap {
+        let home = placement.home;
+        let mut uses: Vec<DeviceUse> =
+            self.gpus.iter().map(|&(_, budget)| DeviceUse { budget, ..DeviceUse::default() }).collect();
+        let mut host = DeviceUse::default();
+        let mut why = Vec::new();
+        let mut places: IndexMap<&str, Device> = IndexMap::new();
+        let device_of = |at: usize| self.gpus.get(at).map_or(Device::Cpu, |&(device, _)| device);
+        // The cache of offloaded layers stands where they run, and is there from the start.
+        let offloaded = |place: &Option<usize>| place.is_none();
+        let kv_of_offloaded: u64 = self
+            .flow
+            .iter()
+            .zip(&placement.flow)
+            .filter(|(_, place)| offloaded(place))
+            .map(|(item, _)| item.kv)
+            .fold(0, u64::saturating_add);
+        for (at, used) in uses.iter_mut().enumerate() {
+            let in_use = at == home || placement.flow.contains(&Some(at));
+            used.reserve = if in_use { self.reserves.per_device } else { 0 };
+            if at == home {
+                used.kv = kv_of_offloaded;
+                used.activations = [self.reserves.activations_first, self.loose_logits, placement.passage]
+                    .into_iter()
+                    .fold(0, u64::saturating_add);
+            }
+        }
+        let limits: Vec<u64> = uses.iter().map(|used| used.budget.saturating_sub(used.total())).collect();
+
+        let pinned = self.pinned.iter().map(|item| (item, Some(home), true));
+        let flow = self.flow.iter().zip(&placement.flow).map(|(item, &place)| (item, place, false));
+        let mut before = home;
+        for (item, place, is_pinned) in pinned.chain(flow) {
+            let module = item.module;
+            let Some(at) = place else {
+                why.push(Why {
+                    module: module.name.clone(),
+                    device: Device::Cpu,
+                    bytes: module.bytes,
+                    free_before: 0,
+                    limit: 0,
+                    reason: "the accelerators are full and host memory was allowed".to_owned(),
+                });
+                host.weights = host.weights.saturating_add(module.bytes);
+                places.insert(&module.name, Device::Cpu);
+                continue;
+            };
+            let free = |at: usize, uses: &[DeviceUse]| {
+                uses.get(at).map_or(0, |used| used.budget.saturating_sub(used.total()))
+            };
+            let reason = if is_pinned {
+                let passed = if home == 0 { "" } else { "; the ones before are too small" };
+                format!("{}{passed}", pin_reason(module.role))
+            } else if at == before {
+                "next in order, and there is room".to_owned()
+            } else {
+                let left = free(before, &uses);
+                let cost = u64::try_from(item.cost()).unwrap_or(u64::MAX);
+                let from = device_of(before);
+                if cost <= left {
+                    format!("{from} has {} left, too little for it and what must stand beside it", gib(left))
+                } else {
+                    format!("{from} has {} left, it takes {}", gib(left), gib(cost))
+                }
+            };
+            why.push(Why {
+                module: module.name.clone(),
+                device: device_of(at),
+                bytes: module.bytes,
+                free_before: free(at, &uses),
+                limit: limits.get(at).copied().unwrap_or(0),
+                reason,
+            });
+            if let Some(used) = uses.get_mut(at) {
+                used.weights = used.weights.saturating_add(module.bytes);
+                used.kv = used.kv.saturating_add(item.kv);
+                used.activations = used.activations.saturating_add(item.logits);
+            }
+            places.insert(&module.name, device_of(at));
+            before = at;
+        }
+
+        let mut map: IndexMap<String, Device> = self
+            .modules
+            .iter()
+            .filter_map(|module| {
+                places.get(module.name.as_str()).map(|&device| (module.name.clone(), device))
+            })
+            .collect();
+        let mut explicit = Vec::new();
+        if self.modules.iter().any(|module| module.role.is_vision()) {
+            explicit.extend(EXPLICIT_KEYS);
+        }
+        if self.tied_head && !self.modules.iter().any(|module| module.role == Role::Head) {
+            explicit.push("lm_head");
+        }
+        for key in explicit {
+            map.entry(key.to_owned()).or_insert(device_of(home));
+        }
+        let mut used: IndexMap<Device, DeviceUse> =
+            self.gpus.iter().map(|&(device, _)| device).zip(uses).collect();
+        if placement.flow.iter().any(Option::is_none) {
+            used.insert(Device::Cpu, host);
+        }
+        DeviceMap { planner: PlannerId { name: MGM.0.to_owned(), version: MGM.1 }, map, used, why }
+    }
+
+    /// What accelerator `at` alone would need, all others as they are: those before it are filled from the
+    /// front, those behind it from the back, and it takes what remains.
+    fn needed(&self, at: usize) -> Option<u128> {
+        (0..=at)
+            .filter_map(|home| {
+                let mut rest = self.flow.as_slice();
+                if home < at {
+                    for device in home..at {
+                        let room = match self.room(device, home, 0) {
+                            Some(room) => room,
+                            None if device == home => return None,
+                            None => continue,
+                        };
+                        rest = rest.get(fitting(rest.iter(), room)..)?;
+                    }
+                }
+                for device in (at + 1..self.gpus.len()).rev() {
+                    if let Some(room) = self.room(device, home, 0) {
+                        let kept = rest.len() - fitting(rest.iter().rev(), room);
+                        rest = rest.get(..kept)?;
+                    }
+                }
+                let fixed = if at == home { self.home_cost() } else { u128::from(self.reserves.per_device) };
+                Some(fixed + rest.iter().map(Item::cost).sum::<u128>())
+            })
+            .min()
+    }
+
+    fn refuse(&self, req: &Request<'_>) -> DoesNotFit {
+        let saturate = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let mut needs: Vec<DeviceNeed> = self
+            .gpus
+            .iter()
+            .enumerate()
+            .filter_map(|(at, &(device, budget))| {
+                Some(DeviceNeed { device, budget, needed: saturate(self.needed(at)?) })
+            })
+            .collect();
+        let host_need = req.allow_cpu.and_then(|budget| {
+            let least = self.place_with_host(u64::MAX)?;
+            let off = self.flow.iter().zip(&least.flow).filter(|(_, place)| place.is_none());
+            let needed = off.map(|(item, _)| item.module.bytes).fold(0, u64::saturating_add);
+            Some(DeviceNeed { device: Device::Cpu, budget, needed })
+        });
+        needs.extend(host_need);
+        let missing = |need: &DeviceNeed| need.needed.saturating_sub(need.budget);
+        let least = needs.iter().enumerate().min_by_key(|(at, need)| (missing(need), Reverse(*at)));
+        let (shortfall, device) = least.map_or((0, Device::Cpu), |(_, need)| (missing(need), need.device));
+        let need = self.home_cost()
+            + self.flow.iter().map(Item::cost).sum::<u128>()
+            + u128::from(self.reserves.per_device) * self.gpus.len().saturating_sub(1) as u128;
+        let remedies = remedies(req, needs.iter().find(|need| need.device == Device::Cpu));
+        DoesNotFit { shortfall, device, need: saturate(need), needs, memory: req.memory.clone(), remedies }
+    }
+}
+
+/// How many of `items` fit into `room`, in their order.
+fn fitting<'a>(items: impl Iterator<Item = &'a Item<'a>>, mut room: u128) -> usize {
+    items
+        .map_while(|item| {
+            room = room.checked_sub(item.cost())?;
+            Some(())
+        })
+        .count()
+}
+
+fn pin_reason(role: Role) -> &'static str {
+    match role {
+        Role::Embedding => "the inputs go to the first accelerator",
+        Role::Projector => "stands with the inputs, never on cpu, disk or meta",
+        Role::Tower => "stands with the projector that reads it",
+        Role::Uni => "is created on the projector's device",
+        Role::Head => "shares its weight with the embedding",
+        Role::DecoderLayer(_) | Role::Norm | Role::Other => "comes before the first layer",
+    }
+}
+
+/// Tries each change by itself, smallest first, and returns those that make the model fit.
+fn remedies(req: &Request<'_>, host: Option<&DeviceNeed>) -> Vec<Remedy> {
+    let fits = |changed: &Request<'_>| Problem::new(changed).place(changed.allow_cpu).is_some();
+    let mut found = Vec::new();
+    if req.reserves.per_device > 0 {
+        let reserves = Reserves { per_device: 0, ..req.reserves };
+        if fits(&Request { reserves, ..*req }) {
+            found.push(Remedy::WithoutReserve);
+        }
+    }
+    if let Some(workload) = req.alternatives.workload {
+        let fits_with = |context: u64| {
+            let shorter = super::Workload { context, ..workload };
+            let reserves = shorter.reserves(req.reserves.per_device, req.reserves.activations_first);
+            fits(&Request { reserves, ..*req })
+        };
+        if MIN_CONTEXT < workload.context && fits_with(MIN_CONTEXT) {
+            let (mut good, mut bad) = (MIN_CONTEXT, workload.context);
+            while bad - good > 1 {
+                let middle = good + (bad - good) / 2;
+                if fits_with(middle) { good = middle } else { bad = middle }
+            }
+            found.push(Remedy::Context { tokens: good });
+        }
+    }
+    if req.alternatives.int8.is_some_and(|modules| fits(&Request { modules, ..*req })) {
+        found.push(Remedy::Int8);
+    }
+    if let Some((Device::Gpu(last), bytes)) = req.memory.gpus().next_back() {
+        let with = |count: u32| {
+            let more = (1..=count).map(|at| (Device::Gpu(last.saturating_add(at)), bytes));
+            MemoryTable::new(req.memory.entries().iter().copied().chain(more))
+        };
+        let count = (1..=MAX_MORE_GPUS)
+            .find(|&count| with(count).is_some_and(|memory| fits(&Request { memory: &memory, ..*req })));
+        found.extend(count.map(|count| Remedy::MoreGpus { count, bytes }));
+    }
+    found.extend(host.map(|need| Remedy::AllowCpu { bytes: need.needed }));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device_map::{Alternatives, Workload};
+    use crate::error::Explain;
+
+    const GIB: u64 = 1 << 30;
+
+    fn module(name: &str, bytes: u64) -> Module {
+        Module { name: name.to_owned(), bytes, role: Role::of(name) }
+    }
+
+    /// Embedding 1, `layers` of 2 each, norm 0, projector 1, head 1 (GiB).
+    fn model(layers: usize) -> Vec<Module> {
+        let mut modules = vec![module("model.embed_tokens", GIB)];
+        modules.extend((0..layers).map(|at| module(&format!("model.layers.{at}"), 2 * GIB)));
+        modules.extend([module("model.norm", 0), module("model.mm_projector", GIB), module("lm_head", GIB)]);
+        modules
+    }
+
+    fn request<'a>(modules: &'a [Module], memory: &'a MemoryTable) -> Request<'a> {
+        Request {
+            modules,
+            memory,
+            tied_head: false,
+            reserves: Reserves::default(),
+            allow_cpu: None,
+            alternatives: Alternatives::default(),
+        }
+    }
+
+    fn table(text: &str) -> MemoryTable {
+        MemoryTable::parse(text).unwrap()
+    }
+
+    fn refusal(error: DeviceMapError) -> DoesNotFit {
+        match error {
+            DeviceMapError::DoesNotFit(miss) => *miss,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn keeps_the_vision_half_on_the_first_accelerator_and_writes_its_keys() {
+        let (modules, memory) = (model(4), table("2x6GiB"));
+        let map = plan_mgm(&request(&modules, &memory)).unwrap();
+        for key in ["model.embed_tokens", "model.mm_projector"].into_iter().chain(EXPLICIT_KEYS) {
+            assert_eq!(map.map[key], Device::Gpu(0), "{key}");
+        }
+        assert_eq!(map.map["model.layers.1"], Device::Gpu(0));
+        assert_eq!(map.map["model.layers.2"], Device::Gpu(1));
+        assert_eq!(map.map["lm_head"], Device::Gpu(1));
+        assert_eq!(map.used[&Device::Gpu(0)].weights, 6 * GIB);
+        assert_eq!(map.why.len(), modules.len());
+    }
+
+    #[test]
+    fn moves_the_last_layer_so_that_the_head_can_stand_with_it() {
+        // The last layer alone would fit on the first device, the head would not.
+        let (modules, memory) = (model(2), table("2x6GiB"));
+        let map = plan_mgm(&request(&modules, &memory)).unwrap();
+        assert_eq!(map.map["model.layers.0"], Device::Gpu(0));
+        assert_eq!(map.map["model.layers.1"], Device::Gpu(1));
+        assert_eq!(map.map["lm_head"], Device::Gpu(1));
+    }
+
+    #[test]
+    fn parts_the_head_from_the_last_layer_rather_than_refuse() {
+        let (modules, memory) = (model(2), table("0=6GiB,1=1GiB"));
+        let map = plan_mgm(&request(&modules, &memory)).unwrap();
+        assert_eq!(map.map["model.layers.1"], Device::Gpu(0));
+        assert_eq!(map.map["lm_head"], Device::Gpu(1));
+    }
+
+    #[test]
+    fn passes_over_devices_that_hold_nothing() {
+        let (modules, memory) = (model(3), table("0=1GiB,1=4GiB,2=1GiB,3=6GiB"));
+        let map = plan_mgm(&request(&modules, &memory)).unwrap();
+        assert_eq!(map.map["model.mm_projector"], Device::Gpu(1));
+        assert_eq!(map.map["model.layers.0"], Device::Gpu(1));
+        assert_eq!(map.map["model.layers.1"], Device::Gpu(3));
+        assert_eq!(map.used[&Device::Gpu(0)].total(), 0);
+    }
+
+    #[test]
+    fn a_tied_head_stands_with_the_embedding_even_if_it_is_not_listed() {
+        let mut modules = model(4);
+        modules.pop();
+        let memory = table("2x6GiB");
+        let map = plan_mgm(&Request { tied_head: true, ..request(&modules, &memory) }).unwrap();
+        assert_eq!(map.map["lm_head"], Device::Gpu(0));
+    }
+
+    #[test]
+    fn the_shortfall_is_exactly_what_is_missing() {
+        let (modules, memory) = (model(5), table("2x6GiB"));
+        let miss = refusal(plan_mgm(&request(&modules, &memory)).unwrap_err());
+        assert_eq!((miss.shortfall, miss.device), (GIB, Device::Gpu(1)));
+        for need in &miss.needs {
+            for (bytes, fits) in [(need.needed, true), (need.needed - 1, false)] {
+                let entries = memory
+                    .entries()
+                    .iter()
+                    .map(|&(device, has)| (device, if device == need.device { bytes } else { has }));
+                let memory = MemoryTable::new(entries).unwrap();
+                assert_eq!(plan_mgm(&request(&modules, &memory)).is_ok(), fits, "{need:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_missing_where_and_what_would_help() {
+        let (modules, memory) = (model(5), table("2x6GiB"));
+        let small: Vec<_> = modules.iter().map(|m| Module { bytes: m.bytes / 2, ..m.clone() }).collect();
+        let alternatives = Alternatives { int8: Some(&small), workload: None };
+        let error = plan_mgm(&Request { alternatives, ..request(&modules, &memory) }).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the model does not fit: 1.00 GiB (1073741824 bytes) are missing on gpu 1"
+        );
+        assert_eq!(error.place().unwrap(), "memory table gpu 0 6.00 GiB, gpu 1 6.00 GiB");
+        assert_eq!(
+            error.why().unwrap(),
+            "it takes 13.00 GiB of 12.00 GiB in all; gpu 0 has 6.00 GiB, alone would need 8.00 GiB; \
+             gpu 1 has 6.00 GiB, alone would need 7.00 GiB"
+        );
+        assert_eq!(error.help().unwrap(), "it fits with --int8, or with one more GPU of 6.00 GiB");
+    }
+
+    #[test]
+    fn proposes_the_largest_context_that_fits() {
+        let (modules, memory) = (model(2), table("7GiB"));
+        let attention = crate::device_map::Attention { kv_heads: 8, head_dim: 128, vocab: 32000 };
+        let workload = Workload { attention, context: 1 << 20, image_tokens: 576, batch: 1 };
+        let with = |context: u64| {
+            let workload = Workload { context, ..workload };
+            let alternatives = Alternatives { int8: None, workload: Some(workload) };
+            plan_mgm(&Request {
+                reserves: workload.reserves(0, 0),
+                alternatives,
+                ..request(&modules, &memory)
+            })
+        };
+        let memory_is_short = refusal(with(1 << 20).unwrap_err());
+        assert!(!memory_is_short.remedies.iter().any(|r| matches!(r, Remedy::Context { .. })));
+        let memory = table("8GiB");
+        let with = |context: u64| {
+            let workload = Workload { context, ..workload };
+            let alternatives = Alternatives { int8: None, workload: Some(workload) };
+            plan_mgm(&Request {
+                reserves: workload.reserves(0, 0),
+                alternatives,
+                ..request(&modules, &memory)
+            })
+        };
+        let miss = refusal(with(1 << 20).unwrap_err());
+        let Some(Remedy::Context { tokens }) = miss.remedies.first() else { panic!("{miss:?}") };
+        assert!(with(*tokens).is_ok());
+        assert!(with(tokens + 1).is_err());
+    }
+
+    #[test]
+    fn only_layers_and_norm_go_to_the_host_and_only_when_allowed() {
+        let (modules, memory) = (model(5), table("0=8GiB,cpu=64GiB"));
+        assert!(plan_mgm(&request(&modules, &memory)).is_err());
+        let map = plan_mgm(&Request { allow_cpu: Some(64 * GIB), ..request(&modules, &memory) }).unwrap();
+        for (key, device) in &map.map {
+            assert!(*device == Device::Gpu(0) || Role::of(key).is_offloadable(), "{key}");
+        }
+        // Embedding, projector and head are 3, the passage is 2: one layer stays.
+        assert_eq!(map.map["model.layers.0"], Device::Gpu(0));
+        assert_eq!(map.map["model.layers.1"], Device::Cpu);
+        assert_eq!(map.used[&Device::Cpu].weights, 8 * GIB);
+        assert_eq!(map.used[&Device::Gpu(0)].total(), 7 * GIB);
+
+        let short = Request { allow_cpu: Some(7 * GIB), ..request(&modules, &memory) };
+        let miss = refusal(plan_mgm(&short).unwrap_err());
+        assert_eq!((miss.device, miss.shortfall), (Device::Cpu, GIB));
+        assert_eq!(miss.remedies.last(), Some(&Remedy::AllowCpu { bytes: 8 * GIB }));
+    }
+
+    #[test]
+    fn refuses_a_table_without_accelerators() {
+        let (modules, memory) = (model(1), table("cpu=64GiB"));
+        assert_eq!(plan_mgm(&request(&modules, &memory)).unwrap_err(), DeviceMapError::NoAccelerator);
+    }
+}

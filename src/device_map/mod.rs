@@ -1,0 +1,277 @@
+//! Which device holds which module: memory tables, sizes, and two planners.
+//!
+//! Pure: module sizes and a memory table go in, a map with its reasons comes out. No files, no threads and
+//! no devices are touched, so a map can be planned for a machine that is not there. Two planners have names:
+//!
+//! - `mgm` ([`plan_mgm`]) fills devices in layer order without a blanket reserve, keeps what MGM needs on the
+//!   first accelerator there, and refuses when the model does not fit.
+//! - `accelerate-0.25-sequential` ([`plan_accelerate`]) says what accelerate 0.25.0 would do, to the byte.
+
+mod accelerate;
+mod memory;
+mod mgm;
+mod reserves;
+mod tree;
+
+use std::fmt;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use accelerate::{ACCELERATE, Exception, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
+pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
+pub use mgm::{MGM, Remedy, plan_mgm};
+pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
+pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
+
+/// A place for weights. Serializes as accelerate writes it: `0`, `1`, `"mps"`, `"cpu"`, `"disk"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Device {
+    /// The accelerator of this number.
+    Gpu(u32),
+    /// Apple's accelerator; only accelerate's planner knows it.
+    Mps,
+    /// Host memory.
+    Cpu,
+    /// Files; only accelerate's planner uses it.
+    Disk,
+}
+
+impl Device {
+    /// The number of an accelerator.
+    pub fn gpu(self) -> Option<u32> {
+        match self {
+            Device::Gpu(id) => Some(id),
+            Device::Mps | Device::Cpu | Device::Disk => None,
+        }
+    }
+
+    /// The word that stands for the device in a map, except for accelerators, which are numbers.
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Device::Gpu(_) => None,
+            Device::Mps => Some("mps"),
+            Device::Cpu => Some("cpu"),
+            Device::Disk => Some("disk"),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.word()) {
+            (Device::Gpu(id), _) => write!(f, "gpu {id}"),
+            (_, word) => f.write_str(word.unwrap_or_default()),
+        }
+    }
+}
+
+impl Serialize for Device {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Device::Gpu(id) => serializer.serialize_u32(*id),
+            other => serializer.serialize_str(other.word().unwrap_or_default()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Device {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl de::Visitor<'_> for Word {
+            type Value = Device;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a device number, \"mps\", \"cpu\" or \"disk\"")
+            }
+            fn visit_u64<E: de::Error>(self, id: u64) -> Result<Device, E> {
+                u32::try_from(id).map(Device::Gpu).map_err(|_| E::custom("a device number is too large"))
+            }
+            // The keys of a JSON object are strings, also for accelerators.
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Device, E> {
+                match word {
+                    "mps" => Ok(Device::Mps),
+                    "cpu" => Ok(Device::Cpu),
+                    "disk" => Ok(Device::Disk),
+                    id if id.bytes().all(|b| b.is_ascii_digit()) => id
+                        .parse()
+                        .map(Device::Gpu)
+                        .map_err(|_| E::invalid_value(de::Unexpected::Str(id), &self)),
+                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Word)
+    }
+}
+
+/// What a module is for; this decides where the `mgm` planner may put it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Token embeddings: on the first accelerator, where the inputs go.
+    Embedding,
+    /// The decoder layer of this number; may be offloaded where that is allowed.
+    DecoderLayer(u32),
+    /// The norm behind the last layer; may be offloaded where that is allowed.
+    Norm,
+    /// `mm_projector`: on the first accelerator.
+    Projector,
+    /// A vision tower: on the first accelerator, beside the projector.
+    Tower,
+    /// One of MGM's `vlm_uni_*` modules: on the first accelerator, beside the projector.
+    Uni,
+    /// `lm_head`: with the embedding where tied, else with the last layer.
+    Head,
+    /// Anything else: before the first decoder layer it stands with the embedding, after it with its neighbours.
+    Other,
+}
+
+impl Role {
+    /// The role of the module `name` in MGM's trees and in the generic ones.
+    pub fn of(name: &str) -> Self {
+        let parts: Vec<&str> = name.split('.').collect();
+        match parts.as_slice() {
+            ["model", "embed_tokens"] => Role::Embedding,
+            ["model", "layers", index] => index.parse().map_or(Role::Other, Role::DecoderLayer),
+            ["model", "norm"] => Role::Norm,
+            ["model", "mm_projector"] => Role::Projector,
+            ["model", "vision_tower" | "vision_tower_aux"] => Role::Tower,
+            ["model", uni] if uni.starts_with("vlm_uni_") => Role::Uni,
+            ["lm_head"] => Role::Head,
+            _ => Role::Other,
+        }
+    }
+
+    /// Whether the module belongs to MGM's vision half.
+    pub fn is_vision(self) -> bool {
+        matches!(self, Role::Projector | Role::Tower | Role::Uni)
+    }
+
+    /// Whether the module works from host memory (rule R6: decoder layers and norm, nothing else).
+    pub fn is_offloadable(self) -> bool {
+        matches!(self, Role::DecoderLayer(_) | Role::Norm)
+    }
+}
+
+/// One unit that a planner places whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its key in the map, e.g. `model.layers.0`.
+    pub name: String,
+    /// Bytes of its weights and buffers as they will lie on the device.
+    pub bytes: u64,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// Everything the `mgm` planner needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The units, in the order in which the model runs its layers.
+    pub modules: &'a [Module],
+    /// Bytes per device. An entry for the host is not used; see `allow_cpu`.
+    pub memory: &'a MemoryTable,
+    /// Whether `lm_head` shares its weight with the embedding.
+    pub tied_head: bool,
+    /// Bytes to keep for other things than weights.
+    pub reserves: Reserves,
+    /// Bytes of host memory that decoder layers and norm may take, if they may at all.
+    pub allow_cpu: Option<u64>,
+    /// What else could be had, for the remedies of a refusal. Does not influence a map.
+    pub alternatives: Alternatives<'a>,
+}
+
+/// Name and version of a planner: a map is only as good as the rules that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannerId {
+    /// `mgm` or `accelerate-0.25-sequential`.
+    pub name: String,
+    /// Grows when the same inputs may give another map.
+    pub version: u32,
+}
+
+/// A finished map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMap {
+    /// Who made it.
+    pub planner: PlannerId,
+    /// Module name → device: what `from_pretrained(device_map=…)` takes.
+    pub map: IndexMap<String, Device>,
+    /// Bytes per device, every device of the memory table included.
+    pub used: IndexMap<Device, DeviceUse>,
+    /// One entry per module, in the order of placement.
+    pub why: Vec<Why>,
+}
+
+/// What a device is filled with, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceUse {
+    /// Weights and buffers.
+    pub weights: u64,
+    /// Key-value cache of the layers that run here.
+    pub kv: u64,
+    /// Activations, logits and the buffer through which offloaded layers pass.
+    pub activations: u64,
+    /// Kept free on request.
+    pub reserve: u64,
+    /// What the memory table gives.
+    pub budget: u64,
+}
+
+impl DeviceUse {
+    /// Bytes taken in all, the reserve included.
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.kv).saturating_add(self.activations).saturating_add(self.reserve)
+    }
+}
+
+/// Why a module stands where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// The module.
+    pub module: String,
+    /// Its device.
+    pub device: Device,
+    /// Bytes of its weights.
+    pub bytes: u64,
+    /// Bytes that were free on the device before it came.
+    pub free_before: u64,
+    /// Bytes of the device that could be used at all: its budget without reserve and activations.
+    pub limit: u64,
+    /// In words.
+    pub reason: String,
+}
+
+/// Bytes as GiB with two decimals, for texts.
+pub fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_written_as_accelerate_writes_them() {
+        let map: IndexMap<String, Device> =
+            serde_json::from_str(r#"{"a":0,"b":"cpu","c":"disk","d":"mps"}"#).unwrap();
+        assert_eq!(
+            map.values().copied().collect::<Vec<_>>(),
+            [Device::Gpu(0), Device::Cpu, Device::Disk, Device::Mps]
+        );
+        assert_eq!(serde_json::to_string(&map).unwrap(), r#"{"a":0,"b":"cpu","c":"disk","d":"mps"}"#);
+        let keys: IndexMap<Device, u8> = [(Device::Gpu(3), 1), (Device::Cpu, 2)].into_iter().collect();
+        let json = serde_json::to_string(&keys).unwrap();
+        assert_eq!(json, r#"{"3":1,"cpu":2}"#);
+        assert_eq!(serde_json::from_str::<IndexMap<Device, u8>>(&json).unwrap(), keys);
+        assert!(serde_json::from_str::<Device>("\"tpu\"").is_err());
+        assert!(serde_json::from_str::<Device>("\"\"").is_err());
+    }
+
+    #[test]
+    fn names_tell_roles() {
+        assert_eq!(Role::of("model.layers.12"), Role::DecoderLayer(12));
+        assert_eq!(Role::of("model.vlm_uni_val_projector"), Role::Uni);
+        assert_eq!(Role::of("model.rotary_emb"), Role::Other);
+        assert_eq!(Role::of("lm_head"), Role::Head);
+    }
+}

@@ -1,0 +1,79 @@
+//! Errors of opening, checking and releasing a bundle.
+
+use std::path::PathBuf;
+
+use super::Explain;
+
+/// A bundle could not be opened, checked or released.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// The path is no bundle.
+    #[error("this is not a bundle")]
+    NotABundle {
+        /// The path.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// The bundle that should be released is not whole.
+    #[error("the bundle does not match its seal: {findings} findings")]
+    Broken {
+        /// The bundle.
+        path: PathBuf,
+        /// How many findings there are.
+        findings: usize,
+    },
+    /// A release's part size is too small.
+    #[error("parts of {part_len} bytes are too small")]
+    PartTooSmall {
+        /// The size asked for.
+        part_len: u64,
+    },
+    /// Reading or writing failed.
+    #[error("{doing} failed")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The path concerned.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+impl Explain for BundleError {
+    fn place(&self) -> Option<String> {
+        match self {
+            BundleError::NotABundle { path, .. }
+            | BundleError::Broken { path, .. }
+            | BundleError::Io { path, .. } => Some(path.display().to_string()),
+            BundleError::PartTooSmall { .. } => None,
+        }
+    }
+
+    fn why(&self) -> Option<String> {
+        match self {
+            BundleError::NotABundle { why, .. } => Some(why.clone()),
+            BundleError::Io { cause, .. } => Some(cause.to_string()),
+            BundleError::Broken { .. } => Some("only a bundle that verifies is released".into()),
+            BundleError::PartTooSmall { .. } => {
+                Some("a part is at least 1 MiB, and there are at most 10,000".into())
+            }
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            BundleError::NotABundle { .. } => {
+                Some("give a folder that `mgpack convert` made, or a tar that `mgpack release` made".into())
+            }
+            BundleError::Broken { path, .. } => {
+                Some(format!("`mgpack verify {}` lists the findings", path.display()))
+            }
+            BundleError::PartTooSmall { .. } => Some("give a larger --part-size".into()),
+            BundleError::Io { .. } => None,
+        }
+    }
+}

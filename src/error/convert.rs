@@ -1,0 +1,152 @@
+//! Errors of carrying out a conversion.
+
+use std::path::PathBuf;
+
+use super::Explain;
+
+/// A conversion could not be finished. Nothing of it is left on the disk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The target is there already.
+    #[error("the target exists already")]
+    TargetExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target lies inside the checkpoint, or is it.
+    #[error("the target lies inside the checkpoint")]
+    TargetInsideSource {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The disk has too little room.
+    #[error("too little free space: {needed} bytes needed, {free} free")]
+    NoSpace {
+        /// The folder that would hold the bundle.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// A NaN or an infinity where a scale must be finite.
+    #[error("tensor `{tensor}` holds {value} at row {row}, column {column}")]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// `NaN` or an infinity.
+        value: f32,
+        /// Row, from 0.
+        row: u64,
+        /// Column, from 0.
+        column: u64,
+    },
+    /// A finite value beyond the range of the output type.
+    #[error("tensor `{tensor}` holds {value} at element {element}, beyond the range of {dtype}")]
+    Overflow {
+        /// The tensor.
+        tensor: String,
+        /// The value.
+        value: f32,
+        /// Flat index, from 0.
+        element: u64,
+        /// The output type.
+        dtype: &'static str,
+    },
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// A text of the checkpoint that must be changed is not the JSON it should be.
+    #[error("{file} is not a JSON object")]
+    BadJson {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file of the checkpoint has a name that cannot stand in a bundle.
+    #[error("a file of the checkpoint has a name that cannot stand in a bundle")]
+    BadFileName {
+        /// The name.
+        name: String,
+    },
+    /// Two files of the bundle would differ only by letter case.
+    #[error("two files of the bundle differ only by letter case: `{first}` and `{second}`")]
+    CaseClash {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Reading or writing failed.
+    #[error("{doing} failed")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The path concerned.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The bundle is in place, but the disk did not confirm it.
+    #[error("the bundle is complete but not known to be durable")]
+    NotDurable {
+        /// The bundle.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+impl Explain for ConvertError {
+    fn place(&self) -> Option<String> {
+        match self {
+            ConvertError::TargetExists { path }
+            | ConvertError::TargetInsideSource { path }
+            | ConvertError::NoSpace { path, .. }
+            | ConvertError::Io { path, .. }
+            | ConvertError::NotDurable { path, .. } => Some(path.display().to_string()),
+            ConvertError::BadFileName { name } => Some(name.escape_debug().to_string()),
+            _ => None,
+        }
+    }
+
+    fn why(&self) -> Option<String> {
+        match self {
+            ConvertError::BadJson { why, .. } => Some(why.clone()),
+            ConvertError::NotFinite { .. } => {
+                Some("its row's scale would not be finite, and the whole row would be lost".into())
+            }
+            ConvertError::Overflow { .. } => Some("it would become infinite in the bundle".into()),
+            ConvertError::BadFileName { .. } => {
+                Some("control characters, backslashes, colons and names above 255 bytes do not survive every file system".into())
+            }
+            ConvertError::CaseClash { .. } => Some("on macOS and Windows one would overwrite the other".into()),
+            ConvertError::Io { cause, .. } | ConvertError::NotDurable { cause, .. } => Some(cause.to_string()),
+            _ => None,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            ConvertError::TargetExists { .. } => {
+                Some("give another folder with -o, or --force to replace it once the new bundle is complete".into())
+            }
+            ConvertError::TargetInsideSource { .. } => Some("give a folder outside the checkpoint with -o".into()),
+            ConvertError::NoSpace { .. } => Some("free some space, or give a folder on another disk with -o".into()),
+            ConvertError::NotFinite { tensor, .. } => {
+                Some(format!("keep it float with --ignore {}", tensor.trim_end_matches(".weight")))
+            }
+            ConvertError::Overflow { .. } => Some(
+                "--on-overflow clamp takes the largest finite value, --on-overflow inf keeps the infinity, --bf16 has the range"
+                    .into(),
+            ),
+            ConvertError::BadFileName { .. } => Some("rename the file in the checkpoint".into()),
+            ConvertError::CaseClash { .. } => Some("rename one of the two in the checkpoint".into()),
+            _ => None,
+        }
+    }
+}

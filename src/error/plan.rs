@@ -1,0 +1,107 @@
+//! Errors of planning a conversion.
+
+use super::Explain;
+
+/// The recipe and the checkpoint do not go together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// An ignore pattern names nothing in the checkpoint.
+    #[error("--ignore `{pattern}` matches no tensor and no module")]
+    IgnoreMatchesNothing {
+        /// The pattern as given.
+        pattern: String,
+        /// The name that comes closest, if any does.
+        nearest: Option<String>,
+    },
+    /// An ignore pattern is no regular expression.
+    #[error("--ignore `{pattern}` is not a regular expression")]
+    BadPattern {
+        /// The pattern as given.
+        pattern: String,
+        /// What the parser says of it.
+        #[source]
+        cause: Box<regex::Error>,
+    },
+    /// The checkpoint holds no tensor.
+    #[error("the checkpoint holds no tensor")]
+    NoTensors,
+    /// Nothing would be quantized.
+    #[error("no tensor of the checkpoint is a linear to quantize")]
+    NothingToQuantize {
+        /// Tensors looked at.
+        tensors: usize,
+    },
+    /// The checkpoint says that it is quantized already.
+    #[error("the checkpoint is already quantized (`{method}`)")]
+    AlreadyQuantized {
+        /// `quantization_config.quant_method` of its config.json.
+        method: String,
+    },
+    /// The layout is not one that the family's pinned stack reads.
+    #[error("family {family} cannot load the compressed-tensors layout")]
+    LayoutForFamily {
+        /// The family's name.
+        family: String,
+    },
+    /// A tensor that the plan would write has the name of another.
+    #[error("two tensors would be written as `{name}`")]
+    NameClash {
+        /// The name.
+        name: String,
+    },
+    /// The conversion cannot run within the memory budget.
+    #[error("the conversion needs {needed} bytes of memory, more than the budget of {budget}")]
+    Budget {
+        /// Smallest budget that serves, in bytes.
+        needed: u64,
+        /// The budget given, in bytes.
+        budget: u64,
+    },
+    /// A size overflowed: no real checkpoint is that large.
+    #[error("tensor `{name}` is too large to be written")]
+    TooLarge {
+        /// The tensor.
+        name: String,
+    },
+}
+
+impl Explain for PlanError {
+    fn why(&self) -> Option<String> {
+        match self {
+            PlanError::IgnoreMatchesNothing { .. } => {
+                Some("a pattern is the whole name of a tensor or module, or re: and a regular expression that matches from its start".into())
+            }
+            PlanError::NothingToQuantize { tensors } => {
+                Some(format!("none of its {tensors} tensors is a two-dimensional float `.weight` in a decoder layer that is not ignored"))
+            }
+            PlanError::AlreadyQuantized { .. } => {
+                Some("its config.json has a quantization_config; quantizing codes again would only lose precision".into())
+            }
+            PlanError::LayoutForFamily { .. } => {
+                Some("its pinned transformers knows bitsandbytes, GPTQ and AWQ, not compressed-tensors".into())
+            }
+            PlanError::Budget { .. } => {
+                Some("one batch per thread, the widest row and the scales of a tensor must fit at once".into())
+            }
+            _ => None,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            PlanError::IgnoreMatchesNothing { nearest, .. } => Some(match nearest {
+                Some(name) => format!("did you mean `{name}`? `mgpack inspect` lists the names"),
+                None => "`mgpack inspect` lists the names of a checkpoint".into(),
+            }),
+            PlanError::NothingToQuantize { .. } => {
+                Some("`mgpack plan MODEL --int8` gives the reason for every tensor; --bf16 and --fp16 cast everything".into())
+            }
+            PlanError::AlreadyQuantized { .. } => Some("convert from the original bf16 or fp16 checkpoint".into()),
+            PlanError::LayoutForFamily { .. } => Some("leave out --format, or give --format bnb".into()),
+            PlanError::Budget { needed, .. } => Some(format!("give --max-memory {}MiB, or fewer threads with -j", needed.div_ceil(1 << 20))),
+            PlanError::NoTensors => Some("`mgpack inspect` shows what a checkpoint holds".into()),
+            _ => None,
+        }
+    }
+}

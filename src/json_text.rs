@@ -1,0 +1,95 @@
+//! Changes to a JSON object that leave every other byte of its values alone.
+//!
+//! A config.json goes through programs that care about `1e-05` and about order, so values are kept as the
+//! text they were. Only objects with unique keys are taken.
+
+use std::fmt;
+
+use indexmap::IndexMap;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// A JSON object whose values are still text.
+pub struct JsonText(IndexMap<String, Box<RawValue>>);
+
+impl JsonText {
+    /// Reads an object; a key that stands twice is an error.
+    pub fn parse(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text)
+    }
+
+    /// The value of `key`, read.
+    pub fn get(&self, key: &str) -> Option<serde_json::Value> {
+        self.0.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok())
+    }
+
+    /// Sets `key`, in its place if it is there and at the end if it is not.
+    pub fn set(&mut self, key: &str, value: &serde_json::Value) -> serde_json::Result<()> {
+        // Values are indented as part of an object two blanks deep.
+        let text = serde_json::to_string_pretty(value)?.replace('\n', "\n  ");
+        self.0.insert(key.to_owned(), RawValue::from_string(text)?);
+        Ok(())
+    }
+}
+
+impl fmt::Display for JsonText {
+    /// The object with one key a line, two blanks deep, and a final newline, as transformers writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("{}\n");
+        }
+        let mut separator = "{\n";
+        for (key, value) in &self.0 {
+            let key = serde_json::to_string(key).map_err(|_| fmt::Error)?;
+            write!(f, "{separator}  {key}: {}", value.get())?;
+            separator = ",\n";
+        }
+        f.write_str("\n}\n")
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = JsonText;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<JsonText, A::Error> {
+                let mut map = IndexMap::new();
+                while let Some(key) = access.next_key::<String>()? {
+                    if map.contains_key(&key) {
+                        return Err(A::Error::custom(format_args!("the key `{key}` stands twice")));
+                    }
+                    map.insert(key, access.next_value()?);
+                }
+                Ok(JsonText(map))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_keeps_order_and_the_text_of_every_other_value() {
+        let text = "{\n  \"b\": 1e-05,\n  \"a\": [\n    1.0,\n    \"\\u00e9\"\n  ],\n  \"c\": 10000000000000000000000.5\n}\n";
+        let mut object = JsonText::parse(text).unwrap();
+        assert_eq!(object.to_string(), text);
+        object.set("a", &serde_json::json!({"x": 1})).unwrap();
+        object.set("d", &serde_json::json!(null)).unwrap();
+        let changed = "{\n  \"b\": 1e-05,\n  \"a\": {\n    \"x\": 1\n  },\n  \"c\": 10000000000000000000000.5,\n  \"d\": null\n}\n";
+        assert_eq!(object.to_string(), changed);
+    }
+
+    #[test]
+    fn refuses_a_key_that_stands_twice_and_what_is_no_object() {
+        assert!(JsonText::parse(r#"{"a": 1, "a": 2}"#).is_err());
+        assert!(JsonText::parse("[1]").is_err());
+        assert!(JsonText::parse("{} x").is_err());
+    }
+}

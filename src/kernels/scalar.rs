@@ -1,0 +1,133 @@
+//! The meaning of every kernel: plain loops over one row. `lanes.rs` must equal this bit for bit.
+
+use half::{bf16, f16};
+
+use super::{Moments, SUM_BLOCK, SUM_LANES};
+use crate::tensor::Dtype;
+
+/// Widens little-endian elements to f32. F64 rounds to nearest even; a NaN becomes quiet.
+pub(super) fn widen(dtype: Dtype, source: &[u8], row: &mut [f32]) {
+    match dtype {
+        Dtype::BF16 => {
+            for (bytes, out) in source.as_chunks::<2>().0.iter().zip(row) {
+                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            }
+        }
+        Dtype::F16 => {
+            for (bytes, out) in source.as_chunks::<2>().0.iter().zip(row) {
+                *out = f16::from_le_bytes(*bytes).to_f32_const();
+            }
+        }
+        Dtype::F32 => {
+            for (bytes, out) in source.as_chunks::<4>().0.iter().zip(row) {
+                *out = f32::from_le_bytes(*bytes);
+            }
+        }
+        Dtype::F64 => {
+            for (bytes, out) in source.as_chunks::<8>().0.iter().zip(row) {
+                *out = f64::from_le_bytes(*bytes) as f32;
+            }
+        }
+        _ => row.fill(f32::NAN),
+    }
+}
+
+/// The largest magnitude in a row, as the bits of an f32 without its sign; 0 for an empty row.
+pub(super) fn magnitude(row: &[f32]) -> u32 {
+    let mut largest = 0;
+    for value in row {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
+    largest
+}
+
+/// Rounds each value to nearest even in `dtype` (F16, BF16) or copies it (F32), little-endian.
+pub(super) fn narrow(dtype: Dtype, row: &[f32], out: &mut [u8]) {
+    match dtype {
+        Dtype::F16 => {
+            for (value, bytes) in row.iter().zip(out.as_chunks_mut::<2>().0) {
+                let narrowed = f16::from_f32_const(*value);
+                *bytes = if value.is_nan() { quiet(*value, 0x7e00) } else { narrowed.to_le_bytes() };
+            }
+        }
+        Dtype::BF16 => {
+            for (value, bytes) in row.iter().zip(out.as_chunks_mut::<2>().0) {
+                let narrowed = bf16::from_f32(*value);
+                *bytes = if value.is_nan() { quiet(*value, 0x7fc0) } else { narrowed.to_le_bytes() };
+            }
+        }
+        _ => {
+            for (value, bytes) in row.iter().zip(out.as_chunks_mut::<4>().0) {
+                *bytes = value.to_le_bytes();
+            }
+        }
+    }
+}
+
+/// The one NaN that narrowing writes: quiet, without payload, the sign kept.
+fn quiet(value: f32, canonical: u16) -> [u8; 2] {
+    let sign = if value.is_sign_negative() { 0x8000 } else { 0 };
+    (canonical | sign).to_le_bytes()
+}
+
+/// Multiplies by `factor` and rounds half to even; the codes are two's complement bytes.
+///
+/// Requires |value * factor| < 128 for every value (the caller's factor comes from the row's magnitude).
+pub(super) fn quantize(row: &[f32], factor: f32, codes: &mut [u8]) {
+    for (value, code) in row.iter().zip(codes) {
+        *code = (value * factor).round_ties_even() as i32 as u8;
+    }
+}
+
+/// Divides by `scale`, rounds the quotient to `dtype`, clamps it to -128..=127 and rounds half to even.
+/// Returns how many quotients were clamped.
+pub(super) fn divide(dtype: Dtype, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+    let mut clamped = 0;
+    for (value, code) in row.iter().zip(codes) {
+        let quotient = match dtype {
+            Dtype::BF16 => bf16::from_f32(value / scale).to_f32(),
+            Dtype::F16 => f16::from_f32_const(value / scale).to_f32_const(),
+            _ => value / scale,
+        };
+        if !(-128.0..=127.0).contains(&quotient) {
+            clamped += 1;
+        }
+        *code = quotient.clamp(-128.0, 127.0).round_ties_even() as i32 as u8;
+    }
+    clamped
+}
+
+/// code * step, in f32.
+pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
+    for (code, out) in codes.iter().zip(row) {
+        *out = f32::from(code.cast_signed()) * step;
+    }
+}
+
+/// Sums for the error figures of one row, both rows first multiplied by `unit`.
+///
+/// The order of the sums is part of the format: element `i` goes to lane `i % SUM_LANES`, in f32 over each
+/// run of `SUM_BLOCK` elements, then in f64 over the runs, and the lanes are added in order at the end.
+pub(super) fn measure(original: &[f32], decoded: &[f32], unit: f32) -> Moments {
+    let mut totals = [[0f64; SUM_LANES]; 3];
+    let mut max_error = 0f32;
+    for (block, decoded_block) in original.chunks(SUM_BLOCK).zip(decoded.chunks(SUM_BLOCK)) {
+        let mut sums = [[0f32; SUM_LANES]; 3];
+        for (index, (w, v)) in block.iter().zip(decoded_block).enumerate() {
+            let (w, v) = (w * unit, v * unit);
+            let error = w - v;
+            sums[0][index % SUM_LANES] += w * w;
+            sums[1][index % SUM_LANES] += v * v;
+            sums[2][index % SUM_LANES] += error * error;
+            if error.abs() > max_error {
+                max_error = error.abs();
+            }
+        }
+        for (total, sum) in totals.iter_mut().zip(&sums) {
+            for (total, sum) in total.iter_mut().zip(sum) {
+                *total += f64::from(*sum);
+            }
+        }
+    }
+    Moments::from_lanes(&totals, max_error)
+}

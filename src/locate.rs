@@ -1,0 +1,136 @@
+//! From what the user typed to folders on disk: the checkpoint, and the towers that belong to it.
+//!
+//! A model is a path, an alias of a family, or a hub id looked up in the Hugging Face cache; nothing is
+//! fetched. A tower is looked for at its path in config.json, in `--towers`, in a `model_zoo` beside the
+//! checkpoint or the working directory, and in the cache. Carries out formats/bundle.md, "Towers".
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::hub::HubCache;
+use crate::error::{CheckpointError, Error, LocateError, Result};
+use crate::family::{Family, Tower};
+
+/// Where to look.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The hub's cache; `None` where the environment names none.
+    pub cache: Option<HubCache>,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// `--towers`.
+    pub towers: Option<PathBuf>,
+    /// `--revision`.
+    pub revision: Option<String>,
+}
+
+impl Places {
+    /// The places that the environment of this process names.
+    pub fn from_env(var: impl Fn(&str) -> Option<OsString>) -> Self {
+        Self {
+            cache: HubCache::from_env(var).ok(),
+            cwd: std::env::current_dir().unwrap_or_default(),
+            towers: None,
+            revision: None,
+        }
+    }
+}
+
+/// A folder that was found, and what the hub calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Hub id, where it lies in the hub's cache.
+    pub hub_id: Option<String>,
+    /// Commit, where it lies in the hub's cache.
+    pub revision: Option<String>,
+}
+
+/// Finds the checkpoint that `model` names.
+///
+/// # Errors
+/// [`LocateError::NoSuchModel`] where it is no path, no alias and no hub id; the cache's own errors, whose
+/// help is the command that fetches what is missing.
+pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
+    let path = Path::new(model);
+    if path.exists() {
+        return Ok(in_cache(path));
+    }
+    let looks_like_path = model.starts_with(['.', '/', '~']) || model.matches('/').count() > 1;
+    if looks_like_path || model.is_empty() {
+        return Err(LocateError::NoSuchPath { path: path.to_owned() }.into());
+    }
+    let hub_id = if model.contains('/') {
+        model.to_owned()
+    } else {
+        let (family, variant) = Family::by_alias(model)?;
+        let hub_id = family.checkpoint(variant).and_then(|published| published.hub_id.as_ref());
+        hub_id.map(ToString::to_string).ok_or_else(|| LocateError::NoSuchPath { path: path.to_owned() })?
+    };
+    find_in_cache(&hub_id, places)
+}
+
+fn find_in_cache(hub_id: &str, places: &Places) -> Result<Located> {
+    let cache = places.cache.as_ref().ok_or(CheckpointError::NoCacheFolder)?;
+    let snapshot = cache.find(hub_id, places.revision.as_deref())?;
+    Ok(Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) })
+}
+
+/// Tells a snapshot folder of a hub cache from any other by its path.
+fn in_cache(path: &Path) -> Located {
+    let mut located = Located { dir: path.to_owned(), hub_id: None, revision: None };
+    let Ok(real) = path.canonicalize() else { return located };
+    let names: Vec<&str> = real.iter().rev().take(3).filter_map(|part| part.to_str()).collect();
+    if let [commit, "snapshots", repo] = names.as_slice()
+        && let Some(id) = repo.strip_prefix("models--")
+        && commit.len() == 40
+        && commit.bytes().all(|digit| digit.is_ascii_hexdigit())
+    {
+        located.hub_id = Some(id.replacen("--", "/", 1));
+        located.revision = Some((*commit).to_owned());
+    }
+    located
+}
+
+/// Finds the folder of a tower. `configured`: its path in config.json.
+///
+/// # Errors
+/// [`LocateError::NoTower`] with every place looked at; its help is the command that fetches the tower.
+pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> Result<Located> {
+    let name = tower.path.rsplit('/').next().unwrap_or(&tower.path);
+    let mut candidates = Vec::new();
+    if let Some(dir) = &places.towers {
+        candidates.extend([dir.join(name), dir.join("OpenAI").join(name), dir.join(&tower.path)]);
+    }
+    if let Some(configured) = configured.filter(|path| !path.is_empty()) {
+        candidates.extend([checkpoint.join(configured), places.cwd.join(configured)]);
+    }
+    candidates.push(checkpoint.join(&tower.path));
+    if let Some(parent) = checkpoint.parent() {
+        candidates.push(parent.join(&tower.path));
+    }
+    candidates.push(places.cwd.join(&tower.path));
+    let is_tower = |dir: &&PathBuf| {
+        tower.files.iter().all(|file| dir.join(file).is_file())
+            && tower.weights_one_of.iter().any(|file| dir.join(file).is_file())
+    };
+    if let Some(dir) = candidates.iter().find(is_tower) {
+        return Ok(in_cache(dir));
+    }
+    let hub_id = tower.hub_id.as_str();
+    let from_cache = places.cache.as_ref().map(|cache| cache.find(hub_id, None));
+    match from_cache {
+        Some(Ok(snapshot)) if is_tower(&&snapshot.dir) => {
+            Ok(Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) })
+        }
+        Some(Err(Error::Checkpoint(error @ CheckpointError::IncompleteSnapshot { .. }))) => Err(error.into()),
+        _ => Err(LocateError::NoTower {
+            name: name.to_owned(),
+            hub_id: hub_id.to_owned(),
+            looked_at: candidates,
+            files: tower.files.iter().chain(tower.weights_one_of.first()).cloned().collect(),
+        }
+        .into()),
+    }
+}

@@ -1,0 +1,299 @@
+//! The manifest `mgpack.json`: what a bundle holds, where it came from, and the seal over every byte.
+//!
+//! Canonical: these structs in this order, pretty JSON with two blanks, one final newline. The same input and
+//! options give the same bytes, and `verify` refuses a manifest that is not in this form. The bundle's id is
+//! the SHA-256 of these bytes. Carries out formats/bundle.md, "Manifest", and manifest.schema.json.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::scheme::{Layout, OnOverflow, PartKind, Scheme};
+use crate::tensor::{Dtype, TensorName};
+
+/// Name of the manifest in a bundle.
+pub const MANIFEST_NAME: &str = "mgpack.json";
+/// Name of the list of digests in a bundle.
+pub const SUMS_NAME: &str = "SHA256SUMS";
+/// Name of a later signature over a bundle.
+pub const SIGNATURE_NAME: &str = "model.sig";
+/// Version of the bundle format written and read.
+pub const FORMAT_VERSION: u32 = 1;
+/// Largest manifest read, in bytes. 8x7B's has 3,000 tensors and takes 2 MB.
+pub const MAX_MANIFEST_LEN: u64 = 256 << 20;
+
+/// The whole manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of the bundle format.
+    pub format_version: u32,
+    /// The program that wrote it.
+    pub producer: Producer,
+    /// The model: family, class and the facts used.
+    pub model: Model,
+    /// Where the weights came from.
+    pub source: Source,
+    /// How they are stored.
+    pub scheme: SchemeRecord,
+    /// What the family needs installed.
+    pub requirements: Vec<Requirement>,
+    /// Sums.
+    pub totals: Totals,
+    /// Every file but the manifest itself and a later signature, sorted by path.
+    pub files: Vec<FileRecord>,
+    /// Every tensor of the shards, in layer order.
+    pub tensors: Vec<TensorRecord>,
+    /// Device maps computed for named memory tables.
+    pub device_maps: Vec<serde_json::Value>,
+}
+
+/// The program that wrote a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Producer {
+    /// `mgpack`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// The model a bundle holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Name of the bundle; MGM's loader chooses its class by it.
+    pub name: String,
+    /// `mgm-7b`, …, or `generic`.
+    pub family: String,
+    /// `plain` or `hd` for MGM.
+    pub variant: Option<String>,
+    /// `architectures[0]` of config.json.
+    pub architecture: Option<String>,
+    /// `model_type` of config.json.
+    pub model_type: Option<String>,
+    /// The family's facts as they were used; null for `generic`.
+    pub facts: serde_json::Value,
+}
+
+/// Where a bundle's weights came from. No path of the machine that made it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Hub id, where the checkpoint came from the hub.
+    pub name: Option<String>,
+    /// Commit of that repository.
+    pub revision: Option<String>,
+    /// Every file of the checkpoint and the towers, with what became of it.
+    pub files: Vec<SourceFileRecord>,
+}
+
+/// One file of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFileRecord {
+    /// Path in the checkpoint; a tower's begins with `tower:`.
+    pub path: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Digest, where it is known without reading the file once more.
+    pub sha256: Option<Digest>,
+    /// What became of it.
+    pub fate: FileFate,
+    /// Why it was left out or replaced.
+    pub note: Option<String>,
+}
+
+/// What became of a file of the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFate {
+    /// Its tensors were converted.
+    Converted,
+    /// Its bytes are in the bundle.
+    Copied,
+    /// The bundle has a file of that name with other content.
+    Replaced,
+    /// It is not in the bundle.
+    LeftOut,
+}
+
+/// How the weights are stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemeRecord {
+    /// Name in schemes.md.
+    pub name: Scheme,
+    /// `bnb`, `compressed-tensors`, or null for casts.
+    pub layout: Option<Layout>,
+    /// `error`, `clamp` or `inf`: what was done beyond the range of the output type.
+    pub on_overflow: OnOverflow,
+    /// Patterns given by the user.
+    pub ignore: Vec<String>,
+}
+
+/// A package that the family needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requirement {
+    /// Name on the package index, or `python`.
+    pub package: String,
+    /// The version pinned.
+    pub pin: String,
+    /// The range that works, as a PEP 440 specifier.
+    pub range: String,
+    /// What fails outside it.
+    pub reason: String,
+    /// Where that is known from.
+    pub source: String,
+}
+
+/// Sums over a bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    /// Bytes of all files listed.
+    pub file_bytes: u64,
+    /// Bytes of all tensors in the shards.
+    pub tensor_bytes: u64,
+    /// Bytes of the same tensors in the checkpoint.
+    pub source_tensor_bytes: u64,
+    /// Tensors in the shards.
+    pub tensors: u64,
+    /// Checkpoint tensors stored as codes.
+    pub quantized: u64,
+}
+
+/// One file of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRecord {
+    /// Path in the bundle, parts joined by `/`.
+    pub path: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Digest.
+    pub sha256: Digest,
+}
+
+/// One tensor of a bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorRecord {
+    /// Its name.
+    pub name: TensorName,
+    /// What it holds.
+    pub kind: PartKind,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape in elements.
+    pub shape: Vec<u64>,
+    /// Path of its shard.
+    pub shard: String,
+    /// Begin and end in the shard, in bytes from the start of the file.
+    pub range: [u64; 2],
+    /// The tensor of the checkpoint it was made from.
+    pub source: TensorName,
+    /// Type of that tensor.
+    pub source_dtype: Dtype,
+    /// Arithmetic by its name in schemes.md.
+    pub arithmetic: String,
+    /// Error figures, on the codes or the cast values.
+    pub error: Option<ErrorFigures>,
+}
+
+/// How far a stored tensor is from the checkpoint's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorFigures {
+    /// Signal to noise in dB; null where every value is exact.
+    pub sqnr_db: Option<f64>,
+    /// Largest absolute error.
+    pub max_abs_error: f64,
+    /// Cosine between the two; null where one is all zeros.
+    pub cosine: Option<f64>,
+    /// Values whose code, or clamped value, is the end of the range.
+    pub clipped: u64,
+    /// Finite values beyond the output type's range.
+    pub overflowed: u64,
+    /// NaN and infinities of the checkpoint, kept; the other figures leave them out.
+    pub non_finite: u64,
+}
+
+impl Manifest {
+    /// The canonical bytes.
+    pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads a manifest and insists on its canonical form.
+    ///
+    /// # Errors
+    /// [`ManifestFault`] for JSON that is not a manifest, another format version, or another form.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestFault> {
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes)?;
+        if version.format_version != FORMAT_VERSION {
+            return Err(ManifestFault::Version { found: version.format_version });
+        }
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        if manifest.to_bytes()? != bytes {
+            return Err(ManifestFault::NotCanonical);
+        }
+        Ok(manifest)
+    }
+}
+
+/// Why bytes are not a manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestFault {
+    /// Not JSON, or not of the manifest's form.
+    #[error("it is not a manifest: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A format this program does not read.
+    #[error("its format version is {found}; this mgpack reads {FORMAT_VERSION}")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// The right content in another form.
+    #[error("it is not in canonical form: something rewrote it")]
+    NotCanonical,
+}
+
+/// The content of SHA256SUMS: what `sha256sum -c --strict` reads. Lists every file but itself (and the
+/// manifest and signature, which are not in `files`).
+pub fn sums(files: &[FileRecord]) -> String {
+    files
+        .iter()
+        .filter(|file| file.path != SUMS_NAME)
+        .map(|file| format!("{}  {}\n", file.sha256, file.path))
+        .collect()
+}
+
+/// The weight map of `model.safetensors.index.json`, in the form transformers writes.
+pub fn index_json(total_size: u64, weight_map: &IndexMap<&str, &str>) -> serde_json::Result<Vec<u8>> {
+    let mut sorted: Vec<_> = weight_map.iter().collect();
+    sorted.sort();
+    let map: IndexMap<_, _> = sorted.into_iter().collect();
+    let mut bytes = serde_json::to_vec_pretty(
+        &serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": map }),
+    )?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// True for a path that may stand in a bundle: relative, plain parts joined by `/`, no control characters,
+/// backslashes or other trouble for `sha256sum`, tar or another operating system.
+pub fn is_bundle_path(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= 1024
+        && !path.contains(['\\', ':'])
+        && !path.chars().any(char::is_control)
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255)
+}

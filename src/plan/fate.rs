@@ -1,0 +1,139 @@
+//! What is done to one tensor, and why.
+
+use regex::Regex;
+use serde::Serialize;
+
+use super::{Fate, Recipe};
+use crate::checkpoint::SourceTensor;
+use crate::error::{PlanError, Result};
+use crate::scheme::{GROUP_LEN, Scheme};
+use crate::structure;
+use crate::tensor::{Dtype, is_castable};
+
+/// A name given to `--ignore`: a whole tensor or module name, or `re:` and a regular expression that must
+/// match from the start of one. The meaning is that of compressed-tensors' `ignore`.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    text: String,
+    regex: Option<Regex>,
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// [`PlanError::BadPattern`] where the text after `re:` is no regular expression.
+    pub fn new(text: &str) -> Result<Self> {
+        let regex = match text.strip_prefix("re:") {
+            None => None,
+            Some(expression) => Some(Regex::new(&format!("^(?:{expression})")).map_err(|cause| {
+                PlanError::BadPattern { pattern: text.to_owned(), cause: Box::new(cause) }
+            })?),
+        };
+        Ok(Self { text: text.to_owned(), regex })
+    }
+
+    /// The pattern as given.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn matches(&self, source: &SourceTensor) -> bool {
+        [source.name.as_str(), source.name.module()].into_iter().any(|name| match &self.regex {
+            Some(regex) => regex.is_match(name),
+            None => self.text == name,
+        })
+    }
+}
+
+/// Why a tensor is not quantized.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Skip {
+    /// A rule on names and shapes; what it took the tensor for.
+    Rule(&'static str),
+    /// A rule of the family; its reason.
+    Family(String),
+    /// An `--ignore` pattern.
+    Ignored(String),
+    /// The element type is not one that is quantized.
+    Dtype,
+    /// The row does not divide into whole groups.
+    Width,
+}
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Skip::Rule(what) => f.write_str(what),
+            Skip::Family(reason) => f.write_str(reason),
+            Skip::Ignored(pattern) => write!(f, "--ignore {pattern}"),
+            Skip::Dtype => f.write_str("not a float type that is quantized"),
+            Skip::Width => write!(f, "width is no multiple of {GROUP_LEN}"),
+        }
+    }
+}
+
+/// A fate with its output type and its reason.
+pub(super) struct Decision {
+    pub(super) fate: Fate,
+    pub(super) dtype: Dtype,
+    pub(super) skip: Option<Skip>,
+}
+
+/// Decides what becomes of a tensor.
+pub(super) fn decide(source: &SourceTensor, recipe: &Recipe) -> Decision {
+    let ignored = recipe.ignore.iter().find(|pattern| pattern.matches(source));
+    let skip = match ignored {
+        Some(pattern) => Some(Skip::Ignored(pattern.text.clone())),
+        None if recipe.scheme.is_quantized() => why_not_quantized(source, recipe),
+        None => None,
+    };
+    if recipe.scheme.is_quantized() && skip.is_none() {
+        return Decision { fate: Fate::Quantize, dtype: source.dtype, skip };
+    }
+    // An ignored tensor of a plain cast keeps its type; that of a quantized bundle follows the rest, since
+    // the model is loaded in one float type.
+    let target = if ignored.is_some() && !recipe.scheme.is_quantized() { None } else { recipe.rest };
+    match target {
+        Some(dtype) if dtype != source.dtype && is_castable(source.dtype) => {
+            Decision { fate: Fate::Cast, dtype, skip }
+        }
+        _ => Decision { fate: Fate::Copy, dtype: source.dtype, skip },
+    }
+}
+
+fn why_not_quantized(source: &SourceTensor, recipe: &Recipe) -> Option<Skip> {
+    let name = source.name.as_str();
+    if let Some(rule) = recipe.family.and_then(|family| family.keeps(name)) {
+        return Some(Skip::Family(rule.reason.clone()));
+    }
+    if let Some(rule) = structure::not_a_linear(name, &source.shape) {
+        return Some(Skip::Rule(rule));
+    }
+    let quantizable = match recipe.scheme {
+        Scheme::BnbInt8 => is_castable(source.dtype),
+        _ => matches!(source.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32),
+    };
+    if !quantizable {
+        return Some(Skip::Dtype);
+    }
+    let columns = source.shape.last().copied().unwrap_or(0);
+    (recipe.scheme == Scheme::W8A16 && !columns.is_multiple_of(GROUP_LEN)).then_some(Skip::Width)
+}
+
+/// Refuses patterns that name nothing: a misspelt `--ignore` must not pass in silence.
+pub(super) fn check_patterns(sources: &[SourceTensor], patterns: &[Pattern]) -> Result<()> {
+    for pattern in patterns {
+        if !sources.iter().any(|source| pattern.matches(source)) {
+            let names = sources.iter().flat_map(|source| [source.name.module(), source.name.as_str()]);
+            let nearest = names
+                .map(|name| (strsim::normalized_damerau_levenshtein(name, &pattern.text), name))
+                .filter(|(similarity, _)| *similarity > 0.6)
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .map(|(_, name)| name.to_owned());
+            return Err(PlanError::IgnoreMatchesNothing { pattern: pattern.text.clone(), nearest }.into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! The plan: what becomes of every tensor, decided before a weight is read.
+//!
+//! Pure: headers and a recipe go in; fates, names, types and final offsets come out. No files and no
+//! threads, so `mgpack plan` shows exactly what `convert` will do. `fate` decides tensor by tensor,
+//! `layout` lays the outputs into shards. Carries out formats/bundle.md, "Shards", and schemes.md.
+
+mod fate;
+mod layout;
+
+use serde::Serialize;
+
+pub use fate::{Pattern, Skip};
+
+use crate::checkpoint::SourceTensor;
+use crate::error::{PlanError, Result};
+use crate::family::Family;
+use crate::scheme::{PartKind, Scheme};
+use crate::tensor::{self, Dtype, TensorName};
+
+/// What to make of a checkpoint: the user's choices, resolved against the family.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// How linears are stored, or the type all floating tensors are cast to.
+    pub scheme: Scheme,
+    /// Names left as they are.
+    pub ignore: Vec<Pattern>,
+    /// The family, whose rules say what is never quantized; `None` for generic checkpoints.
+    pub family: Option<&'static Family>,
+    /// The type that floating tensors are cast to when they are not quantized; `None` keeps each one's own.
+    pub rest: Option<Dtype>,
+    /// Payload bytes after which a new shard begins. A single larger tensor has a shard of its own.
+    pub max_shard_len: u64,
+    /// True where MGM's loader re-reads shards: `vlm_uni_*` and tower tensors then share one shard.
+    pub together: bool,
+}
+
+/// Largest shard by default: 2 GiB of payload.
+pub const DEFAULT_MAX_SHARD_LEN: u64 = 2 << 30;
+
+/// What becomes of every tensor, in layer order, and of every shard.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How linears are stored.
+    pub scheme: Scheme,
+    /// One entry for each tensor of the checkpoint, in layer order.
+    pub tensors: Vec<TensorPlan>,
+    /// The shards, in order.
+    pub shards: Vec<ShardPlan>,
+}
+
+/// What becomes of one tensor of the checkpoint.
+#[derive(Clone, Debug)]
+pub struct TensorPlan {
+    /// Its name in the checkpoint.
+    pub name: TensorName,
+    /// Index in the checkpoint's list.
+    pub source: usize,
+    /// Its type in the checkpoint.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// What is done to it.
+    pub fate: Fate,
+    /// Why a tensor is not quantized where the scheme quantizes.
+    pub skip: Option<Skip>,
+    /// What is written for it: one tensor, or a quantized weight's parts.
+    pub outputs: Vec<Output>,
+}
+
+/// What is done to a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// The same bytes.
+    Copy,
+    /// Each value rounded to another float type.
+    Cast,
+    /// Codes and scales.
+    Quantize,
+}
+
+/// One tensor of the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its name.
+    pub name: TensorName,
+    /// What it holds.
+    pub kind: PartKind,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape in elements.
+    pub shape: Vec<u64>,
+    /// Bytes.
+    pub byte_len: u64,
+    /// Index of its shard.
+    pub shard: usize,
+    /// Where it begins in the shard's data section, in bytes; a multiple of the element size.
+    pub offset: u64,
+}
+
+/// One shard of the bundle.
+#[derive(Clone, Debug)]
+pub struct ShardPlan {
+    /// `model-00001-of-00004.safetensors`.
+    pub name: String,
+    /// The outputs as (tensor, output) indices, in order of offset.
+    pub outputs: Vec<(usize, usize)>,
+    /// Length of the data section in bytes.
+    pub data_len: u64,
+}
+
+/// Sums over a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Tensors read.
+    pub source_tensors: u64,
+    /// Bytes read.
+    pub source_bytes: u64,
+    /// Tensors written.
+    pub tensors: u64,
+    /// Tensor bytes written.
+    pub bytes: u64,
+    /// Source tensors that become codes.
+    pub quantized: u64,
+    /// Source tensors cast to another type.
+    pub cast: u64,
+    /// Source tensors kept as they are.
+    pub copied: u64,
+}
+
+impl Plan {
+    /// Plans a conversion. Deterministic; reads nothing but its arguments.
+    ///
+    /// # Errors
+    /// [`PlanError`] where a pattern matches nothing, nothing would be quantized, or two outputs clash.
+    pub fn new(sources: &[SourceTensor], recipe: &Recipe) -> Result<Self> {
+        if sources.is_empty() {
+            return Err(PlanError::NoTensors.into());
+        }
+        fate::check_patterns(sources, &recipe.ignore)?;
+        let mut tensors = Vec::with_capacity(sources.len());
+        for (index, source) in sources.iter().enumerate() {
+            tensors.push(plan_tensor(index, source, recipe)?);
+        }
+        tensors.sort_by(|a, b| crate::structure::layer_order(a.name.as_str(), b.name.as_str()));
+        let quantized = tensors.iter().filter(|tensor| tensor.fate == Fate::Quantize).count();
+        if recipe.scheme.is_quantized() && quantized == 0 {
+            return Err(PlanError::NothingToQuantize { tensors: tensors.len() }.into());
+        }
+        let shards = layout::lay_out(&mut tensors, recipe)?;
+        Ok(Self { scheme: recipe.scheme, tensors, shards })
+    }
+
+    /// Sums over the plan.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for tensor in &self.tensors {
+            totals.source_tensors += 1;
+            totals.source_bytes += tensor.source_len();
+            totals.tensors += tensor.outputs.len() as u64;
+            totals.bytes += tensor.outputs.iter().map(|output| output.byte_len).sum::<u64>();
+            match tensor.fate {
+                Fate::Copy => totals.copied += 1,
+                Fate::Cast => totals.cast += 1,
+                Fate::Quantize => totals.quantized += 1,
+            }
+        }
+        totals
+    }
+
+    /// Modules with a two-dimensional weight that stays float although the scheme quantizes; sorted in layer
+    /// order. Embeddings and norms, which no client takes for a linear, are left out.
+    pub fn float_modules(&self) -> Vec<&str> {
+        let is_linear_like = |tensor: &&TensorPlan| {
+            tensor.shape.len() == 2
+                && tensor.fate != Fate::Quantize
+                && tensor.name.as_str().ends_with(".weight")
+                && !matches!(tensor.skip, Some(Skip::Rule("embedding" | "norm" | "convolution")))
+        };
+        self.tensors.iter().filter(is_linear_like).map(|tensor| tensor.name.module()).collect()
+    }
+}
+
+impl TensorPlan {
+    /// Bytes of the tensor in the checkpoint.
+    pub fn source_len(&self) -> u64 {
+        tensor::byte_len(self.dtype, &self.shape).unwrap_or(u64::MAX)
+    }
+
+    /// Rows and columns: a matrix as it is, anything else as one row.
+    pub fn rows_and_columns(&self) -> (u64, u64) {
+        match *self.shape.as_slice() {
+            [rows, columns] => (rows, columns),
+            _ => (1, tensor::element_count(&self.shape).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// The output of that kind, if there is one.
+    pub fn output(&self, kind: PartKind) -> Option<&Output> {
+        self.outputs.iter().find(|output| output.kind == kind)
+    }
+}
+
+fn plan_tensor(index: usize, source: &SourceTensor, recipe: &Recipe) -> Result<TensorPlan> {
+    let decision = fate::decide(source, recipe);
+    let too_large = || PlanError::TooLarge { name: source.name.to_string() };
+    let mut outputs = Vec::new();
+    if decision.fate == Fate::Quantize {
+        let (rows, columns) = (source.shape[0], source.shape[1]);
+        for part in recipe.scheme.parts(source.dtype, rows, columns) {
+            let name = format!("{}.{}", source.name.module(), part.suffix);
+            outputs.push(Output {
+                name: TensorName::new(name).ok_or_else(too_large)?,
+                kind: part.kind,
+                dtype: part.dtype,
+                byte_len: tensor::byte_len(part.dtype, &part.shape).ok_or_else(too_large)?,
+                shape: part.shape,
+                shard: 0,
+                offset: 0,
+            });
+        }
+    } else {
+        outputs.push(Output {
+            name: source.name.clone(),
+            kind: PartKind::Values,
+            dtype: decision.dtype,
+            shape: source.shape.clone(),
+            byte_len: tensor::byte_len(decision.dtype, &source.shape).ok_or_else(too_large)?,
+            shard: 0,
+            offset: 0,
+        });
+    }
+    Ok(TensorPlan {
+        name: source.name.clone(),
+        source: index,
+        dtype: source.dtype,
+        shape: source.shape.clone(),
+        fate: decision.fate,
+        skip: decision.skip,
+        outputs,
+    })
+}

@@ -1,0 +1,69 @@
+//! What long work reports while it runs, and how it is asked to stop. Nothing here prints.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A part of the work that has a length of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Tensors read, transformed, hashed and written.
+    Tensors,
+    /// Towers, tokenizer and other files copied and hashed.
+    Files,
+    /// Bytes read again and compared with the seal.
+    Verify,
+    /// Bytes written into a release.
+    Release,
+}
+
+impl Stage {
+    /// One word for a bar.
+    pub fn label(self) -> &'static str {
+        match self {
+            Stage::Tensors => "convert",
+            Stage::Files => "copy",
+            Stage::Verify => "verify",
+            Stage::Release => "release",
+        }
+    }
+}
+
+/// Takes the events of long work. Called from many threads.
+pub trait Progress: Sync {
+    /// A stage of `total` bytes begins; the one before is over.
+    fn begin(&self, stage: Stage, total: u64);
+    /// `bytes` more are done.
+    fn advance(&self, bytes: u64);
+    /// The last stage is over.
+    fn finish(&self);
+}
+
+/// Reports to nobody.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: Stage, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+}
+
+/// A request to stop, seen by all threads within one batch of work.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// Nothing asked yet.
+    pub const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// Asks all work to stop. Safe in a signal handler's thread.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// True once asked.
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,200 @@
+//! What a tensor's name says of its place in a model: embedding, decoder layer, head, tower.
+//!
+//! Names are all that a checkpoint of an unknown family gives, so these rules are few and plain, and every
+//! decision taken from them is shown in the plan. Carries out formats/bundle.md, "Layer order".
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+
+/// The part a tensor or module plays. The order is that of a forward pass, towers last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Token or position embeddings.
+    Embedding,
+    /// Anything inside the decoder layer of that index.
+    Layer(u32),
+    /// What stands between the layers and the head: the final norm and whatever has no other role.
+    Final,
+    /// The projector from image features to the language model.
+    Projector,
+    /// The output head.
+    Head,
+    /// MGM's patch information mining (`vlm_uni_*`).
+    Uni,
+    /// A vision tower.
+    Tower,
+}
+
+/// The role of a tensor by its name.
+pub fn role_of(name: &str) -> Role {
+    let mut parts = name.split('.').peekable();
+    if name.contains("vlm_uni") || name.contains("vision_fpn") {
+        return Role::Uni;
+    }
+    if is_vision(name) {
+        return Role::Tower;
+    }
+    if name.contains("mm_projector") || name.contains("multi_modal_projector") {
+        return Role::Projector;
+    }
+    while let Some(part) = parts.next() {
+        let is_list = matches!(part, "layers" | "layer" | "h" | "blocks" | "block");
+        if let Some(index) = parts.peek().filter(|_| is_list).and_then(|next| next.parse().ok()) {
+            return Role::Layer(index);
+        }
+    }
+    let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
+    let last = module.rsplit('.').next().unwrap_or(module);
+    if matches!(last, "lm_head" | "embed_out" | "output" | "score") {
+        Role::Head
+    } else if last.contains("embed") || matches!(last, "wte" | "wpe") || name.starts_with("embeddings.") {
+        Role::Embedding
+    } else {
+        Role::Final
+    }
+}
+
+/// True for the tensors of an image encoder.
+fn is_vision(name: &str) -> bool {
+    name.split('.').any(|part| {
+        matches!(part, "visual" | "vision" | "image_newline")
+            || part.starts_with("vision_tower")
+            || part.starts_with("vision_model")
+            || part.starts_with("vision_encoder")
+            || part.starts_with("vision_stage")
+            || part.starts_with("vision_stem")
+    })
+}
+
+/// Orders tensor names as a forward pass meets them: by role, then with numbers compared as numbers.
+pub fn layer_order(a: &str, b: &str) -> Ordering {
+    role_of(a).cmp(&role_of(b)).then_with(|| natural(a, b))
+}
+
+/// Compares names part by part, numbers as numbers (`experts.2` before `experts.10`).
+pub fn natural(a: &str, b: &str) -> Ordering {
+    let (mut left, mut right) = (a.split('.'), b.split('.'));
+    loop {
+        let order = match (left.next(), right.next()) {
+            (None, None) => return a.cmp(b),
+            (None, Some(_)) => Ordering::Less,
+            (Some(_), None) => Ordering::Greater,
+            (Some(x), Some(y)) => match (x.parse::<u64>(), y.parse::<u64>()) {
+                (Ok(x), Ok(y)) => x.cmp(&y),
+                _ => x.cmp(y),
+            },
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+}
+
+/// Why a two-dimensional weight is not a linear to quantize; `None` if it is one.
+///
+/// A linear is `<module>.weight` inside a decoder layer whose module is no embedding, norm, convolution or
+/// router. Source: the module lists of llm-compressor and bitsandbytes, which skip the same kinds by class.
+pub fn not_a_linear(name: &str, shape: &[u64]) -> Option<&'static str> {
+    let Some(module) = name.strip_suffix(".weight") else {
+        return Some(if shape.len() == 3 {
+            "fused experts (3-D) are not one linear"
+        } else {
+            "not a weight"
+        });
+    };
+    let last = module.rsplit('.').next().unwrap_or(module);
+    match role_of(name) {
+        Role::Layer(_) => {}
+        Role::Embedding => return Some("embedding"),
+        Role::Head => return Some("head"),
+        Role::Projector => return Some("projector"),
+        Role::Uni => return Some("vlm_uni"),
+        Role::Tower => return Some("vision tower"),
+        Role::Final => return Some("outside the decoder layers"),
+    }
+    if shape.len() != 2 {
+        return Some(if shape.len() == 1 { "norm or other vector" } else { "not two-dimensional" });
+    }
+    if shape.contains(&0) {
+        return Some("empty");
+    }
+    if last.contains("norm") || last.starts_with("ln_") {
+        return Some("norm");
+    }
+    if last.contains("embed") || last.contains("relative_attention_bias") {
+        return Some("embedding");
+    }
+    if last.contains("conv") {
+        return Some("convolution");
+    }
+    if matches!(last, "gate" | "router" | "shared_expert_gate") {
+        return Some("router");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_follow_from_the_names_of_known_models() {
+        for (name, role) in [
+            ("model.embed_tokens.weight", Role::Embedding),
+            ("transformer.wte.weight", Role::Embedding),
+            ("embeddings.word_embeddings.weight", Role::Embedding),
+            ("model.layers.12.self_attn.q_proj.weight", Role::Layer(12)),
+            ("encoder.layer.3.attention.self.query.weight", Role::Layer(3)),
+            ("model.norm.weight", Role::Final),
+            ("lm_head.weight", Role::Head),
+            ("model.mm_projector.0.weight", Role::Projector),
+            ("model.vlm_uni_query_projector.1.weight", Role::Uni),
+            ("model.vision_tower.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight", Role::Tower),
+            ("model.vision_tower_aux.vision_stages.2.blocks.1.gamma", Role::Tower),
+            ("model.visual.blocks.0.attn.qkv.weight", Role::Tower),
+        ] {
+            assert_eq!(role_of(name), role, "{name}");
+        }
+    }
+
+    #[test]
+    fn layers_and_experts_are_ordered_by_number() {
+        let mut names = vec![
+            "lm_head.weight",
+            "model.layers.10.mlp.up_proj.weight",
+            "model.layers.2.mlp.experts.10.w1.weight",
+            "model.layers.2.mlp.experts.9.w1.weight",
+            "model.norm.weight",
+            "model.embed_tokens.weight",
+        ];
+        names.sort_by(|a, b| layer_order(a, b));
+        assert_eq!(
+            names,
+            [
+                "model.embed_tokens.weight",
+                "model.layers.2.mlp.experts.9.w1.weight",
+                "model.layers.2.mlp.experts.10.w1.weight",
+                "model.layers.10.mlp.up_proj.weight",
+                "model.norm.weight",
+                "lm_head.weight",
+            ]
+        );
+    }
+
+    #[test]
+    fn routers_norms_and_embeddings_are_not_linears() {
+        let square = [8, 8];
+        assert_eq!(not_a_linear("model.layers.0.mlp.gate_proj.weight", &square), None);
+        assert_eq!(not_a_linear("model.layers.0.block_sparse_moe.experts.1.w2.weight", &square), None);
+        assert_eq!(not_a_linear("model.layers.0.block_sparse_moe.gate.weight", &square), Some("router"));
+        assert_eq!(not_a_linear("model.layers.0.self_attn.q_norm.weight", &square), Some("norm"));
+        assert_eq!(not_a_linear("model.layers.0.self_attn.q_proj.bias", &[8]), Some("not a weight"));
+        assert_eq!(
+            not_a_linear("model.layers.0.mlp.experts.gate_up_proj", &[4, 8, 8]),
+            Some("fused experts (3-D) are not one linear")
+        );
+        assert_eq!(not_a_linear("lm_head.weight", &square), Some("head"));
+    }
+}
