@@ -274,3 +274,15 @@ fn refuses_folders_nested_too_deep() {
     let folder = small().file(&format!("{}x", "d/".repeat(40)), "x");
     assert!(matches!(folder.refused(), E::TooDeep { limit: 32, .. }));
 }
+
+#[test]
+fn refuses_names_that_differ_in_case_alone() {
+    let error = small().file("part/Readme.md", "x").file("part/README.md", "y").refused();
+    assert_well_told(&error);
+    assert!(
+        matches!(&error, E::NamesClash { first, second, .. } if first == "part/README.md" && second == "part/Readme.md"),
+        "{error:?}"
+    );
+    let shard = small().file("MODEL.safetensors", sound(&[("c", 1)])).refused();
+    assert!(matches!(&shard, E::NamesClash { .. }), "{shard:?}");
+}

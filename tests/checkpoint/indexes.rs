@@ -113,6 +113,7 @@ fn refuses_shard_names_that_could_leave_the_folder_on_any_system() {
         ("a\\x.safetensors", R::Backslash),
         ("./1.safetensors", R::OddPart),
         ("x.bin", R::Extension),
+        (&"x.safetensors".repeat(20), R::TooLong),
         ("", R::Empty),
         ("a\n.safetensors", R::ControlCharacter),
     ];
