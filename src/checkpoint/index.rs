@@ -19,6 +19,9 @@ pub const INDEX_NAME: &str = "model.safetensors.index.json";
 /// Longest index accepted, in bytes. The largest public ones (100,000 tensors) have 10 MB.
 pub const MAX_INDEX_LEN: u64 = 64 << 20;
 
+/// Longest part of a path, in bytes: that of every common file system.
+const MAX_PART_LEN: usize = 255;
+
 /// What one index says.
 #[derive(Debug, PartialEq)]
 pub struct Index {
@@ -126,6 +129,9 @@ pub fn check_shard_name(name: &str) -> Result<(), ShardNameRule> {
     }
     if name.split('/').any(|part| part.is_empty() || part == ".") {
         return Err(ShardNameRule::OddPart);
+    }
+    if name.split('/').any(|part| part.len() > MAX_PART_LEN) {
+        return Err(ShardNameRule::TooLong);
     }
     if !name.ends_with(".safetensors") {
         return Err(ShardNameRule::Extension);
@@ -277,7 +283,8 @@ mod tests {
             ("x.safetensors/", Err(OddPart)),
             ("x.SAFETENSORS", Err(Extension)),
         ];
-        for (name, wanted) in cases {
+        let long = format!("{}.safetensors", "x".repeat(244));
+        for (name, wanted) in cases.into_iter().chain([(long.as_str(), Err(TooLong)), (&long[1..], Ok(()))]) {
             assert_eq!(check_shard_name(name), wanted, "{name:?}");
         }
     }

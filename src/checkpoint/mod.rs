@@ -255,6 +255,7 @@ impl Checkpoint {
             }
         }
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        check_case(&root, &files, &side_files)?;
         let skipped_for = |reason| {
             let chosen = skipped.iter().filter(|skipped| skipped.reason == reason);
             chosen.map(|skipped| skipped.path.clone()).collect::<Vec<_>>()
@@ -522,6 +523,19 @@ fn merge(root: &Root, files: &[SourceFile], headers: Headers) -> Result<Vec<Sour
         }
     }
     Ok(tensors)
+}
+
+/// No two files may differ in case alone, for what is copied from here must fit on every system.
+fn check_case(root: &Root, files: &[SourceFile], sides: &[SideFile]) -> Result<(), CheckpointError> {
+    let paths = files.iter().map(|file| &file.path).chain(sides.iter().map(|side| &side.path));
+    let mut seen: HashMap<String, &String> = HashMap::new();
+    for path in paths {
+        if let Some(first) = seen.insert(path.to_lowercase(), path) {
+            let (first, second) = (first.clone(), path.clone());
+            return Err(CheckpointError::NamesClash { root: root.given.clone(), first, second });
+        }
+    }
+    Ok(())
 }
 
 fn read_index(root: &Root) -> Result<Index, CheckpointError> {

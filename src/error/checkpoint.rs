@@ -96,6 +96,16 @@ pub enum CheckpointError {
         /// Its path, perhaps not UTF-8.
         path: PathBuf,
     },
+    /// Two files whose names differ in case alone: one would overwrite the other on some systems.
+    #[error("the names `{first}` and `{second}` differ in case alone")]
+    NamesClash {
+        /// The folder.
+        root: PathBuf,
+        /// One path, relative to it.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// More files than any checkpoint has.
     #[error("the folder holds more than {limit} files")]
     TooManyFiles {
@@ -561,6 +571,8 @@ pub enum ShardNameRule {
     Backslash,
     /// Must not have an empty part or a part `.`.
     OddPart,
+    /// Must not have a part longer than 255 bytes.
+    TooLong,
     /// Must not hold a control character.
     ControlCharacter,
     /// Must end in `.safetensors`.
@@ -576,6 +588,7 @@ impl fmt::Display for ShardNameRule {
             Self::ParentFolder => "a shard name must not lead through a parent folder (`..`)",
             Self::Backslash => "a shard name must use `/`, never a backslash",
             Self::OddPart => "a shard name must not have an empty part or a part `.`",
+            Self::TooLong => "a shard name must not have a part longer than 255 bytes",
             Self::ControlCharacter => "a shard name must not hold a control character",
             Self::Extension => "a shard name must end in `.safetensors`",
         })
@@ -716,6 +729,7 @@ impl Explain for CheckpointError {
             | Self::TensorNotInShard { shard: path, .. }
             | Self::TensorNotInIndex { shard: path, .. }
             | Self::TensorInTwoShards { root: path, .. }
+            | Self::NamesClash { root: path, .. }
             | Self::NotInCache { path, .. }
             | Self::BadRef { path, .. }
             | Self::IncompleteSnapshot { path, .. } => path,
@@ -776,6 +790,7 @@ impl Explain for CheckpointError {
             Self::TensorNotInIndex { index, .. } => {
                 format!("the shard holds it; {} does not list it", file_name(index))
             }
+            Self::NamesClash { .. } => "a bundle must also fit on Windows and macOS".to_owned(),
             Self::TensorInTwoShards { .. } => "loaders disagree on which one counts".to_owned(),
             Self::NoCacheFolder => "neither HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME nor HOME is set".to_owned(),
             Self::BadRepoId { .. } => {
@@ -822,6 +837,7 @@ impl Explain for CheckpointError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "make it readable for you, then try again".to_owned()
             }
+            Self::NamesClash { second, .. } => format!("rename `{second}` or move it out of the checkpoint"),
             Self::NotRegular { .. } | Self::BadFileName { .. } => {
                 "rename it or move it out of the checkpoint".to_owned()
             }

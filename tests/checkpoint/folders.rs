@@ -1,0 +1,288 @@
+//! The folder itself: side files, links, and files that change under the reader.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+
+use mgpack::checkpoint::{Checkpoint, SkipReason};
+use mgpack::error::{Change, CheckpointError as E, Error, NodeKind};
+
+use crate::kit::*;
+
+fn small() -> Folder {
+    Folder::with_weights(&sound(&[("a", 4), ("b", 2)])).file("config.json", r#"{"model_type":"mgm"}"#)
+}
+
+fn paths(checkpoint: &Checkpoint) -> Vec<&str> {
+    checkpoint.side_files().iter().map(|side| side.path.as_str()).collect()
+}
+
+fn checkpoint_error<T: std::fmt::Debug>(result: Result<T, Error>) -> E {
+    match result {
+        Err(Error::Checkpoint(error)) => error,
+        other => panic!("no error: {other:?}"),
+    }
+}
+
+#[test]
+fn is_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Checkpoint>();
+}
+
+#[test]
+fn lists_side_files_and_what_it_skips() {
+    let folder = small()
+        .file("tokenizer.json", "{}")
+        .file(".gitattributes", "*")
+        .file("model_zoo/OpenAI/clip/model.safetensors", "a tower's own weights")
+        .file("model_zoo/OpenAI/clip/pytorch_model.bin", "and these")
+        .file(".git/objects/00/11", "x")
+        .file(".cache/huggingface/download/x.lock", "x")
+        .file(".tokenizer.lock", "")
+        .link("tower", "model_zoo")
+        .link("README.md", "tokenizer.json");
+    let checkpoint = folder.good();
+    assert_eq!(
+        paths(&checkpoint),
+        [
+            ".gitattributes",
+            "README.md",
+            "config.json",
+            "model_zoo/OpenAI/clip/model.safetensors",
+            "model_zoo/OpenAI/clip/pytorch_model.bin",
+            "tokenizer.json",
+        ]
+    );
+    let skipped: Vec<(&str, SkipReason)> =
+        checkpoint.skipped().iter().map(|skipped| (skipped.path.as_str(), skipped.reason)).collect();
+    assert_eq!(
+        skipped,
+        [
+            (".cache", SkipReason::CacheFolder),
+            (".git", SkipReason::GitFolder),
+            (".tokenizer.lock", SkipReason::LockFile),
+            ("tower", SkipReason::FolderLink),
+        ]
+    );
+    assert_eq!(checkpoint.config(), Some(r#"{"model_type":"mgm"}"#));
+    assert_eq!(checkpoint.side_files()[2].len, 20);
+    assert_eq!(checkpoint.root(), folder.path());
+}
+
+#[test]
+fn skips_a_pipe_among_the_side_files_without_blocking() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = small();
+    mknodat(CWD, folder.path().join("log"), FileType::Fifo, Mode::RUSR, 0).expect("a pipe");
+    let checkpoint = folder.good();
+    let skipped = &checkpoint.skipped()[0];
+    assert_eq!((skipped.path.as_str(), skipped.reason), ("log", SkipReason::NotRegular(NodeKind::Pipe)));
+}
+
+#[test]
+fn opens_listed_side_files_and_nothing_else() {
+    let folder = small().file("sub/a.txt", "hello").link("zoo", "sub");
+    let checkpoint = folder.good();
+    let mut text = String::new();
+    checkpoint.open_side_file("sub/a.txt").expect("a side file").read_to_string(&mut text).expect("text");
+    assert_eq!(text, "hello");
+    for path in
+        ["../secret", "/etc/passwd", "zoo/a.txt", "sub", "sub/../config.json", "model.safetensors", ""]
+    {
+        let error = checkpoint_error(checkpoint.open_side_file(path));
+        assert_well_told(&error);
+        assert!(matches!(&error, E::NotASideFile { path: asked, .. } if asked == path), "{path}: {error:?}");
+    }
+}
+
+#[test]
+fn refuses_a_side_file_that_was_replaced() {
+    let folder = small().file("a.txt", "one");
+    let checkpoint = folder.good();
+    fs::write(folder.path().join("new"), "two").expect("a file");
+    fs::rename(folder.path().join("new"), folder.path().join("a.txt")).expect("renamed");
+    let error = checkpoint_error(checkpoint.open_side_file("a.txt"));
+    assert!(matches!(error, E::FileChanged { change: Change::Replaced, .. }), "{error:?}");
+}
+
+#[test]
+fn refuses_links_that_leave_the_folder() {
+    let outside = Folder::new().file("x.safetensors", sound(&[("a", 1)])).file("notes", "x");
+    let weights = Folder::new().link("model.safetensors", outside.path().join("x.safetensors"));
+    let side = small().link("notes", outside.path().join("notes"));
+    let through_folder =
+        small().link("zoo", outside.path()).file(INDEX, index("1", &[("a", "zoo/x.safetensors")]));
+    fs::remove_file(through_folder.path().join("model.safetensors")).expect("removed");
+    let folder_link = small().link("zoo", outside.path());
+    for folder in [weights, side, through_folder, folder_link] {
+        let error = folder.refused();
+        assert_well_told(&error);
+        let E::LinkLeavesRoot { target, .. } = &error else { panic!("{error:?}") };
+        assert!(target.starts_with(fs::canonicalize(outside.path()).expect("a path")));
+    }
+}
+
+#[test]
+fn follows_links_inside_the_folder() {
+    let folder = Folder::new().file("real/w", sound(&[("a", 3)])).link("model.safetensors", "real/w");
+    assert_eq!(folder.good().get("a").map(|tensor| tensor.byte_len), Some(3));
+    let root = Folder::new().link("ckpt", folder.path());
+    assert_eq!(Checkpoint::open(&root.path().join("ckpt")).expect("through a link").tensors().len(), 1);
+}
+
+#[test]
+fn refuses_links_to_nothing_and_links_in_a_circle() {
+    let error = small().link("tokenizer.json", "gone").refused();
+    assert!(matches!(&error, E::DanglingLink { target, .. } if target.ends_with("gone")), "{error:?}");
+    let circle =
+        Folder::new().link("model.safetensors", "other").link("other", "model.safetensors").refused();
+    assert!(matches!(&circle, E::Io { action: "open", .. }), "{circle:?}");
+    assert!(std::error::Error::source(&circle).is_some());
+}
+
+/// Only where the rights of files bind the one who runs the tests; root reads everything.
+#[test]
+fn refuses_a_file_that_may_not_be_read() {
+    let folder = small();
+    let path = folder.path().join("model.safetensors");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("rights");
+    if fs::File::open(&path).is_ok() {
+        println!("not checked: the rights of files do not bind this user");
+        return;
+    }
+    let error = folder.refused();
+    assert!(
+        matches!(&error, E::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn refuses_file_names_that_no_checksum_list_can_hold() {
+    for name in ["a\\b", "a\nb", "\x1b[2J"] {
+        let error = small().file(name, "x").refused();
+        assert_well_told(&error);
+        assert!(matches!(&error, E::BadFileName { .. }), "{name:?}: {error:?}");
+    }
+    let folder = small();
+    fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"a\xff")), "x").expect("a file");
+    assert!(matches!(folder.refused(), E::BadFileName { .. }));
+}
+
+#[test]
+fn refuses_what_is_no_checkpoint() {
+    let empty = Folder::new().file("notes.txt", "x");
+    assert!(matches!(empty.refused(), E::NotACheckpoint { .. }));
+    let config = Folder::new().file("config.json", "{}");
+    assert!(matches!(config.refused(), E::NoWeights { .. }));
+    let missing = checkpoint_error(Checkpoint::open(&empty.path().join("none")));
+    assert!(matches!(missing, E::NotFound { .. }));
+    let folder = small();
+    let file = checkpoint_error(Checkpoint::open(&folder.path().join("model.safetensors")));
+    assert!(matches!(&file, E::NotAFolder { .. }));
+    assert!(mgpack::Explain::help(&file).expect("help").contains("mgpack inspect"));
+}
+
+#[test]
+fn refuses_a_config_that_is_not_text_or_too_large() {
+    let binary = small().file("config.json", b"{\"a\":\"\xff\"}").refused();
+    assert!(matches!(&binary, E::TextNotUtf8 { .. }), "{binary:?}");
+    let folder = small();
+    let file = fs::File::options().write(true).open(folder.path().join("config.json")).expect("the file");
+    file.set_len(1 << 40).expect("a sparse file");
+    assert!(matches!(folder.refused(), E::TextTooLarge { len, .. } if len == 1 << 40));
+}
+
+#[test]
+fn opens_one_file_by_itself() {
+    let folder = small();
+    let checkpoint = Checkpoint::open_file(&folder.path().join("model.safetensors")).expect("a sound file");
+    assert_eq!((checkpoint.tensors().len(), checkpoint.files().len()), (2, 1));
+    assert_eq!((checkpoint.config(), checkpoint.side_files().len()), (None, 0));
+    let mut bytes = [0; 2];
+    let b = checkpoint.get("b").expect("tensor b");
+    checkpoint.read_exact_at(b.file, b.offset, &mut bytes).expect("its bytes");
+    assert_eq!(bytes, [4, 5]);
+    checkpoint.recheck().expect("unchanged");
+}
+
+#[test]
+fn names_the_file_of_a_read_that_ends_early() {
+    let folder = small();
+    let checkpoint = folder.good();
+    let a = checkpoint.get("a").expect("tensor a").clone();
+    let file = fs::File::options().write(true).open(folder.path().join("model.safetensors"));
+    file.expect("the file").set_len(a.offset + 1).expect("shortened");
+    let error = checkpoint_error(checkpoint.read_exact_at(a.file, a.offset, &mut [0; 4]));
+    assert_well_told(&error);
+    assert!(
+        matches!(&error, E::ReadPastEnd { path, offset, byte_len: 4 } if path.ends_with("model.safetensors") && *offset == a.offset),
+        "{error:?}"
+    );
+    let error = checkpoint_error(checkpoint.read_exact_at(7, 0, &mut [0; 4]));
+    assert!(matches!(error, E::UnknownFile { file: 7, count: 1 }), "{error:?}");
+}
+
+#[test]
+fn notices_every_way_in_which_a_file_can_change() {
+    type Case = (fn(&std::path::Path), fn(&Change) -> bool);
+    let cases: [Case; 4] = [
+        (
+            |path| {
+                let mut file = fs::File::options().append(true).open(path).expect("the file");
+                file.write_all(b"more").expect("grown");
+            },
+            |change| matches!(change, Change::Length { before, now } if *now == before + 4),
+        ),
+        (
+            |path| {
+                let file = fs::File::options().write(true).open(path).expect("the file");
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time");
+            },
+            |change| matches!(change, Change::Modified),
+        ),
+        (
+            |path| {
+                let copy = path.with_extension("copy");
+                fs::copy(path, &copy).expect("a copy");
+                fs::rename(copy, path).expect("renamed");
+            },
+            |change| matches!(change, Change::Replaced),
+        ),
+        (|path| fs::remove_file(path).expect("removed"), |change| matches!(change, Change::Removed)),
+    ];
+    for name in ["model.safetensors", "config.json"] {
+        for (touch, expected) in &cases {
+            let folder = small();
+            let checkpoint = folder.good();
+            checkpoint.recheck().expect("unchanged");
+            touch(&folder.path().join(name));
+            let error = checkpoint_error(checkpoint.recheck());
+            assert_well_told(&error);
+            assert!(
+                matches!(&error, E::FileChanged { path, change } if path.ends_with(name) && expected(change)),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn refuses_folders_nested_too_deep() {
+    let folder = small().file(&format!("{}x", "d/".repeat(40)), "x");
+    assert!(matches!(folder.refused(), E::TooDeep { limit: 32, .. }));
+}
+
+#[test]
+fn refuses_names_that_differ_in_case_alone() {
+    let error = small().file("part/Readme.md", "x").file("part/README.md", "y").refused();
+    assert_well_told(&error);
+    assert!(
+        matches!(&error, E::NamesClash { first, second, .. } if first == "part/README.md" && second == "part/Readme.md"),
+        "{error:?}"
+    );
+    let shard = small().file("MODEL.safetensors", sound(&[("c", 1)])).refused();
+    assert!(matches!(&shard, E::NamesClash { .. }), "{shard:?}");
+}

@@ -1,0 +1,177 @@
+//! Snapshots in the hub's cache: found by name, read through their links, refused when incomplete.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+
+use mgpack::Explain;
+use mgpack::checkpoint::Checkpoint;
+use mgpack::checkpoint::hub::HubCache;
+use mgpack::error::{CheckpointError as E, Error};
+
+use crate::kit::*;
+
+const ID: &str = "YanweiLi/MGM-2B";
+const SHA256: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const SHA1: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+fn downloaded() -> Cache {
+    cache(&[
+        ("model.safetensors", SHA256, &sound(&[("a", 4)])),
+        ("config.json", SHA1, b"{}"),
+        ("zoo/clip/config.json", &SHA1.replace('8', "7"), b"{\"clip\":1}"),
+    ])
+}
+
+fn hub(cache: &Cache) -> HubCache {
+    HubCache::at(cache.folder.path().join("hub"))
+}
+
+fn refused(cache: &HubCache, repo_id: &str, revision: Option<&str>) -> E {
+    match cache.find(repo_id, revision) {
+        Err(Error::Checkpoint(error)) => {
+            assert_well_told(&error);
+            error
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn finds_and_reads_a_snapshot_through_its_links() {
+    let cache = downloaded();
+    let snapshot = hub(&cache).find(ID, None).expect("in the cache");
+    assert_eq!((snapshot.repo_id.as_str(), snapshot.commit.as_str()), (ID, COMMIT));
+    assert_eq!(snapshot.dir, cache.snapshot);
+    let checkpoint = Checkpoint::open(&snapshot.dir).expect("a checkpoint");
+    assert_eq!(checkpoint.files()[0].sha256.as_deref(), Some(SHA256));
+    let sides: Vec<(&str, Option<&str>)> =
+        checkpoint.side_files().iter().map(|side| (side.path.as_str(), side.sha256.as_deref())).collect();
+    assert_eq!(sides, [("config.json", None), ("zoo/clip/config.json", None)]);
+    let mut bytes = [0; 4];
+    checkpoint.read_exact_at(0, checkpoint.tensors()[0].offset, &mut bytes).expect("its bytes");
+    assert_eq!(bytes, [0, 1, 2, 3]);
+    checkpoint.open_side_file("zoo/clip/config.json").expect("a side file");
+    checkpoint.recheck().expect("unchanged");
+    let single = Checkpoint::open_file(&snapshot.dir.join("model.safetensors")).expect("one file");
+    assert_eq!(single.files()[0].sha256.as_deref(), Some(SHA256));
+}
+
+#[test]
+fn finds_branches_tags_and_whole_commits() {
+    let cache = downloaded();
+    for name in ["v1.0", "refs/pr/1", "feature/x"] {
+        let path = cache.folder.path().join(REPO).join("refs").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        fs::write(path, format!("{COMMIT}\n")).expect("a ref");
+        assert_eq!(hub(&cache).find(ID, Some(name)).expect(name).commit, COMMIT);
+    }
+    assert_eq!(hub(&cache).find(ID, Some(COMMIT)).expect("by commit").dir, cache.snapshot);
+    // A folder in refs/ is no branch.
+    assert!(matches!(refused(&hub(&cache), ID, Some("feature")), E::NotInCache { .. }));
+}
+
+#[test]
+fn tells_the_command_that_fetches_what_is_missing() {
+    let cache = downloaded();
+    let cases = [
+        ("YanweiLi/MGM-7B", None, "hf download YanweiLi/MGM-7B"),
+        (ID, Some("v2"), "hf download YanweiLi/MGM-2B --revision v2"),
+        (ID, Some(SHA1), "hf download YanweiLi/MGM-2B --revision 89abcdef0123456789abcdef0123456789abcdef"),
+    ];
+    for (id, revision, line) in cases {
+        let error = refused(&hub(&cache), id, revision);
+        assert!(matches!(error, E::NotInCache { .. }), "{error:?}");
+        assert_eq!(error.help().as_deref(), Some(line));
+    }
+}
+
+#[test]
+fn does_not_complete_a_shortened_commit() {
+    let cache = downloaded();
+    let error = refused(&hub(&cache), ID, Some(&COMMIT[..12]));
+    assert!(matches!(error, E::NotInCache { .. }));
+    assert!(error.why().expect("a reason").contains("all 40 digits"), "{}", told(&error));
+}
+
+#[test]
+fn refuses_a_snapshot_whose_download_was_interrupted() {
+    for (gone, file) in [(SHA256, "model.safetensors"), (&SHA1.replace('8', "7"), "zoo/clip/config.json")] {
+        let cache = downloaded();
+        fs::remove_file(cache.folder.path().join(REPO).join("blobs").join(gone)).expect("removed");
+        let error = refused(&hub(&cache), ID, None);
+        assert!(
+            matches!(&error, E::IncompleteSnapshot { file: missing, .. } if missing == file),
+            "{error:?}"
+        );
+        assert_eq!(error.help().as_deref(), Some("hf download YanweiLi/MGM-2B"));
+        // By its path, without the name, it is refused as well.
+        let opened = Checkpoint::open(&cache.snapshot);
+        assert!(matches!(opened, Err(Error::Checkpoint(E::DanglingLink { .. }))), "{opened:?}");
+    }
+}
+
+#[test]
+fn refuses_names_that_could_become_other_paths() {
+    let cache = downloaded();
+    for id in ["../x", "a/../b", "gpt2", "a--b/c", "/a", "a/b/c", "a/b;c"] {
+        assert!(matches!(refused(&hub(&cache), id, None), E::BadRepoId { .. }), "{id}");
+    }
+    for revision in ["../../x", "/main", "", "a b", "$(x)", "-f"] {
+        assert!(matches!(refused(&hub(&cache), ID, Some(revision)), E::BadRevision { .. }), "{revision}");
+    }
+}
+
+#[test]
+fn refuses_a_ref_that_holds_no_commit() {
+    for text in ["", "main", "../../../../etc", "0123456789ABCDEF0123456789ABCDEF01234567"] {
+        let cache = downloaded();
+        fs::write(cache.folder.path().join(REPO).join("refs/main"), text).expect("a ref");
+        assert!(matches!(refused(&hub(&cache), ID, None), E::BadRef { .. }), "{text}");
+    }
+    let cache = downloaded();
+    fs::write(cache.folder.path().join(REPO).join("refs/main"), "0".repeat(5000)).expect("a ref");
+    assert!(matches!(refused(&hub(&cache), ID, None), E::TextTooLarge { .. }));
+}
+
+#[test]
+fn lets_links_lead_only_into_the_blobs_of_the_same_repository() {
+    let other = format!("hub/models--YanweiLi--MGM-7B/blobs/{SHA256}");
+    let targets = [
+        ("../../../models--YanweiLi--MGM-7B/blobs/".to_owned() + SHA256, "another repository's blob"),
+        ("../../refs/main".to_owned(), "a file beside the blobs"),
+        ("../../blobs/deep/x".to_owned(), "a file below the blobs"),
+        ("../0000000000000000000000000000000000000000/x".to_owned(), "another snapshot"),
+    ];
+    for (target, what) in targets {
+        let mut cache = downloaded();
+        cache.folder = cache
+            .folder
+            .file(&other, "x")
+            .file(&format!("{REPO}/blobs/deep/x"), "x")
+            .file(&format!("{REPO}/snapshots/0000000000000000000000000000000000000000/x"), "x")
+            .link(&format!("{REPO}/snapshots/{COMMIT}/extra.txt"), target);
+        let opened = Checkpoint::open(&cache.snapshot);
+        assert!(matches!(opened, Err(Error::Checkpoint(E::LinkLeavesRoot { .. }))), "{what}: {opened:?}");
+    }
+}
+
+#[test]
+fn finds_the_cache_where_huggingface_hub_does() {
+    let all = [
+        ("HF_HUB_CACHE", "/a", "/a"),
+        ("HUGGINGFACE_HUB_CACHE", "/b", "/b"),
+        ("HF_HOME", "~/c", "/home/me/c/hub"),
+        ("XDG_CACHE_HOME", "/d", "/d/huggingface/hub"),
+        ("HOME", "/home/me", "/home/me/.cache/huggingface/hub"),
+    ];
+    for first in 0..all.len() {
+        let mut env: HashMap<&str, &str> =
+            all[first..].iter().map(|(name, value, _)| (*name, *value)).collect();
+        // An empty value is none.
+        env.extend(all[..first].iter().map(|(name, _, _)| (*name, "")));
+        let cache = HubCache::from_env(|name| env.get(name).map(OsString::from)).expect("a folder");
+        assert_eq!(cache.dir().to_str(), Some(all[first].2));
+    }
+    assert!(matches!(HubCache::from_env(|_| None), Err(Error::Checkpoint(E::NoCacheFolder))));
+}
