@@ -228,9 +228,7 @@ impl Conversion {
             None => self.plan.float_modules().into_iter().map(str::to_owned).collect(),
         };
         if self.family.is_some() {
-            let ignored = |tensor: &&crate::plan::TensorPlan| {
-                matches!(tensor.skip, Some(crate::plan::Skip::Ignored(_)))
-            };
+            let ignored = |tensor: &&TensorPlan| matches!(tensor.skip, Some(Skip::Ignored(_)));
             let modules = self.plan.tensors.iter().filter(ignored).map(|tensor| tensor.name.module());
             for module in modules {
                 if !skip.iter().any(|pattern| module.contains(pattern.as_str())) {
