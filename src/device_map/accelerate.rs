@@ -193,6 +193,7 @@ fn text_bytes(text: &str) -> Result<i128, DeviceMapError> {
 }
 
 /// A number as Python's `float` reads it: blanks around it and single underscores between digits are allowed.
+/// Digits of other scripts, which Python also takes, are not.
 fn python_float(text: &str) -> Option<f64> {
     let text = text.trim();
     let digit = |at: Option<usize>| at.and_then(|at| text.as_bytes().get(at)).is_some_and(u8::is_ascii_digit);

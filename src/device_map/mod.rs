@@ -10,6 +10,7 @@
 mod accelerate;
 mod memory;
 mod mgm;
+mod models;
 mod reserves;
 mod tree;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use accelerate::{ACCELERATE, Exception, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
 pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
 pub use mgm::{MGM, Remedy, plan_mgm};
+pub use models::{Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted};
 pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
 pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
 
