@@ -193,10 +193,9 @@ pub fn no_split_classes(tree: &ModelTree) -> Vec<String> {
 
 /// Modules that transformers 4.36.2 keeps out of quantization: those of shared parameters, and the last.
 pub fn not_converted(tree: &ModelTree) -> Vec<String> {
-    let params = tree.tensors.iter().filter(|tensor| matches!(tensor.kind, TensorKind::Param { .. }));
     let names = tree.tied.iter().flatten().map(String::as_str);
     let mut modules: Vec<String> = names
-        .chain(params.last().map(|tensor| tensor.name.as_str()))
+        .chain(params(tree).next_back().map(|tensor| tensor.name.as_str()))
         .map(|name| name.rsplit_once('.').map_or(name, |(module, _)| module).to_owned())
         .collect();
     modules.sort_unstable();
@@ -208,29 +207,34 @@ impl Sizing {
     /// What transformers 4.36.2 tells accelerate for int8: 1 byte, and 2 for parameters whose name contains one
     /// of [`not_converted`]. This counts embeddings and norms too small.
     pub fn int8_hf(tree: &ModelTree) -> Self {
-        Self::at_most(8).with_special(kept(tree, |_| false), 16)
+        Self::at_most(8).with_special(not_converted_params(tree), 16)
     }
 
     /// The same for 4 bits.
     pub fn int4_hf(tree: &ModelTree) -> Self {
-        Self::at_most(4).with_special(kept(tree, |_| false), 16)
+        Self::at_most(4).with_special(not_converted_params(tree), 16)
     }
 
-    /// What bitsandbytes does: 1 byte for the weights of converted `Linear`s, 2 for every other parameter.
+    /// What lies in memory with bitsandbytes: 1 byte for the weights of converted `Linear`s; 2 for all other
+    /// parameters, `lm_head`, and what MGM builds afterwards (towers, `vlm_uni_*`). Scales are not counted.
     pub fn int8_bnb(tree: &ModelTree) -> Self {
-        let is_kept = |tensor: &TreeTensor| tensor.kind == TensorKind::Param { linear: false };
-        Self::at_most(8).with_special(kept(tree, is_kept), 16)
+        const KEPT: [&str; 3] = ["lm_head.", "model.vision_tower", "model.vlm_uni_"];
+        let kept = params(tree).filter(|tensor| {
+            tensor.kind == (TensorKind::Param { linear: false })
+                || KEPT.iter().any(|prefix| tensor.name.starts_with(prefix))
+        });
+        Self::at_most(8).with_special(kept.map(|tensor| tensor.name.as_str()), 16)
     }
 }
 
-/// Names of parameters that keep 16 bits: those inside modules that are not converted, and those `also` names.
-fn kept(tree: &ModelTree, also: impl Fn(&TreeTensor) -> bool) -> Vec<String> {
+fn params(tree: &ModelTree) -> impl DoubleEndedIterator<Item = &TreeTensor> {
+    tree.tensors.iter().filter(|tensor| matches!(tensor.kind, TensorKind::Param { .. }))
+}
+
+fn not_converted_params(tree: &ModelTree) -> Vec<&str> {
     let modules = not_converted(tree);
-    let params = tree.tensors.iter().filter(|tensor| matches!(tensor.kind, TensorKind::Param { .. }));
-    params
-        .filter(|tensor| also(tensor) || modules.iter().any(|module| tensor.name.contains(module.as_str())))
-        .map(|tensor| tensor.name.clone())
-        .collect()
+    let names = params(tree).map(|tensor| tensor.name.as_str());
+    names.filter(|name| modules.iter().any(|module| name.contains(module.as_str()))).collect()
 }
 
 fn bad(field: &'static str, value: &str) -> DeviceMapError {
