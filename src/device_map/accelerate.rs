@@ -529,7 +529,8 @@ mod tests {
         ] {
             assert_eq!(text_bytes(text).unwrap(), bytes, "{text}");
         }
-        for text in ["12XB", "24", "GiB", "1__0GB", "_1GB", "0GiB", "-1GiB", "nanGB", "0.01KB", "7e-3kb", ""]
+        for text in
+            ["12XB", "24", "GiB", "1__0GB", "_1GB", "0GiB", "-1GiB", "nanGB", "0.0009KB", "7e-3kb", ""]
         {
             assert_eq!(exception(text), Some(Exception::ValueError), "{text}");
         }

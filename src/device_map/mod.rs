@@ -12,6 +12,7 @@ mod memory;
 mod mgm;
 mod models;
 mod reserves;
+mod rules;
 mod tree;
 
 use std::fmt;
@@ -24,6 +25,7 @@ pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
 pub use mgm::{MGM, Remedy, plan_mgm};
 pub use models::{Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted};
 pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
+pub use rules::{BrokenRule, broken_rules};
 pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
 
 /// A place for weights. Serializes as accelerate writes it: `0`, `1`, `"mps"`, `"cpu"`, `"disk"`.
@@ -123,7 +125,7 @@ pub enum Role {
     Uni,
     /// `lm_head`: with the embedding where tied, else with the last layer.
     Head,
-    /// Anything else: before the first decoder layer it stands with the embedding, after it with its neighbours.
+    /// Anything else: stays in its place in the order, never offloaded.
     Other,
 }
 
