@@ -46,6 +46,11 @@ fn equals_accelerate_on_every_toy_vector() {
     all_equal("toys.jsonl.gz", 362);
 }
 
+#[test]
+fn equals_accelerate_on_stranger_tables_and_types() {
+    all_equal("more.jsonl.gz", 500);
+}
+
 const SIZES: [&str; 6] = ["MGM-2B", "MGM-7B", "MGM-8B", "MGM-13B", "MGM-34B", "MGM-8x7B"];
 
 fn assert_same_tree(built: &ModelTree, known: &ModelTree, name: &str) {

@@ -11,7 +11,7 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceMap, DeviceUse, ModelTree, PlannerId, Sizes, Sizing, Why};
+use super::{Device, DeviceMap, DeviceUse, ModelTree, PlannerId, Sizes, Sizing, Why, gib};
 use crate::error::DeviceMapError;
 
 /// Name and version of this planner.
