@@ -276,12 +276,11 @@ impl<'a> Problem<'a> {
         let mut places: IndexMap<&str, Device> = IndexMap::new();
         let device_of = |at: usize| self.gpus.get(at).map_or(Device::Cpu, |&(device, _)| device);
         // The cache of offloaded layers stands where they run, and is there from the start.
-        let offloaded = |place: &Option<usize>| place.is_none();
         let kv_of_offloaded: u64 = self
             .flow
             .iter()
             .zip(&placement.flow)
-            .filter(|(_, place)| offloaded(place))
+            .filter(|(_, place)| place.is_none())
             .map(|(item, _)| item.kv)
             .fold(0, u64::saturating_add);
         for (at, used) in uses.iter_mut().enumerate() {

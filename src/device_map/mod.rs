@@ -6,6 +6,9 @@
 //! - `mgm` ([`plan_mgm`]) fills devices in layer order without a blanket reserve, keeps what MGM needs on the
 //!   first accelerator there, and refuses when the model does not fit.
 //! - `accelerate-0.25-sequential` ([`plan_accelerate`]) says what accelerate 0.25.0 would do, to the byte.
+//!
+//! Sizes come from a bundle, or from a tree ([`build_tree`]) that follows from `config.json`. [`broken_rules`]
+//! says what is wrong with a map that somebody else made.
 
 mod accelerate;
 mod memory;
@@ -239,7 +242,8 @@ pub struct Why {
     pub bytes: u64,
     /// Bytes that were free on the device before it came.
     pub free_before: u64,
-    /// Bytes of the device that could be used at all: its budget without reserve and activations.
+    /// Bytes of the device that could be used at all: its budget without reserve and activations. 0 on the disk
+    /// and on the host.
     pub limit: u64,
     /// In words.
     pub reason: String,

@@ -11,8 +11,12 @@ use super::{ModelTree, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
 use crate::error::DeviceMapError;
 use crate::tensor::Dtype;
 
-/// Most layers, experts and projector stages accepted. Real models stay below 200; a config is untrusted.
-const MAX_PARTS: u64 = 4096;
+/// Most layers, projector stages and experts per layer accepted. Real models stay below 512; a config is
+/// untrusted.
+const MAX_PARTS: u64 = 1024;
+
+/// Most experts in all layers together: bounds the tree of a hostile config to some hundred thousand modules.
+const MAX_EXPERTS: u64 = 65_536;
 
 /// Which language model a tree belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,6 +109,9 @@ pub struct ModelConfig {
     pub num_local_experts: Option<u64>,
     #[serde(default)]
     pub torch_dtype: Option<String>,
+    /// The name of `torch_dtype` from transformers 5 on.
+    #[serde(default)]
+    pub dtype: Option<String>,
     #[serde(default)]
     pub mm_hidden_size: Option<u64>,
     #[serde(default)]
@@ -137,7 +144,11 @@ pub fn build_tree(
     vision: Vision,
     dtype: Option<Dtype>,
 ) -> Result<ModelTree, DeviceMapError> {
-    let known = config.torch_dtype.as_deref().map(|name| name.trim_start_matches("torch."));
+    let known = config
+        .torch_dtype
+        .as_deref()
+        .or(config.dtype.as_deref())
+        .map(|name| name.trim_start_matches("torch."));
     let dtype = match (dtype, known) {
         (Some(dtype), _) => dtype,
         (None, Some(name)) => torch_dtype(name).ok_or_else(|| bad("torch_dtype", name))?,
@@ -150,6 +161,10 @@ pub fn build_tree(
         if value > MAX_PARTS {
             return Err(bad(field, &value.to_string()));
         }
+    }
+    let experts = config.num_local_experts.unwrap_or(0);
+    if architecture == Architecture::Mixtral && experts * config.num_hidden_layers > MAX_EXPERTS {
+        return Err(bad("num_local_experts", &experts.to_string()));
     }
     let mut tree = Builder { dtype, params: Vec::new(), buffers: Vec::new(), modules: Vec::new() };
     let class = architecture.class();
@@ -520,5 +535,56 @@ impl Builder {
         self.params.append(&mut self.buffers);
         let tree = ModelTree { modules: self.modules, tensors: self.params, tied, ..ModelTree::default() };
         tree.with_direct_params()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(changes: &str) -> ModelConfig {
+        let mut config: serde_json::Value = serde_json::from_str(
+            r#"{"vocab_size": 8, "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "mm_projector_type": "mlp2x_gelu"}"#,
+        )
+        .unwrap();
+        let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
+        for (field, value) in changes.as_object().unwrap() {
+            config[field] = value.clone();
+        }
+        serde_json::from_value(config).unwrap()
+    }
+
+    #[test]
+    fn refuses_configs_beyond_any_model() {
+        for (changes, expected) in [
+            (r#"{"num_hidden_layers": 1025}"#, "num_hidden_layers"),
+            (r#"{"num_hidden_layers": 1000, "num_local_experts": 1000}"#, "num_local_experts"),
+            (r#"{"num_key_value_heads": 18446744073709551615, "head_dim": 2}"#, "num_key_value_heads"),
+            (r#"{"hidden_act": "tanh"}"#, "hidden_act"),
+            (r#"{"mm_projector_type": "mlp0x_gelu"}"#, "mm_projector_type"),
+            (r#"{"torch_dtype": "float7"}"#, "torch_dtype"),
+        ] {
+            let error =
+                build_tree(Architecture::Mixtral, &config(changes), Vision::AsLoaded, None).unwrap_err();
+            let DeviceMapError::BadConfig { field, .. } = &error else { panic!("{error}") };
+            assert_eq!(*field, expected);
+        }
+    }
+
+    #[test]
+    fn survives_heads_and_dimensions_of_zero() {
+        let zero = config(r#"{"num_attention_heads": 0, "hidden_size": 0, "dtype": "bfloat16"}"#);
+        let tree = build_tree(Architecture::Llama, &zero, Vision::Full, None).unwrap();
+        assert!(tree.sizes(&Sizing::default()).bits("") > 0);
+        assert!(tree.tensors.iter().any(|tensor| tensor.dtype == Dtype::BF16));
+    }
+
+    #[test]
+    fn class_names_tell_the_architecture() {
+        assert_eq!(Architecture::of_class("MGMMixtralForCausalLM"), Some(Architecture::Mixtral));
+        assert_eq!(Architecture::of_class("MiniGeminiLlamaForCausalLM"), Some(Architecture::Llama));
+        assert_eq!(Architecture::of_class("Qwen3ForCausalLM"), Some(Architecture::Qwen3));
+        assert_eq!(Architecture::of_class("Qwen3MoeForCausalLM"), None);
     }
 }

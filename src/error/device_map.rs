@@ -160,3 +160,25 @@ impl Explain for DeviceMapError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_tells_where_why_and_what_to_do() {
+        let error = MemoryTable::parse("2x24Gi").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`2x24Gi` is not a memory table: a size is a positive number with a unit, such as 24GiB"
+        );
+        assert_eq!(error.place().unwrap(), "--gpus");
+        assert_eq!(error.help().unwrap(), "write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`");
+
+        let message = "list index out of range".to_owned();
+        let error = DeviceMapError::Accelerate { exception: Exception::IndexError, message };
+        assert_eq!(error.to_string(), "accelerate 0.25.0 raises IndexError: list index out of range");
+        assert_eq!(error.why().unwrap(), "the module of a shared parameter was placed before its partner");
+        assert_eq!(error.help().unwrap(), "use the planner `mgm`");
+    }
+}
