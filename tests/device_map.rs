@@ -28,8 +28,9 @@ fn all_equal(name: &str, count: usize) {
     let vectors = read_vectors(&data(name)).unwrap();
     assert_eq!(vectors.len(), count);
     let mut report = Vec::new();
-    for vector in &vectors {
-        for difference in differences(vector, &mut models).unwrap() {
+    for vector in vectors {
+        let vector = vector.unwrap();
+        for difference in differences(&vector, &mut models).unwrap() {
             report.push(format!("{}: {difference}", vector.id));
         }
     }
@@ -145,6 +146,7 @@ fn fits_what_accelerate_offloads() {
     let mut models = Models::new(&folder);
     let (mut with_gpu, mut offloaded, mut rescued, mut fitted, mut lost) = (0, 0, 0, 0, Vec::new());
     for vector in read_vectors(&data("mgm.jsonl.gz")).unwrap() {
+        let vector = vector.unwrap();
         let (Some(map), Some(memory)) = (&vector.device_map, gpus(&vector)) else { continue };
         let (tree, sizing) = prepare(&vector, &mut models).unwrap();
         let modules = tree.units(&sizing);
