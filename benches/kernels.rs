@@ -23,7 +23,7 @@ fn main() {
     let mut other = vec![0f32; COLUMNS];
     let mut codes = vec![0u8; COLUMNS];
     for isa in Isa::all() {
-        let mut report = |name: &str, work: &mut dyn FnMut(&[u8])| {
+        let report = |name: &str, work: &mut dyn FnMut(&[u8])| {
             let seconds = median(|| source.chunks(COLUMNS * 2).for_each(|chunk| work(black_box(chunk))));
             println!(
                 "{:<34} {:>8.2} GB/s  {:>5.2} of memcpy",

@@ -1,6 +1,6 @@
 //! Whole conversions against `cp` and `sha256sum` on the same files, with peak memory, in one run:
 //! `cargo bench --bench pipeline -- [GIB…]` (2 and 8 by default; needs that much disk twice, and `/usr/bin/time`).
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};

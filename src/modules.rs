@@ -50,7 +50,9 @@ pub fn device_map(
     let tied_head = is_tied(config);
     let reserves = match (&request.memory, &workload) {
         (None, _) => Reserves::default(),
-        (Some(_), Some(workload)) => workload.reserves(request.reserve, 0),
+        (Some(_), Some(workload)) => {
+            workload.reserves(request.reserve, encoder_activations(family, request.batch))
+        }
         (Some(_), None) => Reserves { per_device: request.reserve, ..Reserves::default() },
     };
     // Without a memory table the map is for one device of whatever size, and records what that takes.
@@ -150,6 +152,11 @@ fn is_tied(config: &Value) -> bool {
             .and_then(Value::as_str)
             .is_some_and(|model_type| model_type.contains("gemma"))
     })
+}
+
+/// Working memory of MGM's encoders on the first device; none for language models.
+fn encoder_activations(family: Option<&Match>, batch: u64) -> u64 {
+    family.map_or(0, |found| Workload::encoder_activations(found.variant == Variant::Hd, batch))
 }
 
 /// Cache and logits of the context asked for; `None` where config.json does not tell the heads.

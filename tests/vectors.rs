@@ -4,6 +4,8 @@
 //! and torch at the versions pinned beside it. Each test puts the inputs into a checkpoint, converts it, and
 //! compares every stored tensor with what the library wrote, bit for bit.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
