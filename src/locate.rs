@@ -50,7 +50,7 @@ pub struct Located {
 /// Finds the checkpoint that `model` names.
 ///
 /// # Errors
-/// [`LocateError::NoSuchModel`] where it is no path, no alias and no hub id; the cache's own errors, whose
+/// [`LocateError::NoSuchPath`] where it is no path, no alias and no hub id; the cache's own errors, whose
 /// help is the command that fetches what is missing.
 pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
     let path = Path::new(model);
