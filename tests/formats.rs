@@ -8,7 +8,16 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use mgpack::convert::{Conversion, DEFAULT_MAX_MEMORY, Options, Outcome, Precision};
 use mgpack::family::{Family, Shapes};
+use mgpack::kernels::Isa;
+use mgpack::locate::{Located, Places};
+use mgpack::manifest::{Manifest, SUMS_NAME, is_bundle_path, sums};
+use mgpack::modules::MapRequest;
+use mgpack::plan::DEFAULT_MAX_SHARD_LEN;
+use mgpack::progress::{Silent, Stop};
+use mgpack::scheme::{OnOverflow, Scheme};
+use mgpack::tensor::byte_len;
 use serde_json::Value;
 
 fn root(path: &str) -> PathBuf {
@@ -31,6 +40,76 @@ fn files(folder: &str, prefix: &str) -> Vec<PathBuf> {
 
 fn family_schema() -> jsonschema::Validator {
     jsonschema::draft202012::new(&json(&root("formats/family.schema.json"))).unwrap()
+}
+
+fn manifest_schema() -> jsonschema::Validator {
+    jsonschema::draft202012::new(&json(&root("formats/manifest.schema.json"))).unwrap()
+}
+
+/// Where a schema complains and with which keyword.
+fn complaints(schema: &jsonschema::Validator, document: &Value) -> Vec<(String, String)> {
+    let complaint = |error: jsonschema::ValidationError<'_>| {
+        (error.instance_path().to_string(), error.kind().keyword().to_owned())
+    };
+    schema.iter_errors(document).map(complaint).collect()
+}
+
+/// The bytes that a manifest of this content has.
+fn canonical(document: &Value) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(document).unwrap();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// What must hold between the fields of a manifest that belongs to a bundle.
+fn assert_consistent(manifest: &Manifest) {
+    assert!(manifest.files.is_sorted_by(|a, b| a.path < b.path));
+    assert!(manifest.files.iter().all(|file| is_bundle_path(&file.path)));
+    assert!(manifest.source.files.is_sorted_by(|a, b| a.path <= b.path));
+    let totals = &manifest.totals;
+    assert_eq!(totals.file_bytes, manifest.files.iter().map(|file| file.size).sum::<u64>());
+    assert_eq!(totals.tensors, manifest.tensors.len() as u64);
+    assert_eq!(
+        totals.tensor_bytes,
+        manifest.tensors.iter().map(|tensor| tensor.range[1] - tensor.range[0]).sum::<u64>()
+    );
+    let text = sums(&manifest.files);
+    let of_sums = manifest.files.iter().find(|file| file.path == SUMS_NAME).unwrap();
+    assert_eq!(
+        (of_sums.size, of_sums.sha256),
+        (text.len() as u64, mgpack::digest::Digest::of(text.as_bytes()))
+    );
+    for tensor in &manifest.tensors {
+        let [start, end] = tensor.range;
+        let shard = manifest.files.iter().find(|file| file.path == tensor.shard).unwrap();
+        assert!(end <= shard.size, "{}", tensor.name);
+        assert_eq!(byte_len(tensor.dtype, &tensor.shape), Some(end - start), "{}", tensor.name);
+    }
+    for map in &manifest.device_maps {
+        let placed: BTreeSet<&str> =
+            map["why"].as_array().unwrap().iter().map(|why| why["module"].as_str().unwrap()).collect();
+        assert!(placed.iter().all(|module| map["map"].get(*module).is_some()));
+    }
+}
+
+/// Converts the checkpoint in `dir` into `target`.
+fn convert(dir: &Path, target: &Path, precision: Precision, on_overflow: OnOverflow) -> Outcome {
+    let options = Options {
+        precision,
+        layout: None,
+        ignore: Vec::new(),
+        max_shard_len: DEFAULT_MAX_SHARD_LEN,
+        on_overflow,
+        stats: true,
+        name: None,
+        max_memory: DEFAULT_MAX_MEMORY,
+        threads: 1,
+        isa: Isa::detect(),
+        map: MapRequest::default(),
+    };
+    let located = Located { dir: dir.to_owned(), hub_id: None, revision: None };
+    let conversion = Conversion::prepare(located, &Places::default(), options).unwrap();
+    conversion.run(target, false, &Silent, &Stop::new()).unwrap()
 }
 
 fn model_tree(family: &Family, form: &str) -> Value {
@@ -96,6 +175,144 @@ fn schema_and_type_refuse_every_refused_example_for_the_error_it_names() {
 
         let error = serde_json::from_value::<Family>(document.clone()).unwrap_err().to_string();
         assert!(error.starts_with(wanted.as_str().unwrap()), "{}: {error}", path.display());
+    }
+}
+
+#[test]
+fn the_manifest_schema_is_a_valid_schema() {
+    jsonschema::draft202012::meta::validate(&json(&root("formats/manifest.schema.json"))).unwrap();
+}
+
+#[test]
+fn schema_and_type_accept_every_accepted_manifest_and_its_bytes_are_canonical() {
+    let (schema, families) = (manifest_schema(), family_schema());
+    let paths = files("formats/examples/accepted", "manifest-");
+    assert!(paths.len() >= 2);
+    let mut arithmetics = BTreeSet::new();
+    for path in paths {
+        let bytes = fs::read(&path).unwrap();
+        let document = json(&path);
+        assert_eq!(complaints(&schema, &document), [], "{}", path.display());
+        let manifest =
+            Manifest::from_bytes(&bytes).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
+        assert_eq!(manifest.to_bytes().unwrap(), bytes, "{}", path.display());
+        assert_consistent(&manifest);
+        let facts = &document["model"]["facts"];
+        if !facts.is_null() {
+            assert_eq!(complaints(&families, facts), [], "{}", path.display());
+        }
+        arithmetics.extend(manifest.tensors.into_iter().map(|tensor| tensor.arithmetic));
+    }
+    assert!(arithmetics.len() >= 3, "the examples show {arithmetics:?} only");
+}
+
+#[test]
+fn schema_or_type_refuses_every_refused_manifest_for_the_error_it_names() {
+    let schema = manifest_schema();
+    let paths = files("formats/examples/refused", "manifest-");
+    assert!(paths.len() >= 10);
+    for path in paths {
+        let example = json(&path);
+        // The type sees bytes, the schema what they say.
+        let (bytes, document) = match example.get("text") {
+            Some(text) => {
+                let text = text.as_str().unwrap();
+                (text.as_bytes().to_vec(), serde_json::from_str(text).unwrap())
+            }
+            None => (canonical(&example["document"]), example["document"].clone()),
+        };
+        let (wanted, at, keyword) = (&example["error"], &example["at"], &example["keyword"]);
+        assert!(!wanted.is_null() || !at.is_null(), "{}: nobody refuses it", path.display());
+
+        let expected: Vec<(String, String)> = match (at.as_str(), keyword.as_str()) {
+            (Some(at), Some(keyword)) => vec![(at.to_owned(), keyword.to_owned())],
+            _ => Vec::new(),
+        };
+        assert_eq!(complaints(&schema, &document), expected, "{}", path.display());
+
+        match (Manifest::from_bytes(&bytes), wanted.as_str()) {
+            (Err(fault), Some(wanted)) => {
+                assert!(fault.to_string().contains(wanted), "{}: {fault}", path.display());
+            }
+            (Ok(_), None) => {}
+            (Err(fault), None) => panic!("{}: the type refuses it too: {fault}", path.display()),
+            (Ok(_), Some(wanted)) => panic!("{}: accepted, not refused for {wanted}", path.display()),
+        }
+    }
+}
+
+#[test]
+fn the_manifest_of_a_conversion_is_canonical_and_fits_the_schema() {
+    let (schema, families) = (manifest_schema(), family_schema());
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = folder.path().join("MGM-7B-tiny");
+    mgpack::tiny::write(&tiny, 7).unwrap();
+    for (precision, on_overflow, arithmetic) in [
+        (Precision::Int8, OnOverflow::Error, "int8-row-absmax"),
+        (Precision::Fp16, OnOverflow::Clamp, "round-f16"),
+        (Precision::Bf16, OnOverflow::Inf, "copy"),
+    ] {
+        let target = folder.path().join(arithmetic);
+        let outcome = convert(&tiny, &target, precision, on_overflow);
+        let bytes = fs::read(target.join("mgpack.json")).unwrap();
+        let manifest = Manifest::from_bytes(&bytes).unwrap();
+        assert_eq!(manifest, outcome.manifest);
+        assert_eq!(mgpack::digest::Digest::of(&bytes), outcome.id);
+        assert!(manifest.tensors.iter().any(|tensor| tensor.arithmetic == arithmetic));
+        assert_consistent(&manifest);
+        let document: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(complaints(&schema, &document), [], "{arithmetic}");
+        assert_eq!(complaints(&families, &document["model"]["facts"]), [], "{arithmetic}");
+    }
+}
+
+#[test]
+fn every_scheme_and_arithmetic_of_the_manifest_schema_has_its_text() {
+    let schema = json(&root("formats/manifest.schema.json"));
+    let text = fs::read_to_string(root("formats/schemes.md")).unwrap();
+    let words = |pointer: &str| -> Vec<String> {
+        serde_json::from_value(schema.pointer(pointer).unwrap().clone()).unwrap()
+    };
+    let arithmetics = words("/$defs/tensor/properties/arithmetic/enum");
+    assert_eq!(arithmetics.len(), 6);
+    for word in &arithmetics {
+        let heading =
+            text.lines().find(|line| line.starts_with("### ") && line.contains(&format!("`{word}`")));
+        assert!(heading.is_some(), "schemes.md has no section for {word}");
+    }
+    let schemes = [Scheme::Bf16, Scheme::Fp16, Scheme::BnbInt8, Scheme::W8A8, Scheme::W8A16];
+    assert_eq!(words("/properties/scheme/properties/name/enum"), schemes.map(Scheme::name));
+    for scheme in schemes {
+        assert!(text.contains(&format!("| `{}` |", scheme.name())), "{}", scheme.name());
+    }
+}
+
+/// Sections that the code says it carries out, as (document, section).
+fn cited_sections(folder: &Path, found: &mut BTreeSet<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            cited_sections(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap().replace("\n//!", "");
+            for document in ["bundle.md", "schemes.md"] {
+                for after in text.split(&format!("{document}, \"")).skip(1) {
+                    let section = after.split('"').next().unwrap();
+                    found.insert((document.to_owned(), section.to_owned()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_section_that_the_code_cites_exists() {
+    let mut cited = BTreeSet::new();
+    cited_sections(&root("src"), &mut cited);
+    assert!(cited.len() >= 9, "{cited:?}");
+    for (document, section) in cited {
+        let text = fs::read_to_string(root("formats").join(&document)).unwrap();
+        assert!(text.lines().any(|line| line == format!("## {section}")), "{document} has no \"{section}\"");
     }
 }
 
