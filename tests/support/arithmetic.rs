@@ -43,19 +43,25 @@ fn rint(value: f64) -> f64 {
     }
 }
 
+/// 2 to a power that is normal in f64.
+fn two(power: i32) -> f64 {
+    f64::from_bits(((power + 1023) as u64) << 52)
+}
+
+/// The power of two just below a normal magnitude, but not below `smallest`.
+fn exponent(magnitude: f64, smallest: i32) -> i32 {
+    (((magnitude.to_bits() >> 52) & 0x7ff) as i32 - 1023).max(smallest)
+}
+
 /// The nearest value of a format, ties to even; infinite beyond its range.
 pub(crate) fn round(value: f64, dtype: Dtype) -> f64 {
     let Format(bits, smallest, largest) = format(dtype);
     if value == 0.0 || !value.is_finite() {
         return value;
     }
-    let mut exponent = smallest;
-    while exponent < largest && value.abs() >= 2f64.powi(exponent + 1) {
-        exponent += 1;
-    }
-    let step = 2f64.powi(exponent - bits);
+    let step = two(exponent(value.abs(), smallest) - bits);
     let rounded = rint(value / step) * step;
-    let rounded = if rounded.abs() >= 2f64.powi(largest + 1) { f64::INFINITY } else { rounded.abs() };
+    let rounded = if rounded.abs() >= two(largest + 1) { f64::INFINITY } else { rounded.abs() };
     rounded.copysign(value)
 }
 
@@ -67,15 +73,12 @@ fn encode(value: f64, dtype: Dtype) -> Vec<u8> {
     assert!(!value.is_nan());
     let code = if magnitude.is_infinite() {
         ((largest - smallest + 2) as u64) << bits
-    } else if magnitude < 2f64.powi(smallest) {
-        (magnitude / 2f64.powi(smallest - bits)) as u64
+    } else if magnitude < two(smallest) {
+        (magnitude / two(smallest - bits)) as u64
     } else {
-        let mut exponent = smallest;
-        while magnitude >= 2f64.powi(exponent + 1) {
-            exponent += 1;
-        }
-        let fraction = magnitude / 2f64.powi(exponent) - 1.0;
-        (((exponent - smallest + 1) as u64) << bits) + (fraction * 2f64.powi(bits)) as u64
+        let exponent = exponent(magnitude, smallest);
+        let fraction = magnitude / two(exponent) - 1.0;
+        (((exponent - smallest + 1) as u64) << bits) + (fraction * two(bits)) as u64
     };
     let sign = u64::from(value.is_sign_negative()) << (width - 1);
     (code | sign).to_le_bytes()[..width / 8].to_vec()
@@ -91,9 +94,9 @@ pub(crate) fn values(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
     let decode = |chunk: &[u8]| {
         let code = chunk.iter().rev().fold(0u64, |code, byte| code << 8 | u64::from(*byte));
         let exponent = ((code << 1) & ((1 << width) - 1)) >> (bits + 1);
-        let fraction = (code & ((1 << bits) - 1)) as f64 * 2f64.powi(-bits);
+        let fraction = (code & ((1 << bits) - 1)) as f64 * two(-bits);
         let magnitude = match exponent as i32 {
-            0 => fraction * 2f64.powi(smallest),
+            0 => fraction * two(smallest),
             top if top == largest - smallest + 2 => {
                 if fraction == 0.0 {
                     f64::INFINITY
@@ -101,7 +104,7 @@ pub(crate) fn values(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
                     f64::NAN
                 }
             }
-            other => (1.0 + fraction) * 2f64.powi(other - 1 + smallest),
+            other => (1.0 + fraction) * two(other - 1 + smallest),
         };
         if code >> (width - 1) == 1 { -magnitude } else { magnitude }
     };
@@ -212,7 +215,7 @@ fn compressed(weights: &[f64], group: usize, dtype: Dtype) -> (Vec<f64>, Vec<f64
     for row in weights.chunks(group) {
         let mut scale = round(f32_of(largest(row) / 127.5), dtype);
         if scale == 0.0 {
-            scale = 2f64.powi(-format(dtype).0);
+            scale = two(-format(dtype).0);
         }
         let quotient = |value: &f64| round(f32_of(value / scale), dtype);
         codes.extend(row.iter().map(|value| rint(quotient(value).clamp(-128.0, 127.0))));
