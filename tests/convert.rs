@@ -492,8 +492,14 @@ fn a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest() {
     assert!(ran.err.contains("--ignore `model.layers.0.mlp.gate_prj` matches no tensor"), "{}", ran.err);
     assert!(ran.err.contains("did you mean `model.layers.0.mlp.gate_proj`?"), "{}", ran.err);
     // From the start: compressed-tensors matches so.
-    for pattern in ["re:gate_proj", "gate_proj", "re:("] {
-        assert_eq!(world.run(&args(&["--int8", "--ignore", pattern], "out")).code, 2, "{pattern}");
+    for (pattern, message) in [
+        ("re:gate_proj", "matches no tensor and no module"),
+        ("gate_proj", "matches no tensor and no module"),
+        ("re:(", "is not a regular expression"),
+    ] {
+        let ran = world.run(&args(&["--int8", "--ignore", pattern], "out"));
+        assert_eq!(ran.code, 2, "{pattern}");
+        assert!(ran.err.contains(&format!("error: --ignore `{pattern}` {message}")), "{}", ran.err);
     }
     assert_eq!(world.names(), ["ckpt"]);
 }
