@@ -45,12 +45,14 @@ fn run() -> Result<bool, Failure> {
     let vectors = read_vectors(&vectors)?;
     let mut equal = 0;
     for vector in &vectors {
-        let found = differences(vector, &mut models).unwrap_or_else(|failure| vec![failure.to_string()]);
-        if found.is_empty() {
-            equal += 1;
-        }
+        let (id, found) = match vector {
+            Ok(vector) => (vector.id.as_str(), differences(vector, &mut models)),
+            Err(failure) => ("unreadable", Ok(vec![failure.to_string()])),
+        };
+        let found = found.unwrap_or_else(|failure| vec![failure.to_string()]);
+        equal += usize::from(found.is_empty());
         for difference in found {
-            println!("{}: {difference}", vector.id);
+            println!("{id}: {difference}");
         }
     }
     println!("equal {equal} of {}", vectors.len());

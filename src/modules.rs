@@ -34,22 +34,25 @@ impl Default for MapRequest {
     }
 }
 
-/// Plans the map of a bundle, and describes what it was planned for.
+/// Plans the map of a bundle, and describes what it was planned for. `towers`: module and bytes of each tower.
 ///
 /// # Errors
 /// [`DeviceMapError`] where the model does not fit, with the shortfall.
 pub fn device_map(
     plan: &Plan,
     family: Option<&Match>,
+    towers: &[(String, u64)],
     config: &Value,
     request: &MapRequest,
 ) -> Result<(DeviceMap, Value)> {
-    let modules = of_plan(plan, family, config);
+    let modules = of_plan(plan, towers, config);
     let workload = workload(family, config, request);
     let tied_head = is_tied(config);
     let reserves = match (&request.memory, &workload) {
         (None, _) => Reserves::default(),
-        (Some(_), Some(workload)) => workload.reserves(request.reserve, 0),
+        (Some(_), Some(workload)) => {
+            workload.reserves(request.reserve, encoder_activations(family, request.batch))
+        }
         (Some(_), None) => Reserves { per_device: request.reserve, ..Reserves::default() },
     };
     // Without a memory table the map is for one device of whatever size, and records what that takes.
@@ -76,8 +79,8 @@ pub fn device_map(
     Ok((map, described))
 }
 
-/// The modules of a bundle in layer order. A tower that the shards do not hold counts with its 16-bit size.
-fn of_plan(plan: &Plan, family: Option<&Match>, config: &Value) -> Vec<Module> {
+/// The modules of a bundle in layer order. `towers`: modules that the loader reads from elsewhere, in bytes.
+fn of_plan(plan: &Plan, towers: &[(String, u64)], config: &Value) -> Vec<Module> {
     let mut sizes: IndexMap<String, (Role, u64)> = IndexMap::new();
     for tensor in &plan.tensors {
         let name = tensor.name.as_str();
@@ -86,11 +89,9 @@ fn of_plan(plan: &Plan, family: Option<&Match>, config: &Value) -> Vec<Module> {
         let entry = sizes.entry(unit_of(name, role)).or_insert((role, 0));
         entry.1 = entry.1.saturating_add(bytes);
     }
-    if let Some(found) = family {
-        for tower in &found.family.towers {
-            let entry = sizes.entry(tower.module.clone()).or_insert((Role::Tower, 0));
-            entry.1 = entry.1.max(tower.parameters.get().saturating_mul(2));
-        }
+    for (module, bytes) in towers {
+        let entry = sizes.entry(module.clone()).or_insert((Role::Tower, 0));
+        entry.1 = entry.1.max(*bytes);
     }
     if is_tied(config) && !sizes.keys().any(|name| role_of(&format!("{name}.weight")) == Role::Head) {
         sizes.insert("lm_head".to_owned(), (Role::Head, 0));
@@ -151,6 +152,11 @@ fn is_tied(config: &Value) -> bool {
             .and_then(Value::as_str)
             .is_some_and(|model_type| model_type.contains("gemma"))
     })
+}
+
+/// Working memory of MGM's encoders on the first device; none for language models.
+fn encoder_activations(family: Option<&Match>, batch: u64) -> u64 {
+    family.map_or(0, |found| Workload::encoder_activations(found.variant == Variant::Hd, batch))
 }
 
 /// Cache and logits of the context asked for; `None` where config.json does not tell the heads.

@@ -62,9 +62,9 @@ impl SealedFile {
         if len > 0 {
             // Reserving the room early turns a full disk into an error before the work; where a file system
             // cannot, the writes themselves will tell.
-            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
-                Err(rustix::io::Errno::NOSPC) => return Err(rustix::io::Errno::NOSPC.into()),
-                Ok(()) | Err(_) => {}
+            let reserved = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len);
+            if reserved == Err(rustix::io::Errno::NOSPC) {
+                return Err(rustix::io::Errno::NOSPC.into());
             }
         }
         Ok(Self { file, hasher: Hasher::default(), len: 0 })

@@ -84,7 +84,7 @@ pub(crate) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("precision").required(true).multiple(false))]
+#[command(group = clap::ArgGroup::new("precision").required(true).multiple(true))]
 pub(crate) struct RecipeArgs {
     /// An alias (7b, 34b-hd, 8x7b, tiny), a hub id (YanweiLi/MGM-34B) or a path
     #[arg(value_hint = ValueHint::AnyPath)]
@@ -93,16 +93,16 @@ pub(crate) struct RecipeArgs {
     #[arg(long, group = "precision")]
     pub(crate) int8: bool,
     /// Cast every float tensor to IEEE half precision
-    #[arg(long, group = "precision")]
+    #[arg(long, group = "precision", conflicts_with_all = ["int8", "bf16", "scheme"])]
     pub(crate) fp16: bool,
     /// Cast every float tensor to bfloat16
-    #[arg(long, group = "precision")]
+    #[arg(long, group = "precision", conflicts_with_all = ["int8", "scheme"])]
     pub(crate) bf16: bool,
-    /// A compressed-tensors preset by its name
+    /// A compressed-tensors preset by its name, for --int8
     #[arg(long, group = "precision", value_enum, ignore_case = true)]
     pub(crate) scheme: Option<Preset>,
     /// Layout of --int8 [default: bnb for MGM, compressed-tensors for all others]
-    #[arg(long, value_enum, requires = "int8")]
+    #[arg(long, value_enum, conflicts_with_all = ["fp16", "bf16"])]
     pub(crate) format: Option<Format>,
     /// Leave a tensor or module as it is; `re:` and a regular expression matches from the start
     #[arg(long, value_name = "NAME|re:REGEX")]

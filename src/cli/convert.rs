@@ -58,11 +58,11 @@ fn prepare(recipe: &RecipeArgs) -> Result<Conversion> {
     let mut places = Places::from_env(|name| std::env::var_os(name));
     places.towers.clone_from(&recipe.towers);
     places.revision.clone_from(&recipe.revision);
-    let precision = match (recipe.int8, recipe.fp16, recipe.scheme) {
-        (true, _, _) => Precision::Int8,
-        (_, true, _) => Precision::Fp16,
-        (_, _, Some(preset)) => Precision::Scheme(preset.into()),
-        _ => Precision::Bf16,
+    let precision = match recipe.scheme {
+        Some(preset) => Precision::Scheme(preset.into()),
+        None if recipe.fp16 => Precision::Fp16,
+        None if recipe.bf16 => Precision::Bf16,
+        None => Precision::Int8,
     };
     let is_tiny = recipe.model == "tiny" && !Path::new("tiny").exists();
     let located = if is_tiny { make_tiny(&places)? } else { locate::checkpoint(&recipe.model, &places)? };

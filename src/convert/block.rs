@@ -54,11 +54,10 @@ pub(super) struct Scratch {
     pub(super) source: Vec<u8>,
     original: Vec<f32>,
     rounded: Vec<f32>,
-    bytes: Vec<u8>,
 }
 
-/// Bytes of scratch that one thread needs: F64 source, two f32 rows, two bytes an element to round in.
-pub(super) const SCRATCH_LEN: u64 = BLOCK_LEN * (8 + 4 + 4 + 2);
+/// Bytes of scratch that one thread needs: F64 source and two f32 rows.
+pub(super) const SCRATCH_LEN: u64 = BLOCK_LEN * (8 + 4 + 4);
 
 /// A block's place in its tensor: elements, counted row-major, and their bytes.
 pub(super) struct Block<'a> {
@@ -127,7 +126,7 @@ pub(super) fn quantize(
                     overflow(rules, &block.part(index * group, source), row, Dtype::F16, true)?;
             }
             let rounded = resized(&mut buffers.rounded, row.len());
-            round_to_f16(rules.isa, dtype, row, rounded, &mut buffers.bytes);
+            rules.isa.round_f16(row, rounded);
             if magnitude >= 65520f32.to_bits() {
                 rounded.iter_mut().for_each(|value| *value = value.clamp(-F16_MAX, F16_MAX));
             }
@@ -258,16 +257,6 @@ pub(super) fn element_width(dtype: Dtype) -> usize {
 fn resized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer.resize(len, 0.0);
     buffer
-}
-
-fn round_to_f16(isa: Isa, dtype: Dtype, row: &[f32], rounded: &mut [f32], bytes: &mut Vec<u8>) {
-    if dtype == Dtype::F16 {
-        rounded.copy_from_slice(row);
-    } else {
-        bytes.resize(row.len() * 2, 0);
-        isa.narrow(Dtype::F16, row, bytes);
-        isa.widen(Dtype::F16, bytes, rounded);
-    }
 }
 
 /// True where the source's own value is finite (an F64 can be finite and yet infinite as f32).

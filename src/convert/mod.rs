@@ -31,7 +31,7 @@ use crate::manifest::{
     Source, SourceFileRecord, TensorRecord,
 };
 use crate::modules::{self, MapRequest};
-use crate::plan::{Fate, Pattern, Plan, Recipe};
+use crate::plan::{Fate, Pattern, Plan, Recipe, Skip, TensorPlan};
 use crate::progress::{Progress, Stage, Stop};
 use crate::scheme::{Layout, OnOverflow, PartKind, Scheme};
 use crate::shard::{Seal, SealedFile};
@@ -121,6 +121,8 @@ pub struct TowerFolder {
     pub path: String,
     /// Where it was found.
     pub located: Located,
+    /// Bytes of what a loader keeps of it, in 16 bits.
+    pub loaded_len: u64,
     folder: Folder,
 }
 
@@ -177,11 +179,24 @@ impl Conversion {
         }
         let recipe = recipe(&options, scheme, family.as_ref())?;
         let plan = Plan::new(checkpoint.tensors(), &recipe)?;
+        let has_experts =
+            |tensor: &TensorPlan| tensor.fate == Fate::Quantize && tensor.name.as_str().contains(".experts.");
+        if family.is_none() && plan.tensors.iter().any(has_experts) {
+            notices.push(
+                "transformers 5 fuses experts when it loads a model and cannot fuse quantized ones; vLLM reads them".to_owned(),
+            );
+        }
         let resources = Resources::choose(&plan, options.threads, options.max_memory)?;
         let name = bundle_name(&options, &located, scheme, family.as_ref());
         let towers = open_towers(family.as_ref(), &config, &checkpoint, places)?;
         let files = plan_files(&checkpoint, &towers, &config)?;
-        let (device_map, memory) = modules::device_map(&plan, family.as_ref(), &config, &options.map)?;
+        let (device_map, memory) = modules::device_map(
+            &plan,
+            family.as_ref(),
+            &tower_sizes(&towers, family.as_ref()),
+            &config,
+            &options.map,
+        )?;
 
         let mut conversion = Self {
             checkpoint,
@@ -213,9 +228,7 @@ impl Conversion {
             None => self.plan.float_modules().into_iter().map(str::to_owned).collect(),
         };
         if self.family.is_some() {
-            let ignored = |tensor: &&crate::plan::TensorPlan| {
-                matches!(tensor.skip, Some(crate::plan::Skip::Ignored(_)))
-            };
+            let ignored = |tensor: &&TensorPlan| matches!(tensor.skip, Some(Skip::Ignored(_)));
             let modules = self.plan.tensors.iter().filter(ignored).map(|tensor| tensor.name.module());
             for module in modules {
                 if !skip.iter().any(|pattern| module.contains(pattern.as_str())) {
@@ -592,6 +605,9 @@ fn choose_scheme(options: &Options, family: Option<&Match>) -> Result<Scheme> {
         (Precision::Int8, Layout::Bnb) => Scheme::BnbInt8,
         (Precision::Int8, Layout::CompressedTensors) => Scheme::W8A8,
     };
+    if options.layout.is_some_and(|layout| scheme.layout().is_some_and(|of_scheme| of_scheme != layout)) {
+        return Err(PlanError::SchemeInLayout { scheme: scheme.name() }.into());
+    }
     match family {
         Some(found) if scheme.layout() == Some(Layout::CompressedTensors) => {
             Err(PlanError::LayoutForFamily { family: found.family.name.to_string() }.into())
@@ -642,9 +658,33 @@ fn open_towers(
         let configured = config.get(&tower.config_key).and_then(Value::as_str);
         let located = locate::tower(tower, configured, checkpoint.root(), places)?;
         let folder = Folder::open(&located.dir)?;
-        Ok(TowerFolder { role: tower.role, path: tower.path.clone(), located, folder })
+        let loaded_len = loaded_len(tower, &located.dir)?;
+        Ok(TowerFolder { role: tower.role, path: tower.path.clone(), located, loaded_len, folder })
     };
     found.family.towers.iter().map(open).collect()
+}
+
+/// Module and bytes of every tower, for the device map.
+fn tower_sizes(towers: &[TowerFolder], family: Option<&Match>) -> Vec<(String, u64)> {
+    let Some(found) = family else { return Vec::new() };
+    let module =
+        |tower: &TowerFolder| Some((found.family.tower(tower.role)?.module.clone(), tower.loaded_len));
+    towers.iter().filter_map(module).collect()
+}
+
+/// Bytes that the used part of a tower takes in 16 bits: counted where its weights are safetensors, otherwise
+/// as the family tells (MGM fixes the auxiliary tower's size by its name).
+fn loaded_len(tower: &family::Tower, dir: &Path) -> Result<u64> {
+    let counted =
+        tower.weights_one_of.iter().find(|name| name.ends_with(".safetensors") && dir.join(name).is_file());
+    let Some(name) = counted else { return Ok(tower.parameters.get().saturating_mul(2)) };
+    let file = Checkpoint::open_file(&dir.join(name))?;
+    let is_used = |name: &str| tower.state_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+    let used = file.tensors().iter().filter(|tensor| is_used(tensor.name.as_str()));
+    Ok(used
+        .filter_map(|tensor| crate::tensor::element_count(&tensor.shape))
+        .fold(0, u64::saturating_add)
+        .saturating_mul(2))
 }
 
 fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder], config: &Value) -> Result<Vec<FilePlan>> {

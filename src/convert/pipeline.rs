@@ -26,8 +26,11 @@ use crate::tensor::Dtype;
 
 /// Memory of the process before any tensor is touched: code, headers of the checkpoint, plan, manifest.
 const BASE_LEN: u64 = 24 << 20;
-/// Batch sizes: below the smallest, hand-overs cost more than the work; above the largest, caches suffer.
-const BATCH_RANGE: (u64, u64) = (1 << 20, 8 << 20);
+/// Output bytes of all batches together, where the budget allows: the same for every number of lanes, so that
+/// memory does not follow the number of shards.
+const BATCHES_LEN: u64 = 32 << 20;
+/// Smallest batch: below it hand-overs cost more than the work.
+const MIN_BATCH_LEN: u64 = 1 << 20;
 
 /// How much of the machine a conversion takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,16 +59,16 @@ impl Resources {
             BASE_LEN + records + threads as u64 * SCRATCH_LEN + lanes as u64 * lane
         };
         let mut lanes = plan.shards.len().clamp(1, threads.max(1));
-        while lanes > 1 && at(lanes, BATCH_RANGE.0) > budget {
+        while lanes > 1 && at(lanes, MIN_BATCH_LEN) > budget {
             lanes -= 1;
         }
-        let needed = at(lanes, BATCH_RANGE.0);
+        let needed = at(lanes, MIN_BATCH_LEN);
         if needed > budget {
             return Err(PlanError::Budget { needed, budget }.into());
         }
-        let mut batch_len = BATCH_RANGE.1;
-        while at(lanes, batch_len) > budget && batch_len > BATCH_RANGE.0 {
-            batch_len /= 2;
+        let mut batch_len = (BATCHES_LEN / (2 * lanes as u64)).max(MIN_BATCH_LEN);
+        while at(lanes, batch_len) > budget && batch_len > MIN_BATCH_LEN {
+            batch_len = (batch_len / 2).max(MIN_BATCH_LEN);
         }
         Ok(Self { threads, lanes, batch_len, peak: at(lanes, batch_len) })
     }

@@ -11,7 +11,7 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceMap, DeviceUse, ModelTree, PlannerId, Sizes, Sizing, Why};
+use super::{Device, DeviceMap, DeviceUse, ModelTree, PlannerId, Sizes, Sizing, Why, gib};
 use crate::error::DeviceMapError;
 
 /// Name and version of this planner.
@@ -79,8 +79,8 @@ impl From<&super::MemoryTable> for MaxMemory {
 
 /// Plans a map as accelerate 0.25.0 does.
 ///
-/// `no_split`: classes whose modules stay whole. The map's `used` holds weights only, and a budget of 0 for
-/// the disk, which has no limit.
+/// `no_split`: classes whose modules stay whole. The map's `used` holds weights only. The disk has no limit:
+/// its budget, and what a reason says of its room, are 0.
 ///
 /// # Errors
 /// [`DeviceMapError::Accelerate`] with the exception that accelerate would raise.
@@ -193,6 +193,7 @@ fn text_bytes(text: &str) -> Result<i128, DeviceMapError> {
 }
 
 /// A number as Python's `float` reads it: blanks around it and single underscores between digits are allowed.
+/// Digits of other scripts, which Python also takes, are not.
 fn python_float(text: &str) -> Option<f64> {
     let text = text.trim();
     let digit = |at: Option<usize>| at.and_then(|at| text.as_bytes().get(at)).is_some_and(u8::is_ascii_digit);
@@ -360,13 +361,15 @@ impl<'a> Graph<'a> {
             let reserve = if main.contains(&device) { signed(largest.bits) } else { 0 };
             let limit = limit.map(|limit| limit.saturating_sub(reserve));
             let fits = |size: i128| limit.is_none_or(|limit| used.saturating_add(size) <= limit);
-            let left = || to_bytes(limit.map_or(i128::MAX, |limit| limit.saturating_sub(used)));
+            // The disk has no limit, which is written as 0.
+            let left = || limit.map_or(0, |limit| to_bytes(limit.saturating_sub(used)));
             let next_device = || {
-                let (left, needs) = (left(), to_bytes(size));
-                let kept = to_bytes(reserve);
-                Some(format!(
-                    "{device} has {left} bytes left (with {kept} kept for a layer), it takes {needs}"
-                ))
+                let (left, needs) = (gib(left()), gib(to_bytes(size)));
+                let kept = match to_bytes(reserve) {
+                    0 => String::new(),
+                    kept => format!(" beside {} kept for a layer", gib(kept)),
+                };
+                Some(format!("{device} has {left} left{kept}, it takes {needs}"))
             };
 
             if !fits(size) {
@@ -389,7 +392,7 @@ impl<'a> Graph<'a> {
             }
             let mut place = |name: &str, bytes: u64, free_before: u64, reason: String| {
                 map.insert(name.to_owned(), device);
-                let limit = to_bytes(limit.unwrap_or(i128::MAX));
+                let limit = limit.map_or(0, to_bytes);
                 why.push(Why { module: name.to_owned(), device, bytes, free_before, limit, reason });
             };
             let reason = |moved: &mut Option<String>| {
@@ -528,7 +531,8 @@ mod tests {
         ] {
             assert_eq!(text_bytes(text).unwrap(), bytes, "{text}");
         }
-        for text in ["12XB", "24", "GiB", "1__0GB", "_1GB", "0GiB", "-1GiB", "nanGB", "0.01KB", "7e-3kb", ""]
+        for text in
+            ["12XB", "24", "GiB", "1__0GB", "_1GB", "0GiB", "-1GiB", "nanGB", "0.0009KB", "7e-3kb", ""]
         {
             assert_eq!(exception(text), Some(Exception::ValueError), "{text}");
         }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::Serialize
 use super::{Device, gib};
 use crate::error::DeviceMapError;
 
-/// Most devices in one table. Larger machines do not exist; the limit stops `99999999x24GiB`.
-pub const MAX_DEVICES: u32 = 1024;
+/// Most devices in one table. Machines have up to 72; the limit stops `99999999x24GiB`.
+pub const MAX_DEVICES: u32 = 128;
 
 /// Bytes per device, accelerators first by number, then the host.
 ///
@@ -52,23 +52,23 @@ impl MemoryTable {
                     "disk" => return Err(bad(part, "the disk takes no size")),
                     id if id.bytes().all(|b| b.is_ascii_digit()) => match id.parse() {
                         Ok(id) if id < MAX_DEVICES => Device::Gpu(id),
-                        _ => return Err(bad(part, "a device is a number from 0 to 1023, or cpu")),
+                        _ => return Err(bad(part, "a device is a number from 0 to 127, or cpu")),
                     },
-                    _ => return Err(bad(part, "a device is a number from 0 to 1023, or cpu")),
+                    _ => return Err(bad(part, "a device is a number from 0 to 127, or cpu")),
                 };
                 entries.push((device, size(bytes)?));
             } else {
                 let (count, bytes) = match part.split_once(['x', 'X']) {
                     Some((count, bytes)) => match count.trim().parse::<u32>() {
                         Ok(count) if (1..=MAX_DEVICES).contains(&count) => (count, size(bytes)?),
-                        _ => return Err(bad(part, "a count is a number from 1 to 1024")),
+                        _ => return Err(bad(part, "a count is a number from 1 to 128")),
                     },
                     None => (1, size(part)?),
                 };
                 let next =
                     entries.iter().filter_map(|&(device, _)| device.gpu()).max().map_or(0, |id| id + 1);
                 if next + count > MAX_DEVICES {
-                    return Err(bad(part, "a table has at most 1024 devices"));
+                    return Err(bad(part, "a table has at most 128 devices"));
                 }
                 entries.extend((next..next + count).map(|id| (Device::Gpu(id), bytes)));
             }
@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for MemoryTable {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     if entries.len() > MAX_DEVICES as usize {
-                        return Err(de::Error::custom("a memory table has at most 1024 devices"));
+                        return Err(de::Error::custom("a memory table has at most 128 devices"));
                     }
                     entries.push(entry);
                 }
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn refuses_what_is_no_table() {
         for bad in
-            ["", "0=1GiB,0=2GiB", "0x1GiB", "99999999x24GiB", "disk=1GiB", "tpu=1GiB", "+1=1GiB", "1024=1GiB"]
+            ["", "0=1GiB,0=2GiB", "0x1GiB", "99999999x24GiB", "disk=1GiB", "tpu=1GiB", "+1=1GiB", "128=1GiB"]
         {
             assert!(matches!(MemoryTable::parse(bad), Err(DeviceMapError::BadMemoryTable { .. })), "{bad}");
         }

@@ -144,10 +144,9 @@ struct Placement {
 
 impl<'a> Problem<'a> {
     fn new(req: &Request<'a>) -> Self {
-        let first_layer = req.modules.iter().position(|module| matches!(module.role, Role::DecoderLayer(_)));
         let (mut pinned, mut flow) = (Vec::new(), Vec::new());
         let mut listed_head = false;
-        for (at, module) in req.modules.iter().enumerate() {
+        for module in req.modules {
             let is_layer = matches!(module.role, Role::DecoderLayer(_));
             let is_head = module.role == Role::Head && !std::mem::replace(&mut listed_head, true);
             let item = Item {
@@ -158,8 +157,7 @@ impl<'a> Problem<'a> {
             let is_pinned = match module.role {
                 Role::Embedding | Role::Projector | Role::Tower | Role::Uni => true,
                 Role::Head => req.tied_head,
-                Role::Other => first_layer.is_none_or(|first| at < first),
-                Role::DecoderLayer(_) | Role::Norm => false,
+                Role::DecoderLayer(_) | Role::Norm | Role::Other => false,
             };
             if is_pinned { pinned.push(item) } else { flow.push(item) }
         }
@@ -278,12 +276,11 @@ impl<'a> Problem<'a> {
         let mut places: IndexMap<&str, Device> = IndexMap::new();
         let device_of = |at: usize| self.gpus.get(at).map_or(Device::Cpu, |&(device, _)| device);
         // The cache of offloaded layers stands where they run, and is there from the start.
-        let offloaded = |place: &Option<usize>| place.is_none();
         let kv_of_offloaded: u64 = self
             .flow
             .iter()
             .zip(&placement.flow)
-            .filter(|(_, place)| offloaded(place))
+            .filter(|(_, place)| place.is_none())
             .map(|(item, _)| item.kv)
             .fold(0, u64::saturating_add);
         for (at, used) in uses.iter_mut().enumerate() {
@@ -449,7 +446,7 @@ fn pin_reason(role: Role) -> &'static str {
         Role::Tower => "stands with the projector that reads it",
         Role::Uni => "is created on the projector's device",
         Role::Head => "shares its weight with the embedding",
-        Role::DecoderLayer(_) | Role::Norm | Role::Other => "comes before the first layer",
+        Role::DecoderLayer(_) | Role::Norm | Role::Other => "is pinned",
     }
 }
 
@@ -576,6 +573,19 @@ mod tests {
         assert_eq!(map.map["model.layers.0"], Device::Gpu(1));
         assert_eq!(map.map["model.layers.1"], Device::Gpu(3));
         assert_eq!(map.used[&Device::Gpu(0)].total(), 0);
+    }
+
+    /// Found by comparing with accelerate: such a module was pinned to the embedding's device, and models that
+    /// fit only with it on the next one were refused.
+    #[test]
+    fn what_comes_before_the_first_layer_may_follow_the_embedding_on_the_next_device() {
+        let modules = [
+            module("model.embed_tokens", 2 * GIB),
+            module("model.embed_positions", GIB),
+            module("model.layers.0", GIB),
+        ];
+        let map = plan_mgm(&request(&modules, &table("2x2GiB"))).unwrap();
+        assert_eq!(map.map["model.embed_positions"], Device::Gpu(1));
     }
 
     #[test]

@@ -6,11 +6,16 @@
 //! - `mgm` ([`plan_mgm`]) fills devices in layer order without a blanket reserve, keeps what MGM needs on the
 //!   first accelerator there, and refuses when the model does not fit.
 //! - `accelerate-0.25-sequential` ([`plan_accelerate`]) says what accelerate 0.25.0 would do, to the byte.
+//!
+//! Sizes come from a bundle, or from a tree ([`build_tree`]) that follows from `config.json`. [`broken_rules`]
+//! says what is wrong with a map that somebody else made.
 
 mod accelerate;
 mod memory;
 mod mgm;
+mod models;
 mod reserves;
+mod rules;
 mod tree;
 
 use std::fmt;
@@ -21,7 +26,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use accelerate::{ACCELERATE, Exception, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
 pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
 pub use mgm::{MGM, Remedy, plan_mgm};
+pub use models::{Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted};
 pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
+pub use rules::{BrokenRule, broken_rules};
 pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
 
 /// A place for weights. Serializes as accelerate writes it: `0`, `1`, `"mps"`, `"cpu"`, `"disk"`.
@@ -121,7 +128,7 @@ pub enum Role {
     Uni,
     /// `lm_head`: with the embedding where tied, else with the last layer.
     Head,
-    /// Anything else: before the first decoder layer it stands with the embedding, after it with its neighbours.
+    /// Anything else: stays in its place in the order, never offloaded.
     Other,
 }
 
@@ -235,7 +242,8 @@ pub struct Why {
     pub bytes: u64,
     /// Bytes that were free on the device before it came.
     pub free_before: u64,
-    /// Bytes of the device that could be used at all: its budget without reserve and activations.
+    /// Bytes of the device that could be used at all: its budget without reserve and activations. 0 on the disk
+    /// and on the host.
     pub limit: u64,
     /// In words.
     pub reason: String,

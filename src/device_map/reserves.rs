@@ -66,6 +66,19 @@ impl Workload {
         Reserves { per_device, activations_first, logits: self.logits(), kv_per_layer: self.kv_per_layer() }
     }
 
+    /// Working memory of both towers for one batch, by arithmetic on their shapes and not by measurement.
+    ///
+    /// The peak is the first stage of ConvNeXt on the large picture (768 pixels, 1536 in HD): maps of a quarter of
+    /// its sides with 192 channels; input, shortcut, and the fourfold width before and behind the activation are
+    /// alive together, 2 bytes an element. CLIP adds attention of 577 tokens over 16 heads per tile (5 in HD), once
+    /// before and once behind the softmax, the latter at 4 bytes.
+    pub fn encoder_activations(is_hd: bool, batch: u64) -> u64 {
+        let (side, tiles) = if is_hd { (1536 / 4, 5) } else { (768 / 4, 1) };
+        let convnext = (1 + 1 + 4 + 4) * 192 * side * side * 2;
+        let clip = tiles * 16 * 577 * 577 * (2 + 4);
+        batch.saturating_mul(convnext + clip)
+    }
+
     fn tokens(&self) -> u64 {
         self.context.saturating_add(self.image_tokens).saturating_mul(self.batch)
     }
@@ -78,4 +91,29 @@ pub struct Alternatives<'a> {
     pub int8: Option<&'a [Module]>,
     /// The workload that `reserves` came from: lets a refusal look for the largest context that fits.
     pub workload: Option<Workload>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_and_logits_count_text_image_and_batch() {
+        // MGM-7B: 524,288 bytes per token over 32 layers.
+        let attention = Attention { kv_heads: 32, head_dim: 128, vocab: 32000 };
+        let one = Workload { attention, context: 1024, image_tokens: IMAGE_TOKENS_HD, batch: 1 };
+        assert_eq!(one.kv_per_layer() * 32, 524_288 * (1024 + 2880));
+        assert_eq!(one.logits(), (1024 + 2880) * 32000 * 4);
+        let four = Workload { batch: 4, ..one };
+        assert_eq!((four.kv_per_layer(), four.logits()), (4 * one.kv_per_layer(), 4 * one.logits()));
+        let endless = Workload { context: u64::MAX, ..one };
+        assert_eq!(endless.logits(), u64::MAX);
+    }
+
+    #[test]
+    fn towers_work_in_more_memory_on_larger_pictures() {
+        let (plain, hd) = (Workload::encoder_activations(false, 1), Workload::encoder_activations(true, 1));
+        assert_eq!(plain, 173_518_944);
+        assert!(hd > 4 * plain && hd < 5 * plain);
+    }
 }

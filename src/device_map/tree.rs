@@ -90,7 +90,9 @@ impl ModelTree {
                 let prefix = tensor.name.get(..end).unwrap_or_default();
                 match bits.get_mut(prefix) {
                     Some(sum) => *sum += size,
-                    None => drop(bits.insert(prefix.to_owned(), size)),
+                    None => {
+                        bits.insert(prefix.to_owned(), size);
+                    }
                 }
             }
         }

@@ -33,6 +33,14 @@ pub enum DeviceMapError {
         /// Its text.
         message: String,
     },
+    /// A model's config says something no tree can be built from.
+    #[error("cannot build the model's tree: `{field}` is `{value}`")]
+    BadConfig {
+        /// The field of `config.json`.
+        field: &'static str,
+        /// What it says.
+        value: String,
+    },
     /// Two modules of a request have one name.
     #[error("module `{module}` is listed twice")]
     DuplicateModule {
@@ -89,6 +97,7 @@ impl Explain for DeviceMapError {
                 Some("--gpus".to_owned())
             }
             DeviceMapError::Accelerate { .. } => Some("infer_auto_device_map".to_owned()),
+            DeviceMapError::BadConfig { .. } => Some("config.json".to_owned()),
             DeviceMapError::DuplicateModule { .. } => None,
         }
     }
@@ -113,6 +122,9 @@ impl Explain for DeviceMapError {
                 Some(format!("it takes {} of {total} in all; {}", gib(miss.need), each.join("; ")))
             }
             DeviceMapError::BadMemoryTable { .. } => None,
+            DeviceMapError::BadConfig { .. } => {
+                Some("it is no known word, or beyond any real model".to_owned())
+            }
             DeviceMapError::Accelerate { exception, .. } => Some(
                 match exception {
                     Exception::ValueError => "the memory table has a size or a device it does not know",
@@ -144,7 +156,29 @@ impl Explain for DeviceMapError {
                 Some("write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`".to_owned())
             }
             DeviceMapError::Accelerate { .. } => Some("use the planner `mgm`".to_owned()),
-            DeviceMapError::DuplicateModule { .. } => None,
+            DeviceMapError::BadConfig { .. } | DeviceMapError::DuplicateModule { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_tells_where_why_and_what_to_do() {
+        let error = MemoryTable::parse("2x24Gi").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`2x24Gi` is not a memory table: a size is a positive number with a unit, such as 24GiB"
+        );
+        assert_eq!(error.place().unwrap(), "--gpus");
+        assert_eq!(error.help().unwrap(), "write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`");
+
+        let message = "list index out of range".to_owned();
+        let error = DeviceMapError::Accelerate { exception: Exception::IndexError, message };
+        assert_eq!(error.to_string(), "accelerate 0.25.0 raises IndexError: list index out of range");
+        assert_eq!(error.why().unwrap(), "the module of a shared parameter was placed before its partner");
+        assert_eq!(error.help().unwrap(), "use the planner `mgm`");
     }
 }

@@ -44,6 +44,12 @@ pub enum PlanError {
         /// The family's name.
         family: String,
     },
+    /// `--scheme` and `--format` contradict each other.
+    #[error("scheme {scheme} is not of the layout given with --format")]
+    SchemeInLayout {
+        /// The scheme.
+        scheme: &'static str,
+    },
     /// A tensor that the plan would write has the name of another.
     #[error("two tensors would be written as `{name}`")]
     NameClash {
@@ -98,6 +104,7 @@ impl Explain for PlanError {
                 Some("`mgpack plan MODEL --int8` gives the reason for every tensor; --bf16 and --fp16 cast everything".into())
             }
             PlanError::AlreadyQuantized { .. } => Some("convert from the original bf16 or fp16 checkpoint".into()),
+            PlanError::SchemeInLayout { .. } => Some("leave out --format: the scheme decides it".into()),
             PlanError::LayoutForFamily { .. } => Some("leave out --format, or give --format bnb".into()),
             PlanError::Budget { needed, .. } => Some(format!("give --max-memory {}MiB, or fewer threads with -j", needed.div_ceil(1 << 20))),
             PlanError::NoTensors => Some("`mgpack inspect` shows what a checkpoint holds".into()),

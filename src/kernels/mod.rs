@@ -106,6 +106,18 @@ impl Isa {
         }
     }
 
+    /// The nearest f16 of each value, ties to even, as an f32; infinity from 65520 on. No value is a NaN.
+    pub fn round_f16(self, row: &[f32], rounded: &mut [f32]) {
+        match self.0 {
+            Kind::Scalar => scalar::round_f16(row, rounded),
+            Kind::Portable => lanes::round_f16(row, rounded),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `widen`.
+            #[allow(unsafe_code)]
+            Kind::Avx2 => unsafe { avx2::round_f16(row, rounded) },
+        }
+    }
+
     /// Multiplies by `factor` and rounds half to even: `codes[i]` is the two's complement byte.
     ///
     /// Requires |value * factor| < 128 for every value: `factor` comes from the row's own magnitude.
@@ -172,7 +184,7 @@ impl fmt::Debug for Isa {
     }
 }
 
-/// `lanes.rs` compiled for AVX2 and F16C.
+/// `lanes.rs` compiled for AVX2.
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use super::{Dtype, Moments, lanes};
@@ -188,6 +200,10 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     pub(super) fn narrow(dtype: Dtype, row: &[f32], out: &mut [u8]) {
         lanes::narrow(dtype, row, out);
+    }
+    #[target_feature(enable = "avx2")]
+    pub(super) fn round_f16(row: &[f32], rounded: &mut [f32]) {
+        lanes::round_f16(row, rounded);
     }
     #[target_feature(enable = "avx2")]
     pub(super) fn quantize(row: &[f32], factor: f32, codes: &mut [u8]) {
@@ -399,6 +415,9 @@ mod tests {
                 prop_assert_eq!(bits(&widened[0]), bits(&widened[1]));
                 prop_assert_eq!(isa.magnitude(&row), reference.magnitude(&row));
 
+                isa.round_f16(&finite, &mut widened[0]);
+                reference.round_f16(&finite, &mut widened[1]);
+                prop_assert_eq!(bits(&widened[0]), bits(&widened[1]));
                 let mut codes = [vec![0u8; row.len()], vec![0u8; row.len()]];
                 isa.quantize(&finite, factor, &mut codes[0]);
                 reference.quantize(&finite, factor, &mut codes[1]);

@@ -15,6 +15,7 @@ use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
 use crate::family::Family;
 use crate::scheme::{PartKind, Scheme};
+use crate::structure::{Role, layer_order, role_of};
 use crate::tensor::{self, Dtype, TensorName};
 
 /// What to make of a checkpoint: the user's choices, resolved against the family.
@@ -142,7 +143,7 @@ impl Plan {
         for (index, source) in sources.iter().enumerate() {
             tensors.push(plan_tensor(index, source, recipe)?);
         }
-        tensors.sort_by(|a, b| crate::structure::layer_order(a.name.as_str(), b.name.as_str()));
+        tensors.sort_by(|a, b| layer_order(a.name.as_str(), b.name.as_str()));
         let quantized = tensors.iter().filter(|tensor| tensor.fate == Fate::Quantize).count();
         if recipe.scheme.is_quantized() && quantized == 0 {
             return Err(PlanError::NothingToQuantize { tensors: tensors.len() }.into());
@@ -168,8 +169,9 @@ impl Plan {
         totals
     }
 
-    /// Modules with a two-dimensional weight that stays float although the scheme quantizes; sorted in layer
-    /// order. Embeddings and norms, which no client takes for a linear, are left out.
+    /// Modules with a two-dimensional weight that stays float although the scheme quantizes, in layer order.
+    /// Embeddings and norms, which no client takes for a linear, are left out. `lm_head` is always named: where
+    /// it is tied to the embedding the checkpoint has no tensor of it, and clients would quantize it.
     pub fn float_modules(&self) -> Vec<&str> {
         let is_linear_like = |tensor: &&TensorPlan| {
             tensor.shape.len() == 2
@@ -177,7 +179,13 @@ impl Plan {
                 && tensor.name.as_str().ends_with(".weight")
                 && !matches!(tensor.skip, Some(Skip::Rule("embedding" | "norm" | "convolution")))
         };
-        self.tensors.iter().filter(is_linear_like).map(|tensor| tensor.name.module()).collect()
+        let mut modules: Vec<&str> =
+            self.tensors.iter().filter(is_linear_like).map(|tensor| tensor.name.module()).collect();
+        let has_head = self.tensors.iter().any(|tensor| role_of(tensor.name.as_str()) == Role::Head);
+        if !has_head {
+            modules.push("lm_head");
+        }
+        modules
     }
 }
 

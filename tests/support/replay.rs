@@ -123,15 +123,14 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The vectors of a file, one a line.
-pub fn read_vectors(path: &Path) -> Result<Vec<Vector>, Failure> {
-    let lines = read_text(path)?;
-    let vectors = lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    vectors
-        .map(|(at, line)| {
-            serde_json::from_str(line).map_err(|e| format!("{}:{}: {e}", path.display(), at + 1).into())
-        })
-        .collect()
+/// The vectors of a file, one a line; a line that is none is an error of its own.
+pub fn read_vectors(path: &Path) -> Result<Vec<Result<Vector, Failure>>, Failure> {
+    let text = read_text(path)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let vectors = lines.map(|(at, line)| {
+        serde_json::from_str(line).map_err(|e| format!("{}:{}: {e}", path.display(), at + 1).into())
+    });
+    Ok(vectors.collect())
 }
 
 /// Model files by `model.variant`, read when first asked for.

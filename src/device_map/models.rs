@@ -1,0 +1,590 @@
+//! Model trees built from `config.json`, without Python.
+//!
+//! Owns names, classes, shapes and the order of registration of the language models mgpack knows, of MGM's
+//! vision half, and of the buffers that no checkpoint holds. Leaves the reading of files to the caller: a
+//! config comes in parsed. Source: transformers 4.36.2 (Llama, Mistral, Mixtral), 4.39.0 (Gemma, Qwen2),
+//! 4.51.3 (Qwen3) and MGM at commit 769820c, each built on the meta device and compared.
+
+use serde::Deserialize;
+
+use super::{ModelTree, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
+use crate::error::DeviceMapError;
+use crate::tensor::Dtype;
+
+/// Most layers, projector stages and experts per layer accepted. Real models stay below 512; a config is
+/// untrusted.
+const MAX_PARTS: u64 = 1024;
+
+/// Most experts in all layers together: bounds the tree of a hostile config to some hundred thousand modules.
+const MAX_EXPERTS: u64 = 65_536;
+
+/// Which language model a tree belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Architecture {
+    /// Llama 1–3, Vicuna, Yi.
+    Llama,
+    /// Mistral.
+    Mistral,
+    /// Mixtral: sparse experts.
+    Mixtral,
+    /// Gemma: scaled embeddings, tied head.
+    Gemma,
+    /// Qwen2 and 2.5: biases on queries, keys and values.
+    Qwen2,
+    /// Qwen3: norms on queries and keys, one rotary table for all layers.
+    Qwen3,
+}
+
+impl Architecture {
+    /// Name of the class family: the `Llama` of `LlamaDecoderLayer`.
+    fn class(self) -> &'static str {
+        match self {
+            Architecture::Llama => "Llama",
+            Architecture::Mistral => "Mistral",
+            Architecture::Mixtral => "Mixtral",
+            Architecture::Gemma => "Gemma",
+            Architecture::Qwen2 => "Qwen2",
+            Architecture::Qwen3 => "Qwen3",
+        }
+    }
+
+    /// The attention that the source's version chooses by default.
+    fn attention_class(self) -> &'static str {
+        match self {
+            Architecture::Llama => "LlamaSdpaAttention",
+            Architecture::Mistral => "MistralAttention",
+            Architecture::Mixtral => "MixtralAttention",
+            Architecture::Gemma => "GemmaSdpaAttention",
+            Architecture::Qwen2 => "Qwen2SdpaAttention",
+            Architecture::Qwen3 => "Qwen3Attention",
+        }
+    }
+
+    /// The architecture that the name of a model class, such as `MGMMixtralForCausalLM`, stands for.
+    pub fn of_class(class: &str) -> Option<Self> {
+        let model = class.strip_suffix("ForCausalLM")?;
+        let model = model.strip_prefix("MGM").or_else(|| model.strip_prefix("MiniGemini")).unwrap_or(model);
+        [Self::Llama, Self::Mistral, Self::Mixtral, Self::Gemma, Self::Qwen2, Self::Qwen3]
+            .into_iter()
+            .find(|known| known.class() == model)
+    }
+}
+
+/// How much of MGM's vision half a tree has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Vision {
+    /// None: a plain language model.
+    None,
+    /// As transformers loads it: both towers empty, no `vlm_uni_*`.
+    AsLoaded,
+    /// After MGM has built its towers and `vlm_uni_*`.
+    Full,
+}
+
+/// What a tree follows from; the fields of `config.json` under their own names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)] // They are transformers' names, with its meanings.
+pub struct ModelConfig {
+    pub vocab_size: u64,
+    pub hidden_size: u64,
+    pub intermediate_size: u64,
+    pub num_hidden_layers: u64,
+    pub num_attention_heads: u64,
+    #[serde(default)]
+    pub num_key_value_heads: Option<u64>,
+    #[serde(default)]
+    pub head_dim: Option<u64>,
+    /// Sizes the rotary tables; 2048 if absent, as in transformers' Llama.
+    #[serde(default)]
+    pub max_position_embeddings: Option<u64>,
+    #[serde(default)]
+    pub tie_word_embeddings: Option<bool>,
+    #[serde(default)]
+    pub attention_bias: Option<bool>,
+    #[serde(default)]
+    pub hidden_act: Option<String>,
+    #[serde(default)]
+    pub hidden_activation: Option<String>,
+    #[serde(default)]
+    pub num_local_experts: Option<u64>,
+    #[serde(default)]
+    pub torch_dtype: Option<String>,
+    /// The name of `torch_dtype` from transformers 5 on.
+    #[serde(default)]
+    pub dtype: Option<String>,
+    #[serde(default)]
+    pub mm_hidden_size: Option<u64>,
+    #[serde(default)]
+    pub mm_hidden_size_aux: Option<u64>,
+    #[serde(default)]
+    pub mm_projector_type: Option<String>,
+}
+
+impl ModelConfig {
+    /// Key-value heads: as many as attention heads unless the config says otherwise.
+    pub fn kv_heads(&self) -> u64 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Elements per attention head.
+    pub fn head_dim(&self) -> u64 {
+        self.head_dim.unwrap_or_else(|| self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0))
+    }
+}
+
+/// Builds the tree of a model.
+///
+/// `dtype`: the type the weights are loaded in; `None` takes the config's `torch_dtype`, else 16-bit floats.
+///
+/// # Errors
+/// [`DeviceMapError::BadConfig`] where a number is beyond its limit or a name is not known.
+pub fn build_tree(
+    architecture: Architecture,
+    config: &ModelConfig,
+    vision: Vision,
+    dtype: Option<Dtype>,
+) -> Result<ModelTree, DeviceMapError> {
+    let known = config
+        .torch_dtype
+        .as_deref()
+        .or(config.dtype.as_deref())
+        .map(|name| name.trim_start_matches("torch."));
+    let dtype = match (dtype, known) {
+        (Some(dtype), _) => dtype,
+        (None, Some(name)) => torch_dtype(name).ok_or_else(|| bad("torch_dtype", name))?,
+        (None, None) => Dtype::F16,
+    };
+    for (field, value) in [
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("num_local_experts", config.num_local_experts.unwrap_or(0)),
+    ] {
+        if value > MAX_PARTS {
+            return Err(bad(field, &value.to_string()));
+        }
+    }
+    let experts = config.num_local_experts.unwrap_or(0);
+    if architecture == Architecture::Mixtral && experts * config.num_hidden_layers > MAX_EXPERTS {
+        return Err(bad("num_local_experts", &experts.to_string()));
+    }
+    let mut tree = Builder { dtype, params: Vec::new(), buffers: Vec::new(), modules: Vec::new() };
+    let class = architecture.class();
+    let prefix = if vision == Vision::None { "" } else { "MGM" };
+    tree.module("", &format!("{prefix}{class}ForCausalLM"));
+    tree.module("model", &format!("{prefix}{class}Model"));
+    tree.module("model.embed_tokens", "Embedding");
+    tree.param("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size]);
+    tree.module("model.layers", "ModuleList");
+    for layer in 0..config.num_hidden_layers {
+        decoder_layer(&mut tree, architecture, config, &format!("model.layers.{layer}"))?;
+    }
+    tree.norm("model.norm", &format!("{class}RMSNorm"), config.hidden_size);
+    if architecture == Architecture::Qwen3 {
+        tree.module("model.rotary_emb", "Qwen3RotaryEmbedding");
+        tree.buffer("model.rotary_emb.inv_freq", &[config.head_dim().div_ceil(2)], Dtype::F32);
+    }
+    if vision != Vision::None {
+        vision_half(&mut tree, config, vision)?;
+    }
+    tree.module("lm_head", "Linear");
+    let is_tied = config.tie_word_embeddings.unwrap_or(architecture == Architecture::Gemma);
+    if !is_tied {
+        tree.linear_weight("lm_head", config.vocab_size, config.hidden_size);
+    }
+    let tied = is_tied.then(|| vec!["lm_head.weight".to_owned(), "model.embed_tokens.weight".to_owned()]);
+    Ok(tree.finish(tied.into_iter().collect()))
+}
+
+/// Classes that transformers tells accelerate not to split, sorted: those of the layers that the tree has.
+pub fn no_split_classes(tree: &ModelTree) -> Vec<String> {
+    let classes = tree.modules.iter().map(|module| module.class.as_str());
+    let mut whole: Vec<String> = classes
+        .filter(|class| class.ends_with("DecoderLayer") || *class == "CLIPEncoderLayer")
+        .map(str::to_owned)
+        .collect();
+    whole.sort_unstable();
+    whole.dedup();
+    whole
+}
+
+/// Modules that transformers 4.36.2 keeps out of quantization: those of shared parameters, and the last.
+pub fn not_converted(tree: &ModelTree) -> Vec<String> {
+    let names = tree.tied.iter().flatten().map(String::as_str);
+    let mut modules: Vec<String> = names
+        .chain(params(tree).next_back().map(|tensor| tensor.name.as_str()))
+        .map(|name| name.rsplit_once('.').map_or(name, |(module, _)| module).to_owned())
+        .collect();
+    modules.sort_unstable();
+    modules.dedup();
+    modules
+}
+
+impl Sizing {
+    /// What transformers 4.36.2 tells accelerate for int8: 1 byte, and 2 for parameters whose name contains one
+    /// of [`not_converted`]. This counts embeddings and norms too small.
+    pub fn int8_hf(tree: &ModelTree) -> Self {
+        Self::at_most(8).with_special(not_converted_params(tree), 16)
+    }
+
+    /// The same for 4 bits.
+    pub fn int4_hf(tree: &ModelTree) -> Self {
+        Self::at_most(4).with_special(not_converted_params(tree), 16)
+    }
+
+    /// What lies in memory with bitsandbytes: 1 byte for the weights of converted `Linear`s; 2 for all other
+    /// parameters, `lm_head`, and what MGM builds afterwards (towers, `vlm_uni_*`). Scales are not counted.
+    pub fn int8_bnb(tree: &ModelTree) -> Self {
+        const KEPT: [&str; 3] = ["lm_head.", "model.vision_tower", "model.vlm_uni_"];
+        let kept = params(tree).filter(|tensor| {
+            tensor.kind == (TensorKind::Param { linear: false })
+                || KEPT.iter().any(|prefix| tensor.name.starts_with(prefix))
+        });
+        Self::at_most(8).with_special(kept.map(|tensor| tensor.name.as_str()), 16)
+    }
+}
+
+fn params(tree: &ModelTree) -> impl DoubleEndedIterator<Item = &TreeTensor> {
+    tree.tensors.iter().filter(|tensor| matches!(tensor.kind, TensorKind::Param { .. }))
+}
+
+fn not_converted_params(tree: &ModelTree) -> Vec<&str> {
+    let modules = not_converted(tree);
+    let names = params(tree).map(|tensor| tensor.name.as_str());
+    names.filter(|name| modules.iter().any(|module| name.contains(module.as_str()))).collect()
+}
+
+fn bad(field: &'static str, value: &str) -> DeviceMapError {
+    DeviceMapError::BadConfig { field, value: value.chars().take(80).collect() }
+}
+
+/// Class of the activation that transformers registers for a name in a config.
+fn activation_class(field: &'static str, name: &str) -> Result<&'static str, DeviceMapError> {
+    Ok(match name {
+        "silu" | "swish" => "SiLU",
+        "gelu" => "GELUActivation",
+        "gelu_new" => "NewGELUActivation",
+        "gelu_pytorch_tanh" => "PytorchGELUTanh",
+        "quick_gelu" => "QuickGELUActivation",
+        "relu" => "ReLU",
+        other => return Err(bad(field, other)),
+    })
+}
+
+fn decoder_layer(
+    tree: &mut Builder,
+    architecture: Architecture,
+    config: &ModelConfig,
+    layer: &str,
+) -> Result<(), DeviceMapError> {
+    let class = architecture.class();
+    let norm_class = format!("{class}RMSNorm");
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let head_dim = config.head_dim();
+    let q_dim = product("num_attention_heads", config.num_attention_heads, head_dim)?;
+    let kv_dim = product("num_key_value_heads", config.kv_heads(), head_dim)?;
+    let bias = match architecture {
+        Architecture::Llama | Architecture::Gemma | Architecture::Qwen3 => {
+            config.attention_bias.unwrap_or(false)
+        }
+        Architecture::Mistral | Architecture::Mixtral | Architecture::Qwen2 => false,
+    };
+    let qkv_bias = bias || architecture == Architecture::Qwen2;
+
+    tree.module(layer, &format!("{class}DecoderLayer"));
+    let attention = format!("{layer}.self_attn");
+    tree.module(&attention, architecture.attention_class());
+    tree.linear(&format!("{attention}.q_proj"), q_dim, hidden, qkv_bias);
+    tree.linear(&format!("{attention}.k_proj"), kv_dim, hidden, qkv_bias);
+    tree.linear(&format!("{attention}.v_proj"), kv_dim, hidden, qkv_bias);
+    tree.linear(&format!("{attention}.o_proj"), hidden, q_dim, bias);
+    if architecture == Architecture::Qwen3 {
+        tree.norm(&format!("{attention}.q_norm"), &norm_class, head_dim);
+        tree.norm(&format!("{attention}.k_norm"), &norm_class, head_dim);
+    } else {
+        let rotary = format!("{attention}.rotary_emb");
+        tree.module(&rotary, &format!("{class}RotaryEmbedding"));
+        if architecture != Architecture::Gemma {
+            let positions = config.max_position_embeddings.unwrap_or(2048);
+            let dtype = tree.dtype;
+            tree.buffer(&format!("{rotary}.inv_freq"), &[head_dim.div_ceil(2)], Dtype::F32);
+            tree.buffer(&format!("{rotary}.cos_cached"), &[positions, head_dim], dtype);
+            tree.buffer(&format!("{rotary}.sin_cached"), &[positions, head_dim], dtype);
+        }
+    }
+
+    // Gemma's `hidden_act` is ignored: the first checkpoints had it wrong.
+    let activation = match architecture {
+        Architecture::Gemma => config.hidden_activation.as_deref().unwrap_or("gelu_pytorch_tanh"),
+        _ => config.hidden_act.as_deref().unwrap_or("silu"),
+    };
+    let activation = activation_class("hidden_act", activation)?;
+    if architecture == Architecture::Mixtral {
+        let experts = config.num_local_experts.unwrap_or(8);
+        let moe = format!("{layer}.block_sparse_moe");
+        tree.module(&moe, "MixtralSparseMoeBlock");
+        tree.linear(&format!("{moe}.gate"), experts, hidden, false);
+        tree.module(&format!("{moe}.experts"), "ModuleList");
+        for expert in 0..experts {
+            let expert = format!("{moe}.experts.{expert}");
+            tree.module(&expert, "MixtralBLockSparseTop2MLP");
+            tree.linear(&format!("{expert}.w1"), inner, hidden, false);
+            tree.linear(&format!("{expert}.w2"), hidden, inner, false);
+            tree.linear(&format!("{expert}.w3"), inner, hidden, false);
+            tree.module(&format!("{expert}.act_fn"), activation);
+        }
+    } else {
+        let mlp = format!("{layer}.mlp");
+        tree.module(&mlp, &format!("{class}MLP"));
+        tree.linear(&format!("{mlp}.gate_proj"), inner, hidden, false);
+        tree.linear(&format!("{mlp}.up_proj"), inner, hidden, false);
+        tree.linear(&format!("{mlp}.down_proj"), hidden, inner, false);
+        tree.module(&format!("{mlp}.act_fn"), activation);
+    }
+    tree.norm(&format!("{layer}.input_layernorm"), &norm_class, hidden);
+    tree.norm(&format!("{layer}.post_attention_layernorm"), &norm_class, hidden);
+    Ok(())
+}
+
+fn product(field: &'static str, a: u64, b: u64) -> Result<u64, DeviceMapError> {
+    a.checked_mul(b).ok_or_else(|| bad(field, &a.to_string()))
+}
+
+/// MGM's vision half, in the order in which it registers its modules.
+fn vision_half(tree: &mut Builder, config: &ModelConfig, vision: Vision) -> Result<(), DeviceMapError> {
+    let width = config.mm_hidden_size.unwrap_or(CLIP_WIDTH);
+    let width_aux = config.mm_hidden_size_aux.unwrap_or(CONVNEXT_WIDTHS.iter().sum());
+    tree.module("model.vision_tower", "CLIPVisionTower");
+    if vision == Vision::Full {
+        clip_tower(tree);
+    }
+    projector(tree, config, width)?;
+    tree.module("model.vision_tower_aux", "OpenCLIPVisionTower");
+    if vision == Vision::Full {
+        convnext_tower(tree);
+        for (name, from) in [("query", width), ("aux", width_aux), ("val", width_aux)] {
+            let name = format!("model.vlm_uni_{name}_projector");
+            tree.module(&name, "Sequential");
+            tree.layer_norm(&format!("{name}.0"), "LayerNorm", from);
+            tree.linear(&format!("{name}.1"), width, from, true);
+        }
+    }
+    Ok(())
+}
+
+fn projector(tree: &mut Builder, config: &ModelConfig, width: u64) -> Result<(), DeviceMapError> {
+    let kind = config.mm_projector_type.as_deref().unwrap_or("linear");
+    let hidden = config.hidden_size;
+    if kind == "linear" {
+        tree.linear("model.mm_projector", hidden, width, true);
+        return Ok(());
+    }
+    let depth = kind.strip_prefix("mlp").and_then(|rest| rest.strip_suffix("x_gelu"));
+    let depth =
+        depth.and_then(|depth| depth.parse::<u64>().ok()).filter(|depth| (1..=MAX_PARTS).contains(depth));
+    let depth = depth.ok_or_else(|| bad("mm_projector_type", kind))?;
+    tree.module("model.mm_projector", "Sequential");
+    tree.linear("model.mm_projector.0", hidden, width, true);
+    for stage in 1..depth {
+        tree.module(&format!("model.mm_projector.{}", 2 * stage - 1), "GELU");
+        tree.linear(&format!("model.mm_projector.{}", 2 * stage), hidden, hidden, true);
+    }
+    Ok(())
+}
+
+/// CLIP ViT-L/14 at 336 pixels.
+const CLIP_WIDTH: u64 = 1024;
+const CLIP_LAYERS: u64 = 24;
+const CLIP_PATCH: u64 = 14;
+const CLIP_POSITIONS: u64 = (336 / CLIP_PATCH) * (336 / CLIP_PATCH) + 1;
+
+fn clip_tower(tree: &mut Builder) {
+    let width = CLIP_WIDTH;
+    let tower = "model.vision_tower.vision_tower";
+    let model = format!("{tower}.vision_model");
+    tree.module(tower, "CLIPVisionModel");
+    tree.module(&model, "CLIPVisionTransformer");
+    let embeddings = format!("{model}.embeddings");
+    tree.module(&embeddings, "CLIPVisionEmbeddings");
+    tree.param(&format!("{embeddings}.class_embedding"), &[width]);
+    tree.buffer(&format!("{embeddings}.position_ids"), &[1, CLIP_POSITIONS], Dtype::I64);
+    tree.module(&format!("{embeddings}.patch_embedding"), "Conv2d");
+    tree.param(&format!("{embeddings}.patch_embedding.weight"), &[width, 3, CLIP_PATCH, CLIP_PATCH]);
+    tree.module(&format!("{embeddings}.position_embedding"), "Embedding");
+    tree.param(&format!("{embeddings}.position_embedding.weight"), &[CLIP_POSITIONS, width]);
+    tree.layer_norm(&format!("{model}.pre_layrnorm"), "LayerNorm", width);
+    tree.module(&format!("{model}.encoder"), "CLIPEncoder");
+    tree.module(&format!("{model}.encoder.layers"), "ModuleList");
+    for layer in 0..CLIP_LAYERS {
+        let layer = format!("{model}.encoder.layers.{layer}");
+        tree.module(&layer, "CLIPEncoderLayer");
+        tree.module(&format!("{layer}.self_attn"), "CLIPAttention");
+        for projection in ["k_proj", "v_proj", "q_proj", "out_proj"] {
+            tree.linear(&format!("{layer}.self_attn.{projection}"), width, width, true);
+        }
+        tree.layer_norm(&format!("{layer}.layer_norm1"), "LayerNorm", width);
+        tree.module(&format!("{layer}.mlp"), "CLIPMLP");
+        tree.module(&format!("{layer}.mlp.activation_fn"), "QuickGELUActivation");
+        tree.linear(&format!("{layer}.mlp.fc1"), 4 * width, width, true);
+        tree.linear(&format!("{layer}.mlp.fc2"), width, 4 * width, true);
+        tree.layer_norm(&format!("{layer}.layer_norm2"), "LayerNorm", width);
+    }
+    tree.layer_norm(&format!("{model}.post_layernorm"), "LayerNorm", width);
+}
+
+/// OpenCLIP's ConvNeXt-Large: blocks and channels per stage.
+const CONVNEXT_DEPTHS: [u64; 4] = [3, 3, 27, 3];
+const CONVNEXT_WIDTHS: [u64; 4] = [192, 384, 768, 1536];
+
+fn convnext_tower(tree: &mut Builder) {
+    let tower = "model.vision_tower_aux";
+    let [mut before, ..] = CONVNEXT_WIDTHS;
+    tree.module(&format!("{tower}.vision_stem"), "Sequential");
+    tree.conv(&format!("{tower}.vision_stem.0"), &[before, 3, 4, 4]);
+    tree.layer_norm(&format!("{tower}.vision_stem.1"), "LayerNorm2d", before);
+    tree.module(&format!("{tower}.vision_stages"), "Sequential");
+    for (at, (depth, width)) in CONVNEXT_DEPTHS.into_iter().zip(CONVNEXT_WIDTHS).enumerate() {
+        let stage = format!("{tower}.vision_stages.{at}");
+        tree.module(&stage, "ConvNeXtStage");
+        if at == 0 {
+            tree.module(&format!("{stage}.downsample"), "Identity");
+        } else {
+            tree.module(&format!("{stage}.downsample"), "Sequential");
+            tree.layer_norm(&format!("{stage}.downsample.0"), "LayerNorm2d", before);
+            tree.conv(&format!("{stage}.downsample.1"), &[width, before, 2, 2]);
+        }
+        tree.module(&format!("{stage}.blocks"), "Sequential");
+        for block in 0..depth {
+            // The rate of the dropped paths rises from 0: the very first block drops none.
+            let drop_path = if at == 0 && block == 0 { "Identity" } else { "DropPath" };
+            let block = format!("{stage}.blocks.{block}");
+            tree.module(&block, "ConvNeXtBlock");
+            tree.param(&format!("{block}.gamma"), &[width]);
+            tree.conv(&format!("{block}.conv_dw"), &[width, 1, 7, 7]);
+            tree.layer_norm(&format!("{block}.norm"), "LayerNorm", width);
+            tree.module(&format!("{block}.mlp"), "Mlp");
+            tree.linear(&format!("{block}.mlp.fc1"), 4 * width, width, true);
+            tree.module(&format!("{block}.mlp.act"), "GELU");
+            tree.module(&format!("{block}.mlp.drop1"), "Dropout");
+            tree.module(&format!("{block}.mlp.norm"), "Identity");
+            tree.linear(&format!("{block}.mlp.fc2"), width, 4 * width, true);
+            tree.module(&format!("{block}.mlp.drop2"), "Dropout");
+            tree.module(&format!("{block}.shortcut"), "Identity");
+            tree.module(&format!("{block}.drop_path"), drop_path);
+        }
+        before = width;
+    }
+}
+
+/// Collects modules in the order of registration, with their tensors.
+struct Builder {
+    dtype: Dtype,
+    modules: Vec<TreeModule>,
+    params: Vec<TreeTensor>,
+    buffers: Vec<TreeTensor>,
+}
+
+impl Builder {
+    fn module(&mut self, name: &str, class: &str) {
+        self.modules.push(TreeModule { name: name.to_owned(), class: class.to_owned() });
+    }
+
+    fn param(&mut self, name: &str, shape: &[u64]) {
+        self.push_param(name.to_owned(), shape, false);
+    }
+
+    fn push_param(&mut self, name: String, shape: &[u64], linear: bool) {
+        let kind = TensorKind::Param { linear };
+        self.params.push(TreeTensor { name, shape: shape.to_vec(), dtype: self.dtype, kind });
+    }
+
+    fn buffer(&mut self, name: &str, shape: &[u64], dtype: Dtype) {
+        let kind = TensorKind::Buffer { persistent: false };
+        self.buffers.push(TreeTensor { name: name.to_owned(), shape: shape.to_vec(), dtype, kind });
+    }
+
+    fn linear_weight(&mut self, name: &str, out: u64, inp: u64) {
+        self.push_param(format!("{name}.weight"), &[out, inp], true);
+    }
+
+    fn linear(&mut self, name: &str, out: u64, inp: u64, bias: bool) {
+        self.module(name, "Linear");
+        self.linear_weight(name, out, inp);
+        if bias {
+            self.push_param(format!("{name}.bias"), &[out], false);
+        }
+    }
+
+    fn conv(&mut self, name: &str, shape: &[u64]) {
+        self.module(name, "Conv2d");
+        self.param(&format!("{name}.weight"), shape);
+        self.param(&format!("{name}.bias"), shape.get(..1).unwrap_or_default());
+    }
+
+    /// A norm with a weight only.
+    fn norm(&mut self, name: &str, class: &str, width: u64) {
+        self.module(name, class);
+        self.param(&format!("{name}.weight"), &[width]);
+    }
+
+    /// A norm with weight and bias.
+    fn layer_norm(&mut self, name: &str, class: &str, width: u64) {
+        self.norm(name, class, width);
+        self.param(&format!("{name}.bias"), &[width]);
+    }
+
+    fn finish(mut self, tied: Vec<Vec<String>>) -> ModelTree {
+        self.params.append(&mut self.buffers);
+        let tree = ModelTree { modules: self.modules, tensors: self.params, tied, ..ModelTree::default() };
+        tree.with_direct_params()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(changes: &str) -> ModelConfig {
+        let mut config: serde_json::Value = serde_json::from_str(
+            r#"{"vocab_size": 8, "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "mm_projector_type": "mlp2x_gelu"}"#,
+        )
+        .unwrap();
+        let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
+        for (field, value) in changes.as_object().unwrap() {
+            config[field] = value.clone();
+        }
+        serde_json::from_value(config).unwrap()
+    }
+
+    #[test]
+    fn refuses_configs_beyond_any_model() {
+        for (changes, expected) in [
+            (r#"{"num_hidden_layers": 1025}"#, "num_hidden_layers"),
+            (r#"{"num_hidden_layers": 1000, "num_local_experts": 1000}"#, "num_local_experts"),
+            (r#"{"num_key_value_heads": 18446744073709551615, "head_dim": 2}"#, "num_key_value_heads"),
+            (r#"{"hidden_act": "tanh"}"#, "hidden_act"),
+            (r#"{"mm_projector_type": "mlp0x_gelu"}"#, "mm_projector_type"),
+            (r#"{"torch_dtype": "float7"}"#, "torch_dtype"),
+        ] {
+            let error =
+                build_tree(Architecture::Mixtral, &config(changes), Vision::AsLoaded, None).unwrap_err();
+            let DeviceMapError::BadConfig { field, .. } = &error else { panic!("{error}") };
+            assert_eq!(*field, expected);
+        }
+    }
+
+    #[test]
+    fn survives_heads_and_dimensions_of_zero() {
+        let zero = config(r#"{"num_attention_heads": 0, "hidden_size": 0, "dtype": "bfloat16"}"#);
+        let tree = build_tree(Architecture::Llama, &zero, Vision::Full, None).unwrap();
+        assert!(tree.sizes(&Sizing::default()).bits("") > 0);
+        assert!(tree.tensors.iter().any(|tensor| tensor.dtype == Dtype::BF16));
+    }
+
+    #[test]
+    fn class_names_tell_the_architecture() {
+        assert_eq!(Architecture::of_class("MGMMixtralForCausalLM"), Some(Architecture::Mixtral));
+        assert_eq!(Architecture::of_class("MiniGeminiLlamaForCausalLM"), Some(Architecture::Llama));
+        assert_eq!(Architecture::of_class("Qwen3ForCausalLM"), Some(Architecture::Qwen3));
+        assert_eq!(Architecture::of_class("Qwen3MoeForCausalLM"), None);
+    }
+}

@@ -1,0 +1,29 @@
+"""transformers loads the bundles on a CPU, and the model still gives nearly the same logits."""
+
+import oracles
+import pytest
+import torch
+
+BNB = ("--int8", "--format", "bnb")
+W8A8 = ("--int8", "--format", "compressed-tensors", "--scheme", "W8A8")
+W8A16 = ("--int8", "--format", "compressed-tensors", "--scheme", "W8A16")
+
+# Not Mixtral in int8: transformers 5 holds its experts as one tensor and can't fuse quantized ones (it is for vLLM, and for
+# the transformers 4.36 of MGM).
+FAMILIES = ["llama", "gemma", "qwen3"]
+
+
+@pytest.mark.parametrize("options", [BNB, W8A8, W8A16], ids=["bnb", "W8A8", "W8A16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_logits_are_within_a_twentieth(made, family, options):
+    want = oracles.logits(made.checkpoint(family))
+    got = oracles.logits(made.bundle(family, *options))
+    # not zero: else the model would not have been quantized at all
+    assert 1e-4 < oracles.relative_error(got, want) < 0.05
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
+def test_bf16_logits_are_the_originals(made, family):
+    want = oracles.logits(made.checkpoint(family))
+    got = oracles.logits(made.bundle(family, "--bf16"))
+    assert torch.equal(got, want)

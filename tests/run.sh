@@ -1,0 +1,21 @@
+#!/bin/sh
+# Runs every test: Rust's, then those against bitsandbytes, llm-compressor, torch and transformers.
+#
+# Installs the pinned Python packages into .venv at first use (about 4 GB: PyPI's torch for Linux is the CUDA
+# build, and its libraries must be there even without a GPU). PYTHON names the interpreter, 3.11 by default.
+set -eu
+cd "$(dirname "$0")/.."
+
+cargo test --release --locked
+
+python=${PYTHON:-python3.11}
+command -v "$python" >/dev/null 2>&1 || python=python3
+stamp=.venv/requirements.installed
+if ! cmp -s tests/python/requirements.txt "$stamp"; then
+    rm -rf .venv
+    "$python" -m venv .venv
+    # --no-deps: the list is complete, and says why it must not be resolved again.
+    .venv/bin/pip install --quiet --no-deps --disable-pip-version-check -r tests/python/requirements.txt
+    cp tests/python/requirements.txt "$stamp"
+fi
+MGPACK=${MGPACK:-target/release/mgpack} .venv/bin/python -m pytest -q tests/python
