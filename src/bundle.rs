@@ -19,6 +19,7 @@ use crate::manifest::{
     self, FileRecord, MANIFEST_NAME, MAX_MANIFEST_LEN, Manifest, SIGNATURE_NAME, SUMS_NAME, is_bundle_path,
 };
 use crate::progress::{Progress, Stage, Stop};
+use crate::release;
 
 /// Bytes read at a time.
 const READ_LEN: usize = 1 << 20;
@@ -60,6 +61,8 @@ pub enum FindingKind {
     Header,
     /// The manifest contradicts itself or the bundle's own lists.
     Manifest,
+    /// Bytes of a tar outside its files are not those that a release has.
+    Archive,
 }
 
 /// What a check found out.
@@ -83,6 +86,10 @@ trait Contents: Sync {
     fn entries(&self) -> &BTreeMap<String, Entry>;
     /// Opens a regular file.
     fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>>;
+    /// What is wrong with the bytes that hold the files together.
+    fn findings(&self) -> &[Finding] {
+        &[]
+    }
 }
 
 /// One entry of a folder or tar.
@@ -155,6 +162,7 @@ fn check(
     };
     let mut findings = check_manifest(&manifest);
     findings.extend(check_file_set(&manifest, contents));
+    findings.extend_from_slice(contents.findings());
     let present: Vec<&FileRecord> = manifest
         .files
         .iter()
@@ -460,13 +468,14 @@ impl Contents for Folder {
 
 /// A bundle in a tar, or in the parts of one.
 struct Tar {
-    parts: crate::release::Parts,
+    parts: release::Parts,
     entries: BTreeMap<String, Entry>,
+    findings: Vec<Finding>,
 }
 
 impl Tar {
     fn list(path: &Path) -> io::Result<Self> {
-        let parts = crate::release::Parts::open(path)?;
+        let parts = release::Parts::open(path)?;
         let mut entries = BTreeMap::new();
         let mut archive = tar::Archive::new(parts.reader(0));
         let mut root: Option<String> = None;
@@ -491,8 +500,46 @@ impl Tar {
                 return Err(invalid("too many files"));
             }
         }
-        Ok(Self { parts, entries })
+        let findings = check_frame(&parts, root.as_deref().unwrap_or_default(), &entries)?;
+        Ok(Self { parts, entries, findings })
     }
+}
+
+/// Every byte outside the files is what `release` writes: heads in the order of paths, padding, the end.
+///
+/// No digest covers these bytes, but the files' names and lengths leave them no choice.
+fn check_frame(
+    parts: &release::Parts,
+    folder: &str,
+    entries: &BTreeMap<String, Entry>,
+) -> io::Result<Vec<Finding>> {
+    const ZEROS: [u8; release::END_LEN as usize] = [0; release::END_LEN as usize];
+    let too_long = || invalid("a length beyond all tars");
+    let mut findings = Vec::new();
+    let mut complain = |path: &str| {
+        findings.push(Finding::new(
+            path,
+            FindingKind::Archive,
+            "the tar of a release",
+            "other bytes around it",
+        ));
+    };
+    let mut at = 0;
+    for (path, entry) in entries {
+        let Entry::File { len, offset } = *entry else { continue };
+        let head = release::member_head(folder, path, len)?;
+        let end = offset.checked_add(len).ok_or_else(too_long)?;
+        let next = end.checked_next_multiple_of(release::BLOCK_LEN).ok_or_else(too_long)?;
+        let padding = &ZEROS[..(next - end) as usize];
+        if offset != at + head.len() as u64 || !parts.holds(at, &head)? || !parts.holds(end, padding)? {
+            complain(path);
+        }
+        at = next;
+    }
+    if parts.len() != at.saturating_add(release::END_LEN) || !parts.holds(at, &ZEROS)? {
+        complain("the end of the tar");
+    }
+    Ok(findings)
 }
 
 fn invalid(why: &str) -> io::Error {
@@ -502,6 +549,10 @@ fn invalid(why: &str) -> io::Error {
 impl Contents for Tar {
     fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
+    }
+
+    fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {

@@ -89,16 +89,35 @@ fn write_tar(
     let mut builder = tar::Builder::new(out);
     for path in paths {
         let file = File::open(dir.join(path))?;
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Regular);
-        header.set_size(file.metadata()?.len());
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
+        let mut header = member_header(file.metadata()?.len());
         builder.append_data(&mut header, format!("{name}/{path}"), Watched { file, progress, stop })?;
     }
     builder.finish()
+}
+
+/// Length of a tar's blocks; contents are padded with zeros to whole ones.
+pub(crate) const BLOCK_LEN: u64 = 512;
+/// Length of the zeros that end a tar.
+pub(crate) const END_LEN: u64 = 2 * BLOCK_LEN;
+
+fn member_header(len: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(len);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+/// The bytes that stand before a member's content in a released tar.
+pub(crate) fn member_head(folder: &str, path: &str, len: u64) -> io::Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_data(&mut member_header(len), format!("{folder}/{path}"), io::empty())?;
+    let mut bytes = builder.into_inner()?;
+    bytes.truncate(bytes.len().saturating_sub(END_LEN as usize));
+    Ok(bytes)
 }
 
 /// A file that reports what is read of it and stops when asked.
@@ -237,6 +256,18 @@ impl Parts {
             }
         }
         Ok(Self { files, len })
+    }
+
+    /// Length of all parts together.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// True where the bytes from `position` on are `expected`.
+    pub(crate) fn holds(&self, position: u64, expected: &[u8]) -> io::Result<bool> {
+        let mut found = Vec::with_capacity(expected.len());
+        self.reader(position).take(expected.len() as u64).read_to_end(&mut found)?;
+        Ok(found == expected)
     }
 
     /// A reader from `position` on.

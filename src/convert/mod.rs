@@ -11,7 +11,7 @@ mod pipeline;
 mod staging;
 
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -335,16 +335,22 @@ impl Conversion {
         Ok(Outcome { path: target.to_owned(), id: Digest::of(&bytes), manifest })
     }
 
+    /// Neither the target nor what `--force` would remove may be something that is read.
     fn check_target(&self, target: &Path) -> Result<()> {
-        let parent =
-            target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let (Ok(source), Ok(parent)) = (self.checkpoint.root().canonicalize(), parent.canonicalize()) else {
-            return Ok(());
-        };
-        let target_inside =
-            target.file_name().map(|name| parent.join(name)).is_some_and(|full| full.starts_with(&source));
-        if target_inside {
-            return Err(ConvertError::TargetInsideSource { path: target.to_owned() }.into());
+        let failed = |cause| io_error("looking at the target", target, cause);
+        let full = resolve(target).map_err(failed)?;
+        let sources = std::iter::once(self.checkpoint.root())
+            .chain(self.towers.iter().map(|tower| tower.located.dir.as_path()));
+        for source in sources {
+            let source = resolve(source).map_err(failed)?;
+            if full.starts_with(&source) {
+                return Err(ConvertError::TargetInsideSource { path: target.to_owned() }.into());
+            }
+            if source.starts_with(&full) {
+                return Err(
+                    ConvertError::TargetHoldsSource { path: target.to_owned(), source_dir: source }.into()
+                );
+            }
         }
         Ok(())
     }
@@ -750,6 +756,28 @@ fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder], config: &Value) -
         }
     }
     Ok(files)
+}
+
+/// The path without links and dots, for as much of it as exists.
+fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    let full = std::path::absolute(path)?;
+    let mut known = full.as_path();
+    let mut real = loop {
+        match (known.canonicalize(), known.parent()) {
+            (Ok(real), _) => break real,
+            (Err(_), Some(parent)) => known = parent,
+            (Err(cause), None) => return Err(cause),
+        }
+    };
+    for part in full.strip_prefix(known).into_iter().flat_map(Path::components) {
+        match part {
+            Component::ParentDir => {
+                real.pop();
+            }
+            other => real.push(other),
+        }
+    }
+    Ok(real)
 }
 
 fn write_text(dir: &Path, path: &str, text: &[u8]) -> Result<FileRecord> {

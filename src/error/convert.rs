@@ -20,6 +20,14 @@ pub enum ConvertError {
         /// The target.
         path: PathBuf,
     },
+    /// The target holds the checkpoint or a tower: `--force` would remove what is being read.
+    #[error("the target holds what is converted")]
+    TargetHoldsSource {
+        /// The target.
+        path: PathBuf,
+        /// The checkpoint or tower inside it.
+        source_dir: PathBuf,
+    },
     /// The disk has too little room.
     #[error("too little free space: {needed} bytes needed, {free} free")]
     NoSpace {
@@ -106,6 +114,7 @@ impl Explain for ConvertError {
         match self {
             ConvertError::TargetExists { path }
             | ConvertError::TargetInsideSource { path }
+            | ConvertError::TargetHoldsSource { path, .. }
             | ConvertError::NoSpace { path, .. }
             | ConvertError::Io { path, .. }
             | ConvertError::NotDurable { path, .. } => Some(path.display().to_string()),
@@ -117,6 +126,9 @@ impl Explain for ConvertError {
     fn why(&self) -> Option<String> {
         match self {
             ConvertError::BadJson { why, .. } => Some(why.clone()),
+            ConvertError::TargetHoldsSource { source_dir, .. } => {
+                Some(format!("replacing it would remove {}", source_dir.display()))
+            }
             ConvertError::NotFinite { .. } => {
                 Some("its row's scale would not be finite, and the whole row would be lost".into())
             }
@@ -135,7 +147,9 @@ impl Explain for ConvertError {
             ConvertError::TargetExists { .. } => {
                 Some("give another folder with -o, or --force to replace it once the new bundle is complete".into())
             }
-            ConvertError::TargetInsideSource { .. } => Some("give a folder outside the checkpoint with -o".into()),
+            ConvertError::TargetInsideSource { .. } | ConvertError::TargetHoldsSource { .. } => {
+                Some("give a folder outside the checkpoint with -o".into())
+            }
             ConvertError::NoSpace { .. } => Some("free some space, or give a folder on another disk with -o".into()),
             ConvertError::NotFinite { tensor, .. } => {
                 Some(format!("keep it float with --ignore {}", tensor.trim_end_matches(".weight")))

@@ -82,6 +82,8 @@ impl Error {
                 | Error::Plan(PlanError::AlreadyQuantized { .. })
                 | Error::Convert(
                     ConvertError::TargetExists { .. }
+                        | ConvertError::TargetInsideSource { .. }
+                        | ConvertError::TargetHoldsSource { .. }
                         | ConvertError::NotFinite { .. }
                         | ConvertError::Overflow { .. }
                 )

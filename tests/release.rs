@@ -1,0 +1,115 @@
+//! What `release` claims: the same bundle gives the same tar, any tar reads it, and only a sound one is released.
+
+// clippy.toml allows these in #[test] functions only, not in the helpers beside them.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "support/world.rs"]
+mod world;
+
+use std::fs;
+use std::process::Command;
+
+use world::{World, assert_same, contents, ran};
+
+const NAME: &str = "MGM-7B-tiny-int8";
+
+#[test]
+fn the_same_bundle_gives_the_same_bytes_wherever_it_lies_and_whenever() {
+    let world = World::new();
+    let dir = world.tiny();
+    world.good(&["release", "tiny-bundle", "-o", "one"]);
+    // Another place, other times, other modes, another order of the files in the folder.
+    world::copy(&dir, &world.path("elsewhere/renamed"));
+    for path in contents(&dir).keys().rev() {
+        let full = world.path("elsewhere/renamed").join(path);
+        let mut modes = fs::metadata(&full).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut modes, 0o755);
+        fs::set_permissions(&full, modes).unwrap();
+    }
+    world.good(&["release", "elsewhere/renamed", "-o", "two"]);
+    assert_same(&world.path("one"), &world.path("two"), "two releases");
+    let names: Vec<String> = contents(&world.path("one")).into_keys().collect();
+    assert_eq!(names, [format!("{NAME}.id"), format!("{NAME}.tar"), "SHA256SUMS".to_owned()]);
+}
+
+#[test]
+fn gnu_tar_lists_it_sorted_without_owners_or_times_and_unpacks_the_bundle() {
+    let world = World::new();
+    let dir = world.tiny();
+    world.good(&["release", "tiny-bundle", "-o", "out"]);
+    let tar = world.path(&format!("out/{NAME}.tar"));
+    let names = ran(Command::new("tar").arg("tf").arg(&tar));
+    assert_eq!((names.code, names.err.as_str()), (0, ""));
+    let names: Vec<&str> = names.out.lines().collect();
+    let expected: Vec<String> = contents(&dir).into_keys().map(|path| format!("{NAME}/{path}")).collect();
+    assert_eq!(names, expected);
+
+    let long = ran(Command::new("tar").args(["--numeric-owner", "--full-time", "--utc", "-tvf"]).arg(&tar));
+    assert_eq!(long.out.lines().count(), expected.len());
+    for line in long.out.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(fields[..2], ["-rw-r--r--", "0/0"], "{line}");
+        assert_eq!(fields[3..5], ["1970-01-01", "00:00:00"], "{line}");
+    }
+
+    let unpack = ran(Command::new("tar").arg("xf").arg(&tar).current_dir(world.path("out")));
+    assert_eq!((unpack.code, unpack.err.as_str()), (0, ""));
+    assert_same(&world.path("out").join(NAME), &dir, "unpacked");
+    world.good(&["verify", &format!("out/{NAME}")]);
+}
+
+#[test]
+fn its_digests_and_its_id_are_right() {
+    let world = World::new();
+    world.tiny();
+    world.good(&["release", "tiny-bundle", "-o", "out", "--part-size", "2MiB"]);
+    let check =
+        ran(Command::new("sha256sum").args(["-c", "--strict", "SHA256SUMS"]).current_dir(world.path("out")));
+    assert_eq!(check.code, 0, "{}", check.err);
+    assert!(check.out.lines().count() >= 3, "{}", check.out);
+    let id = fs::read_to_string(world.path(&format!("out/{NAME}.id"))).unwrap();
+    let sum = ran(Command::new("sha256sum").arg(world.path("tiny-bundle/mgpack.json")));
+    assert_eq!(id, format!("sha256:{}\n", sum.out.split(' ').next().unwrap()));
+}
+
+#[test]
+fn parts_are_of_one_size_and_joined_are_the_tar() {
+    let world = World::new();
+    world.tiny();
+    world.good(&["release", "tiny-bundle", "-o", "whole"]);
+    world.good(&["release", "tiny-bundle", "-o", "parts", "--part-size", "1500000"]);
+    let whole = fs::read(world.path(&format!("whole/{NAME}.tar"))).unwrap();
+    let parts: Vec<(String, Vec<u8>)> =
+        contents(&world.path("parts")).into_iter().filter(|(name, _)| name.contains(".part-")).collect();
+    assert_eq!(parts.len(), whole.len().div_ceil(1_500_000));
+    for (index, (name, bytes)) in parts.iter().enumerate() {
+        assert_eq!(*name, format!("{NAME}.tar.part-{index:04}"));
+        assert!(bytes.len() == 1_500_000 || index == parts.len() - 1, "{name}: {}", bytes.len());
+    }
+    assert!(parts.into_iter().flat_map(|(_, bytes)| bytes).eq(whole), "joined");
+}
+
+#[test]
+fn a_broken_bundle_is_refused_and_nothing_is_left() {
+    let world = World::new();
+    let dir = world.tiny();
+    let shard = dir.join("model-00001-of-00002.safetensors");
+    let mut bytes = fs::read(&shard).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    let ran = world.run(&["release", "tiny-bundle", "-o", "out"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("only a bundle that verifies is released"), "{}", ran.err);
+    assert!(!world.path("out").exists());
+}
+
+#[test]
+fn a_part_size_below_a_mebibyte_is_refused() {
+    let world = World::new();
+    world.tiny();
+    let ran = world.run(&["release", "tiny-bundle", "-o", "out", "--part-size", "1000"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("a part is at least 1 MiB"), "{}", ran.err);
+    assert!(!world.path("out").exists());
+}
