@@ -26,11 +26,13 @@ pub struct MapRequest {
     pub batch: u64,
     /// `--reserve`: bytes kept free on every device.
     pub reserve: u64,
+    /// `--allow-cpu`: bytes of host memory that decoder layers and norm may take; `None` allows none.
+    pub allow_cpu: Option<u64>,
 }
 
 impl Default for MapRequest {
     fn default() -> Self {
-        Self { memory: None, context: 2048, batch: 1, reserve: 512 << 20 }
+        Self { memory: None, context: 2048, batch: 1, reserve: 512 << 20, allow_cpu: None }
     }
 }
 
@@ -65,7 +67,7 @@ pub fn device_map(
         memory: &memory,
         tied_head,
         reserves,
-        allow_cpu: None,
+        allow_cpu: request.allow_cpu,
         alternatives,
     })?;
     let asked = request.memory.is_some();

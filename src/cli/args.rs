@@ -128,6 +128,9 @@ pub(crate) struct RecipeArgs {
     /// Memory the device map keeps free on every GPU
     #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(512 << 20))]
     pub(crate) reserve: Size,
+    /// Host memory that decoder layers may take where the GPUs do not hold them all
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "gpus")]
+    pub(crate) allow_cpu: Option<Size>,
     /// Folder that holds the vision towers
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) towers: Option<PathBuf>,

@@ -82,7 +82,13 @@ fn prepare(recipe: &RecipeArgs) -> Result<Conversion> {
         max_memory: recipe.max_memory.0,
         threads: super::thread_count(recipe.threads),
         isa: recipe.isa.unwrap_or_else(Isa::detect),
-        map: MapRequest { memory, context: recipe.context, batch: recipe.batch, reserve: recipe.reserve.0 },
+        map: MapRequest {
+            memory,
+            context: recipe.context,
+            batch: recipe.batch,
+            reserve: recipe.reserve.0,
+            allow_cpu: recipe.allow_cpu.map(|size| size.0),
+        },
     };
     Conversion::prepare(located, &places, options)
 }
