@@ -536,6 +536,28 @@ fn an_existing_target_is_refused_and_replaced_only_by_force() {
 }
 
 #[test]
+fn force_replaces_a_bundle_or_an_empty_folder_and_nothing_else() {
+    // Once, --force removed whatever stood at the target: a folder with one text file was lost.
+    let world = World::new();
+    let zoo = zoo();
+    save(&world.path("ckpt"), &[&zoo[..4]]);
+    fs::create_dir(world.path("folder")).unwrap();
+    fs::write(world.path("folder/thesis.txt"), "mine").unwrap();
+    fs::write(world.path("file"), "mine").unwrap();
+    std::os::unix::fs::symlink("folder", world.path("link")).unwrap();
+    for target in ["folder", "file", "link"] {
+        let ran = world.run(&args(&["--bf16", "--force"], target));
+        assert_eq!(ran.code, 1, "{target}: {ran:?}");
+        assert!(ran.err.contains("error: the target is not a bundle and is not replaced"), "{}", ran.err);
+    }
+    assert_eq!(fs::read_to_string(world.path("folder/thesis.txt")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(world.path("file")).unwrap(), "mine");
+    assert_eq!(world.names(), ["ckpt", "file", "folder", "link"], "nothing half-made is left");
+    fs::create_dir(world.path("empty")).unwrap();
+    world.good(&args(&["--bf16", "--force"], "empty"));
+}
+
+#[test]
 fn a_target_inside_the_checkpoint_or_around_it_is_refused() {
     let world = World::new();
     let zoo = zoo();

@@ -67,7 +67,7 @@ pub(crate) struct ConvertArgs {
     /// Show the plan and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Replace what is at the target, once the new bundle is complete
+    /// Replace the bundle at the target, once the new one is complete
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]

@@ -12,6 +12,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 
 use super::io_error;
 use crate::error::{ConvertError, Result};
+use crate::manifest::MANIFEST_NAME;
 
 /// A folder that is not yet a bundle.
 pub(super) struct Staging {
@@ -25,10 +26,14 @@ impl Staging {
     /// Makes the folder, after a look at what is at the target and at the room on its disk.
     ///
     /// # Errors
-    /// [`ConvertError::TargetExists`] without `force`, [`ConvertError::NoSpace`] if less than `len` is free.
+    /// [`ConvertError::TargetExists`] without `force`, [`ConvertError::TargetIsNoBundle`] with it where
+    /// something else than a bundle would be lost, [`ConvertError::NoSpace`] if less than `len` is free.
     pub(super) fn create(target: &Path, len: u64, force: bool) -> Result<Self> {
-        if !force && target.symlink_metadata().is_ok() {
-            return Err(ConvertError::TargetExists { path: target.to_owned() }.into());
+        if target.symlink_metadata().is_ok() {
+            if !force {
+                return Err(ConvertError::TargetExists { path: target.to_owned() }.into());
+            }
+            check_replaceable(target)?;
         }
         let (parent, name) = split(target)?;
         fs::create_dir_all(&parent)
@@ -62,6 +67,8 @@ impl Staging {
         match renamed(RenameFlags::NOREPLACE) {
             Ok(()) => self.committed = true,
             Err(rustix::io::Errno::EXIST) if self.force => {
+                // Again: the target may have come into being, or changed, while the bundle was written.
+                check_replaceable(&self.target)?;
                 renamed(RenameFlags::EXCHANGE).map_err(|cause| {
                     io_error("putting the bundle in its place", &self.target, cause.into())
                 })?;
@@ -87,6 +94,17 @@ impl Drop for Staging {
             let _ = remove(&self.dir);
         }
     }
+}
+
+/// Lets `--force` replace a bundle or an empty folder, never anything else.
+fn check_replaceable(target: &Path) -> Result<()> {
+    let is_folder = target.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+    let is_bundle = || target.join(MANIFEST_NAME).is_file();
+    let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    if is_folder && (is_bundle() || is_empty()) {
+        return Ok(());
+    }
+    Err(ConvertError::TargetIsNoBundle { path: target.to_owned() }.into())
 }
 
 fn remove(path: &Path) -> io::Result<()> {

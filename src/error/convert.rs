@@ -14,6 +14,12 @@ pub enum ConvertError {
         /// The target.
         path: PathBuf,
     },
+    /// `--force` was given, and what is at the target is no bundle.
+    #[error("the target is not a bundle and is not replaced")]
+    TargetIsNoBundle {
+        /// The target.
+        path: PathBuf,
+    },
     /// The target lies inside the checkpoint, or is it.
     #[error("the target lies inside the checkpoint")]
     TargetInsideSource {
@@ -113,6 +119,7 @@ impl Explain for ConvertError {
     fn place(&self) -> Option<String> {
         match self {
             ConvertError::TargetExists { path }
+            | ConvertError::TargetIsNoBundle { path }
             | ConvertError::TargetInsideSource { path }
             | ConvertError::TargetHoldsSource { path, .. }
             | ConvertError::NoSpace { path, .. }
@@ -129,6 +136,9 @@ impl Explain for ConvertError {
             ConvertError::TargetHoldsSource { source_dir, .. } => {
                 Some(format!("replacing it would remove {}", source_dir.display()))
             }
+            ConvertError::TargetIsNoBundle { .. } => {
+                Some("--force replaces a folder with an mgpack.json, or an empty one, and nothing else".into())
+            }
             ConvertError::NotFinite { .. } => {
                 Some("its row's scale would not be finite, and the whole row would be lost".into())
             }
@@ -144,6 +154,9 @@ impl Explain for ConvertError {
 
     fn help(&self) -> Option<String> {
         match self {
+            ConvertError::TargetIsNoBundle { .. } => {
+                Some("give another folder with -o, or remove this one yourself".into())
+            }
             ConvertError::TargetExists { .. } => {
                 Some("give another folder with -o, or --force to replace it once the new bundle is complete".into())
             }

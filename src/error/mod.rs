@@ -82,6 +82,7 @@ impl Error {
                 | Error::Plan(PlanError::AlreadyQuantized { .. })
                 | Error::Convert(
                     ConvertError::TargetExists { .. }
+                        | ConvertError::TargetIsNoBundle { .. }
                         | ConvertError::TargetInsideSource { .. }
                         | ConvertError::TargetHoldsSource { .. }
                         | ConvertError::NotFinite { .. }
