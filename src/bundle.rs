@@ -16,7 +16,8 @@ use crate::checkpoint::safetensors::{self, Header};
 use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{
-    self, FileRecord, MANIFEST_NAME, MAX_MANIFEST_LEN, Manifest, SIGNATURE_NAME, SUMS_NAME, is_bundle_path,
+    self, FileRecord, MANIFEST_NAME, MAX_MANIFEST_LEN, Manifest, SIGNATURE_NAME, SUMS_NAME, is_bundle_name,
+    is_bundle_path,
 };
 use crate::progress::{Progress, Stage, Stop};
 use crate::release;
@@ -61,6 +62,8 @@ pub enum FindingKind {
     Header,
     /// The manifest contradicts itself or the bundle's own lists.
     Manifest,
+    /// Another bundle than the one asked for.
+    Id,
     /// Bytes of a tar outside its files are not those that a release has.
     Archive,
 }
@@ -204,6 +207,14 @@ fn check_manifest(manifest: &Manifest) -> Vec<Finding> {
     let mut complain = |expected: &str, found: String| {
         findings.push(Finding::new(MANIFEST_NAME, FindingKind::Manifest, expected, found));
     };
+    match manifest.expected_seal() {
+        Ok(seal) if seal == manifest.seal => {}
+        Ok(seal) => complain(&format!("seal {}", manifest.seal), format!("content with seal {seal}")),
+        Err(error) => complain("a manifest that can be written", error.to_string()),
+    }
+    if !is_bundle_name(&manifest.model.name) {
+        complain("a name that a bundle may have", format!("`{}`", manifest.model.name.escape_debug()));
+    }
     let mut last = "";
     for file in &manifest.files {
         if !is_bundle_path(&file.path) || file.path == MANIFEST_NAME || file.path == SIGNATURE_NAME {

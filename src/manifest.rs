@@ -46,6 +46,8 @@ pub struct Manifest {
     pub tensors: Vec<TensorRecord>,
     /// Device maps computed for named memory tables.
     pub device_maps: Vec<serde_json::Value>,
+    /// Digest of the canonical manifest with sixty-four zeros in this place: finds a change in any byte of it.
+    pub seal: Digest,
 }
 
 /// The program that wrote a bundle.
@@ -221,6 +223,18 @@ pub struct ErrorFigures {
 }
 
 impl Manifest {
+    /// The manifest with its seal set.
+    pub fn sealed(self) -> serde_json::Result<Self> {
+        let seal = self.expected_seal()?;
+        Ok(Self { seal, ..self })
+    }
+
+    /// The seal that belongs to the other fields.
+    pub fn expected_seal(&self) -> serde_json::Result<Digest> {
+        let unsealed = Self { seal: Digest::ZERO, ..self.clone() };
+        Ok(Digest::of(&unsealed.to_bytes()?))
+    }
+
     /// The canonical bytes.
     pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
@@ -296,4 +310,28 @@ pub fn is_bundle_path(path: &str) -> bool {
         && !path.contains(['\\', ':'])
         && !path.chars().any(char::is_control)
         && path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255)
+}
+
+/// True for a name that a bundle may have: letters, digits, `.`, `_` and `-`, not beginning with a dot, at most
+/// 200 bytes. It becomes a file name in a release and stands in the card's shell and Python lines.
+pub fn is_bundle_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=200).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_name_is_safe_in_a_path_a_shell_and_a_string() {
+        for good in ["MGM-34B-HD-int8", "all-MiniLM_L6.v2-w8a16"] {
+            assert!(is_bundle_name(good), "{good}");
+        }
+        for bad in
+            ["", "..", ".x", "../../evil", "a/b", "a b", "a\nb", "a\"); print(1) #", "é", &"a".repeat(201)]
+        {
+            assert!(!is_bundle_name(bad), "{bad:?}");
+        }
+    }
 }

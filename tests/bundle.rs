@@ -203,7 +203,7 @@ fn several_changes_are_all_told_at_once() {
 fn two_hundred_random_bits_are_found_in_the_file_they_are_in() {
     let world = World::new();
     let dir = world.tiny();
-    // The manifest's own bytes are the next test's: in free text only the id tells.
+    // The manifest's own bits are the next test's.
     let files: BTreeMap<String, Vec<u8>> =
         contents(&dir).into_iter().filter(|(path, _)| path != MANIFEST).collect();
     let total: u64 = files.values().map(|bytes| bytes.len() as u64).sum();
@@ -232,6 +232,37 @@ fn two_hundred_random_bits_are_found_in_the_file_they_are_in() {
 }
 
 #[test]
+fn no_bit_of_the_manifest_can_change_unseen() {
+    // Once, a version or a reason could change and the bundle verified: only its id told.
+    let world = World::new();
+    let dir = world.tiny();
+    let whole = fs::read(dir.join(MANIFEST)).unwrap();
+    let mut random = Random(21);
+    let version = whole.windows(5).position(|text| text == b"0.1.0").unwrap() + 4;
+    let chosen = (0..200).map(|_| random.below(whole.len() as u64) as usize);
+    for position in [version].into_iter().chain(chosen) {
+        let mut changed = whole.clone();
+        changed[position] ^= 1;
+        fs::write(dir.join(MANIFEST), changed).unwrap();
+        let ran = world.run(&["verify", "tiny-bundle", "--quick", "--json"]);
+        assert_eq!(ran.code, 1, "byte {position}: {ran:?}");
+        assert!(found(&ran).contains(&MANIFEST.to_owned()), "byte {position}: {ran:?}");
+    }
+}
+
+#[test]
+fn another_bundle_than_the_one_asked_for_is_a_finding() {
+    let world = World::new();
+    world.tiny();
+    let report = world.good(&["verify", "tiny-bundle", "--json"]).json();
+    let id = format!("sha256:{}", report["id"].as_str().unwrap());
+    world.good(&["verify", "tiny-bundle", "--id", &id]);
+    let other = format!("sha256:{}", "0".repeat(64));
+    let ran = world.run(&["verify", "tiny-bundle", "--id", &other, "--json"]);
+    assert_eq!((ran.code, found(&ran)), (1, vec![MANIFEST.to_owned()]));
+}
+
+#[test]
 fn what_the_manifest_says_of_files_and_tensors_cannot_be_changed() {
     let world = World::new();
     let dir = world.tiny();
@@ -242,6 +273,10 @@ fn what_the_manifest_says_of_files_and_tensors_cannot_be_changed() {
         let place = changed.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}"));
         assert_ne!(*place, value, "{pointer}");
         *place = value;
+        // Sealed again, so that it is the contradiction that is found and not the seal.
+        changed["seal"] = "0".repeat(64).into();
+        let seal = mgpack::digest::Digest::of(format!("{changed:#}\n").as_bytes());
+        changed["seal"] = seal.to_string().into();
         fs::write(dir.join(MANIFEST), format!("{changed:#}\n")).unwrap();
         let ran = world.run(&["verify", "tiny-bundle", "--json"]);
         assert_eq!(ran.code, 1, "{pointer}: {ran:?}");

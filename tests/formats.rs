@@ -66,6 +66,11 @@ fn assert_consistent(manifest: &Manifest) {
     assert!(manifest.files.is_sorted_by(|a, b| a.path < b.path));
     assert!(manifest.files.iter().all(|file| is_bundle_path(&file.path)));
     assert!(manifest.source.files.is_sorted_by(|a, b| a.path <= b.path));
+    let text = String::from_utf8(manifest.to_bytes().unwrap()).unwrap();
+    let seal = |digest: &str| format!("\"seal\": \"{digest}\"");
+    let unsealed = text.replace(&seal(&manifest.seal.to_string()), &seal(&"0".repeat(64)));
+    assert_ne!(unsealed, text);
+    assert_eq!(manifest.seal, mgpack::digest::Digest::of(unsealed.as_bytes()));
     let totals = &manifest.totals;
     assert_eq!(totals.file_bytes, manifest.files.iter().map(|file| file.size).sum::<u64>());
     assert_eq!(totals.tensors, manifest.tensors.len() as u64);

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use mgpack::convert::DEFAULT_MAX_MEMORY;
 use mgpack::device_map::{MemoryTable, parse_size};
+use mgpack::digest::Digest;
 use mgpack::plan::DEFAULT_MAX_SHARD_LEN;
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
 
@@ -156,6 +157,9 @@ pub(crate) struct VerifyArgs {
     /// Compare sizes, headers and the manifest only
     #[arg(long)]
     pub(crate) quick: bool,
+    /// The id the bundle must have, as `convert` and `release` told it: sha256:HEX
+    #[arg(long, value_name = "ID", value_parser = id)]
+    pub(crate) id: Option<Digest>,
     /// Threads [default: one per core]
     #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -295,6 +299,11 @@ fn size(text: &str) -> Result<Size, String> {
         Some(bytes) => Ok(Size(bytes)),
         None => Err("a size is a number and a unit, such as 2GiB or 512MiB".to_owned()),
     }
+}
+
+fn id(text: &str) -> Result<Digest, String> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    Digest::from_hex(hex).ok_or_else(|| "an id is sha256: and 64 lower-case hex digits".to_owned())
 }
 
 fn gpus(text: &str) -> Result<Gpus, String> {

@@ -2,15 +2,27 @@
 
 use std::process::ExitCode;
 
-use mgpack::{Result, bundle};
+use mgpack::Result;
+use mgpack::bundle::{self, Finding, FindingKind};
+use mgpack::manifest::MANIFEST_NAME;
 
 use super::args::VerifyArgs;
 use super::{STOP, ui};
 
 pub(super) fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let bars = ui::Bars::new(args.talk.progress);
-    let report =
+    let mut report =
         super::pool(args.threads)?.install(|| bundle::verify(&args.bundle, args.quick, &bars, &STOP))?;
+    if let (Some(wanted), Some(found)) = (args.id, report.id)
+        && wanted != found
+    {
+        report.findings.push(Finding {
+            path: MANIFEST_NAME.to_owned(),
+            kind: FindingKind::Id,
+            expected: format!("id sha256:{wanted}"),
+            found: format!("id sha256:{found}"),
+        });
+    }
     if args.talk.json {
         super::print_json(&report)?;
     } else if report.findings.is_empty() {

@@ -103,9 +103,12 @@ pub(super) fn config(
         object.set(key, &json!(path)).map_err(bad)?;
     }
     if let Some(dtype) = dtype {
-        // transformers 4.56 renamed the key; whichever the checkpoint has is kept.
-        let key = if object.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-        object.set(key, &json!(dtype)).map_err(bad)?;
+        // transformers 4.56 renamed the key; whichever the checkpoint has is set, both if it has both.
+        let present = ["dtype", "torch_dtype"].map(|key| object.get(key).map(|_| key));
+        let keys: Vec<&str> = present.into_iter().flatten().collect();
+        for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {
+            object.set(key, &json!(dtype)).map_err(bad)?;
+        }
     }
     if let Some(quantization) = quantization_config(plan, skip) {
         object.set("quantization_config", &quantization).map_err(bad)?;

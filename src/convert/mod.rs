@@ -323,8 +323,8 @@ impl Conversion {
         let sums = write_text(dir, SUMS_NAME, manifest::sums(&files).as_bytes())?;
         files.push(sums);
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let manifest = self.manifest(&written, &copied, files)?;
         let json = |error: serde_json::Error| io_error("writing the manifest", target, error.into());
+        let manifest = self.manifest(&written, &copied, files)?.sealed().map_err(json)?;
         let bytes = manifest.to_bytes().map_err(json)?;
         write_text(dir, MANIFEST_NAME, &bytes)?;
         if stop.requested() {
@@ -531,6 +531,7 @@ impl Conversion {
             files,
             tensors: self.tensor_records(written).map_err(json)?,
             device_maps: vec![map],
+            seal: Digest::ZERO,
         })
     }
 
@@ -644,7 +645,13 @@ fn bundle_name(options: &Options, located: &Located, scheme: Scheme, family: Opt
     let of_folder = || Some(located.dir.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned());
     let stem =
         of_family.map(|published| published.bundle_stem.to_string()).or_else(of_hub).or_else(of_folder);
-    format!("{}-{}", stem.as_deref().unwrap_or("model"), scheme.suffix())
+    let stem = stem.as_deref().unwrap_or("model");
+    let plain = |letter: char| {
+        let fits = letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+        if fits { letter } else { '-' }
+    };
+    let stem: String = stem.chars().map(plain).skip_while(|letter| *letter == '.').take(180).collect();
+    format!("{stem}-{}", scheme.suffix())
 }
 
 fn open_towers(
@@ -717,7 +724,9 @@ fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder], config: &Value) -
         });
     }
     for skipped in checkpoint.skipped() {
-        let len = std::fs::metadata(checkpoint.root().join(&skipped.path)).map_or(0, |meta| meta.len());
+        // A folder's own length depends on the file system; it has none here.
+        let path = checkpoint.root().join(&skipped.path);
+        let len = std::fs::metadata(path).map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
         files.push(FilePlan {
             path: skipped.path.clone(),
             tower: None,
