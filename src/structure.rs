@@ -81,9 +81,12 @@ pub fn natural(a: &str, b: &str) -> Ordering {
             (None, None) => return a.cmp(b),
             (None, Some(_)) => Ordering::Less,
             (Some(_), None) => Ordering::Greater,
+            // Numbers before words: comparing a number with a word as text would not be an order (9 < 10 < 1x < 9).
             (Some(x), Some(y)) => match (x.parse::<u64>(), y.parse::<u64>()) {
                 (Ok(x), Ok(y)) => x.cmp(&y),
-                _ => x.cmp(y),
+                (Ok(_), Err(_)) => Ordering::Less,
+                (Err(_), Ok(_)) => Ordering::Greater,
+                (Err(_), Err(_)) => x.cmp(y),
             },
         };
         if order != Ordering::Equal {
@@ -181,6 +184,34 @@ mod tests {
                 "lm_head.weight",
             ]
         );
+    }
+
+    #[test]
+    fn the_order_of_names_is_total() {
+        let names = [
+            "9",
+            "10",
+            "1x",
+            "x",
+            "01",
+            "1",
+            "",
+            "9.a",
+            "10.a",
+            "1x.a",
+            "99999999999999999999",
+            "a.01",
+            "a.1",
+        ];
+        for a in names {
+            for b in names {
+                assert_eq!(natural(a, b), natural(b, a).reverse(), "{a} {b}");
+                for c in names {
+                    let in_order = natural(a, b).is_le() && natural(b, c).is_le();
+                    assert!(!in_order || natural(a, c).is_le(), "{a} {b} {c}");
+                }
+            }
+        }
     }
 
     #[test]
