@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::archive;
 use crate::checkpoint::safetensors::{self, Header};
 use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, ConvertError, Result};
@@ -20,7 +21,6 @@ use crate::manifest::{
     is_bundle_path,
 };
 use crate::progress::{Progress, Stage, Stop};
-use crate::release;
 
 /// Bytes read at a time.
 const READ_LEN: usize = 1 << 20;
@@ -225,7 +225,13 @@ fn check_manifest(manifest: &Manifest) -> Vec<Finding> {
         }
         last = &file.path;
     }
-    if !manifest.files.iter().any(|file| file.path.ends_with(".safetensors") && !file.path.contains('/')) {
+    let mut names = BTreeSet::new();
+    for tensor in &manifest.tensors {
+        if !names.insert(tensor.name.as_str()) {
+            complain("every tensor once", format!("`{}` twice", tensor.name));
+        }
+    }
+    if !manifest.files.iter().any(|file| is_shard(&file.path)) {
         complain("at least one shard", "none".to_owned());
     }
     let total = manifest.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
@@ -233,6 +239,11 @@ fn check_manifest(manifest: &Manifest) -> Vec<Finding> {
         complain(&format!("totals.file_bytes {total}"), manifest.totals.file_bytes.to_string());
     }
     findings
+}
+
+/// True for the path of a shard: a safetensors file at the top of the bundle.
+fn is_shard(path: &str) -> bool {
+    path.ends_with(".safetensors") && !path.contains('/')
 }
 
 /// Every file of the manifest is there, with its length, and nothing else is.
@@ -282,6 +293,10 @@ fn check_headers(manifest: &Manifest, contents: &dyn Contents, present: &[&FileR
     let mut by_shard: BTreeMap<&str, Vec<&manifest::TensorRecord>> = BTreeMap::new();
     for tensor in &manifest.tensors {
         by_shard.entry(&tensor.shard).or_default().push(tensor);
+    }
+    // A shard without a record must say so in its header too.
+    for file in manifest.files.iter().filter(|file| is_shard(&file.path)) {
+        by_shard.entry(&file.path).or_default();
     }
     for (shard, tensors) in &by_shard {
         if !manifest.files.iter().any(|file| file.path == *shard) {
@@ -479,14 +494,14 @@ impl Contents for Folder {
 
 /// A bundle in a tar, or in the parts of one.
 struct Tar {
-    parts: release::Parts,
+    parts: archive::Parts,
     entries: BTreeMap<String, Entry>,
     findings: Vec<Finding>,
 }
 
 impl Tar {
     fn list(path: &Path) -> io::Result<Self> {
-        let parts = release::Parts::open(path)?;
+        let parts = archive::Parts::open(path)?;
         let mut entries = BTreeMap::new();
         let mut archive = tar::Archive::new(parts.reader(0));
         let mut root: Option<String> = None;
@@ -520,11 +535,11 @@ impl Tar {
 ///
 /// No digest covers these bytes, but the files' names and lengths leave them no choice.
 fn check_frame(
-    parts: &release::Parts,
+    parts: &archive::Parts,
     folder: &str,
     entries: &BTreeMap<String, Entry>,
 ) -> io::Result<Vec<Finding>> {
-    const ZEROS: [u8; release::END_LEN as usize] = [0; release::END_LEN as usize];
+    const ZEROS: [u8; archive::END_LEN as usize] = [0; archive::END_LEN as usize];
     let too_long = || invalid("a length beyond all tars");
     let mut findings = Vec::new();
     let mut complain = |path: &str| {
@@ -538,16 +553,16 @@ fn check_frame(
     let mut at = 0;
     for (path, entry) in entries {
         let Entry::File { len, offset } = *entry else { continue };
-        let head = release::member_head(folder, path, len)?;
+        let head = archive::member_head(folder, path, len)?;
         let end = offset.checked_add(len).ok_or_else(too_long)?;
-        let next = end.checked_next_multiple_of(release::BLOCK_LEN).ok_or_else(too_long)?;
+        let next = end.checked_next_multiple_of(archive::BLOCK_LEN).ok_or_else(too_long)?;
         let padding = &ZEROS[..(next - end) as usize];
         if offset != at + head.len() as u64 || !parts.holds(at, &head)? || !parts.holds(end, padding)? {
             complain(path);
         }
         at = next;
     }
-    if parts.len() != at.saturating_add(release::END_LEN) || !parts.holds(at, &ZEROS)? {
+    if parts.len() != at.saturating_add(archive::END_LEN) || !parts.holds(at, &ZEROS)? {
         complain("the end of the tar");
     }
     Ok(findings)

@@ -9,6 +9,7 @@
 //! `modules`, `device_map`, `shard`, `manifest`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
 //! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`) → `error`.
 
+mod archive;
 pub mod bundle;
 pub mod checkpoint;
 pub mod convert;

@@ -3,13 +3,14 @@
 //! The same bundle gives the same tar: entries sorted by path, no times, no owners, one mode. Only a bundle
 //! that has just been verified is released. Carries out formats/bundle.md, "Release".
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::archive::{MAX_PARTS, member_header};
 use crate::bundle;
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
 use crate::progress::{Progress, Stage, Stop};
@@ -17,8 +18,6 @@ use crate::shard::SealedFile;
 
 /// Smallest part: below it a release would fall into thousands of files.
 pub const MIN_PART_LEN: u64 = 1 << 20;
-/// Most parts of one release.
-const MAX_PARTS: u64 = 10_000;
 
 /// What was released.
 #[derive(Clone, Debug)]
@@ -33,7 +32,8 @@ pub struct Release {
 /// `<name>.id` into `out`.
 ///
 /// # Errors
-/// [`BundleError::Broken`] where the bundle does not verify. Nothing half-made is left in `out`.
+/// [`BundleError::Broken`] where the bundle does not verify, [`BundleError::OutputNotEmpty`] where `out` holds
+/// anything: files of two releases in one folder would share one list of digests. Nothing half-made is left in `out`.
 pub fn release(
     dir: &Path,
     out: &Path,
@@ -49,20 +49,24 @@ pub fn release(
         return Err(BundleError::Broken { path: dir.to_owned(), findings: report.findings.len() }.into());
     }
     let (manifest, id) = bundle::read_manifest(dir)?;
-    let mut paths: Vec<String> = manifest.files.iter().map(|file| file.path.clone()).collect();
-    paths.push(MANIFEST_NAME.to_owned());
+    let mut members: BTreeMap<String, Option<Digest>> =
+        manifest.files.iter().map(|file| (file.path.clone(), Some(file.sha256))).collect();
+    members.insert(MANIFEST_NAME.to_owned(), Some(id));
     if dir.join(SIGNATURE_NAME).is_file() {
-        paths.push(SIGNATURE_NAME.to_owned());
+        members.insert(SIGNATURE_NAME.to_owned(), None);
     }
-    paths.sort();
     let name = &manifest.model.name;
     let failed =
         |path: &Path, cause| BundleError::Io { doing: "writing the release", path: path.to_owned(), cause };
     fs::create_dir_all(out).map_err(|cause| failed(out, cause))?;
+    if fs::read_dir(out).map_err(|cause| failed(out, cause))?.next().is_some() {
+        return Err(BundleError::OutputNotEmpty { path: out.to_owned() }.into());
+    }
 
     progress.begin(Stage::Release, manifest.totals.file_bytes);
     let mut writer = PartWriter::new(out, name, part_len);
-    let written = write_tar(dir, name, &paths, &mut writer, progress, stop).and_then(|()| writer.finish(&id));
+    let written =
+        write_tar(dir, name, &members, &mut writer, progress, stop).and_then(|()| writer.finish(&id));
     match written {
         Ok(files) => {
             progress.finish();
@@ -81,48 +85,29 @@ pub fn release(
 fn write_tar(
     dir: &Path,
     name: &str,
-    paths: &[String],
+    members: &BTreeMap<String, Option<Digest>>,
     out: &mut PartWriter,
     progress: &dyn Progress,
     stop: &Stop,
 ) -> io::Result<()> {
     let mut builder = tar::Builder::new(out);
-    for path in paths {
+    for (path, sha256) in members {
         let file = File::open(dir.join(path))?;
         let mut header = member_header(file.metadata()?.len());
-        builder.append_data(&mut header, format!("{name}/{path}"), Watched { file, progress, stop })?;
+        let mut watched = Watched { file, hasher: Hasher::default(), progress, stop };
+        builder.append_data(&mut header, format!("{name}/{path}"), &mut watched)?;
+        // The tar is of the bytes that were verified, or it is not made.
+        if sha256.is_some_and(|sha256| sha256 != watched.hasher.finish()) {
+            return Err(io::Error::other(format!("`{path}` changed after it was verified")));
+        }
     }
     builder.finish()
 }
 
-/// Length of a tar's blocks; contents are padded with zeros to whole ones.
-pub(crate) const BLOCK_LEN: u64 = 512;
-/// Length of the zeros that end a tar.
-pub(crate) const END_LEN: u64 = 2 * BLOCK_LEN;
-
-fn member_header(len: u64) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_size(len);
-    header.set_mode(0o644);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
-}
-
-/// The bytes that stand before a member's content in a released tar.
-pub(crate) fn member_head(folder: &str, path: &str, len: u64) -> io::Result<Vec<u8>> {
-    let mut builder = tar::Builder::new(Vec::new());
-    builder.append_data(&mut member_header(len), format!("{folder}/{path}"), io::empty())?;
-    let mut bytes = builder.into_inner()?;
-    bytes.truncate(bytes.len().saturating_sub(END_LEN as usize));
-    Ok(bytes)
-}
-
-/// A file that reports what is read of it and stops when asked.
+/// A file that hashes and reports what is read of it and stops when asked.
 struct Watched<'a> {
     file: File,
+    hasher: Hasher,
     progress: &'a dyn Progress,
     stop: &'a Stop,
 }
@@ -133,6 +118,7 @@ impl Read for Watched<'_> {
             return Err(io::Error::other("interrupted"));
         }
         let read = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
         self.progress.advance(read as u64);
         Ok(read)
     }
@@ -224,86 +210,5 @@ impl Write for PartWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A released tar, read by position: one file, or all parts of one beside each other.
-pub(crate) struct Parts {
-    files: Vec<(File, u64)>,
-    len: u64,
-}
-
-impl Parts {
-    /// Opens `path` and, if its name ends in `.part-0000`, the parts that follow it.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let mut files = Vec::new();
-        let mut len = 0;
-        let mut add = |path: &Path| -> io::Result<bool> {
-            let file = match File::open(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && len > 0 => return Ok(false),
-                other => other?,
-            };
-            files.push((file, len));
-            len += files.last().map_or(Ok(0), |(file, _)| file.metadata().map(|meta| meta.len()))?;
-            Ok(true)
-        };
-        add(path)?;
-        if let Some(stem) = path.to_str().and_then(|text| text.strip_suffix(".part-0000")) {
-            for index in 1..MAX_PARTS {
-                if !add(Path::new(&format!("{stem}.part-{index:04}")))? {
-                    break;
-                }
-            }
-        }
-        Ok(Self { files, len })
-    }
-
-    /// Length of all parts together.
-    pub(crate) fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// True where the bytes from `position` on are `expected`.
-    pub(crate) fn holds(&self, position: u64, expected: &[u8]) -> io::Result<bool> {
-        let mut found = Vec::with_capacity(expected.len());
-        self.reader(position).take(expected.len() as u64).read_to_end(&mut found)?;
-        Ok(found == expected)
-    }
-
-    /// A reader from `position` on.
-    pub(crate) fn reader(&self, position: u64) -> PartsReader<'_> {
-        PartsReader { parts: self, position }
-    }
-}
-
-/// Reads the parts one after the other.
-pub(crate) struct PartsReader<'a> {
-    parts: &'a Parts,
-    position: u64,
-}
-
-impl Read for PartsReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let index = self.parts.files.partition_point(|(_, start)| *start <= self.position);
-        let Some((file, start)) = index.checked_sub(1).and_then(|index| self.parts.files.get(index)) else {
-            return Ok(0);
-        };
-        let end = self.parts.files.get(index).map_or(self.parts.len, |(_, next)| *next);
-        let room = usize::try_from(end.saturating_sub(self.position)).unwrap_or(usize::MAX).min(buffer.len());
-        let read = file.read_at(&mut buffer[..room], self.position - start)?;
-        self.position += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for PartsReader<'_> {
-    fn seek(&mut self, target: SeekFrom) -> io::Result<u64> {
-        let position = match target {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-            SeekFrom::End(offset) => self.parts.len.checked_add_signed(offset),
-        };
-        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.position)
     }
 }

@@ -301,6 +301,10 @@ fn what_the_manifest_says_of_files_and_tensors_cannot_be_changed() {
         change(&at("range/0"), (tensor["range"][0].as_u64().unwrap() + 1).into());
         change(&at("range/1"), (tensor["range"][1].as_u64().unwrap() + 1).into());
     }
+    let mut twice = manifest["tensors"].as_array().unwrap().clone();
+    twice.push(twice[0].clone());
+    assert_eq!(change("/tensors", twice.into()), [MANIFEST]);
+    assert_eq!(change("/model/name", "../../evil".into()), [MANIFEST]);
     assert_eq!(change("/totals/file_bytes", 1.into()), [MANIFEST]);
     assert_eq!(change("/format_version", 2.into()), [MANIFEST]);
 }

@@ -223,6 +223,11 @@ fn towers_are_found_wherever_they_may_lie_and_the_bundle_is_the_same() {
         world.good(&["convert", "c/ckpt", "--int8", "--towers", towers, "-o", &out]);
         assert_same(&world.path("beside"), &world.path(&out), towers);
     }
+    // --towers wins over towers inside the checkpoint, which the manifest still accounts for.
+    world.good(&["convert", "a/ckpt", "--int8", "--towers", "t", "-o", "over"]);
+    let manifest = String::from_utf8(contents(&world.path("over"))["mgpack.json"].clone()).unwrap();
+    assert!(manifest.contains("\"path\": \"model_zoo/OpenAI/clip-vit-large-patch14-336/config.json\""));
+    assert!(manifest.contains("a tower's place; the tower is listed for itself"));
     // The hub's cache.
     into_cache(&world.path("hub"), "openai/clip-vit-large-patch14-336", CLIP);
     into_cache(&world.path("hub"), "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", AUX);

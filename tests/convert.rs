@@ -404,9 +404,13 @@ fn a_nan_or_an_infinity_in_a_linear_is_refused_with_its_place_and_leaves_nothing
 fn a_value_beyond_f16_is_an_error_clamped_or_infinite_as_asked() {
     let world = World::new();
     let name = "model.layers.0.mlp.up_proj.weight";
-    for (dtype, value) in
-        [(Dtype::F32, 65520.0), (Dtype::F32, -1e30), (Dtype::BF16, 65536.0), (Dtype::F64, 7e4)]
-    {
+    for (dtype, value) in [
+        (Dtype::F32, 65520.0),
+        (Dtype::F32, -1e30),
+        (Dtype::BF16, 65536.0),
+        (Dtype::F64, 7e4),
+        (Dtype::F64, -1e300),
+    ] {
         with_value(&world.path("ckpt"), dtype, 8, 19, value);
         for way in [&["--fp16"][..], &["--fp16", "--on-overflow", "error"], &["--int8", "--format", "bnb"]] {
             let ran = world.run(&args(way, "out"));

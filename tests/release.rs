@@ -105,6 +105,19 @@ fn a_broken_bundle_is_refused_and_nothing_is_left() {
 }
 
 #[test]
+fn a_folder_that_holds_anything_is_refused_and_kept() {
+    // Once, a second release overwrote the first one's digests and left its last parts.
+    let world = World::new();
+    world.tiny();
+    world.good(&["release", "tiny-bundle", "-o", "out", "--part-size", "1MiB"]);
+    let before = contents(&world.path("out"));
+    let ran = world.run(&["release", "tiny-bundle", "-o", "out", "--part-size", "2MiB"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("error: the folder for the release is not empty"), "{}", ran.err);
+    assert!(contents(&world.path("out")) == before);
+}
+
+#[test]
 fn a_part_size_below_a_mebibyte_is_refused() {
     let world = World::new();
     world.tiny();

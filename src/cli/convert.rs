@@ -151,7 +151,7 @@ fn plan_json(conversion: &Conversion) -> Value {
         .iter()
         .map(|file| {
             json!({
-                "path": file.path, "tower": file.tower.map(|tower| &conversion.towers[tower].path), "bytes": file.len,
+                "path": file.path, "tower": file.tower.map(|tower| &conversion.towers[tower].facts.path), "bytes": file.len,
                 "fate": file.fate, "target": (!file.target.is_empty()).then_some(&file.target), "why": file.note,
             })
         })
@@ -241,7 +241,8 @@ fn heading(conversion: &Conversion) -> String {
 
 fn files_text(conversion: &Conversion) -> String {
     let rows = conversion.files.iter().map(|file| {
-        let place = file.tower.map_or(String::new(), |tower| format!("{}/", conversion.towers[tower].path));
+        let place =
+            file.tower.map_or(String::new(), |tower| format!("{}/", conversion.towers[tower].facts.path));
         let fate = match file.fate {
             FileFate::Converted => "converted",
             FileFate::Copied => "copied",

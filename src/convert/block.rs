@@ -83,8 +83,7 @@ pub(super) fn magnitudes(
     let width = element_width(block.tensor.dtype);
     let mut found = Vec::new();
     for (index, source) in block.source.chunks(columns * width).enumerate() {
-        let row = resized(&mut buffers.original, source.len() / width);
-        rules.isa.widen(block.tensor.dtype, source, row);
+        let row = widen(rules.isa, block.tensor.dtype, source, &mut buffers.original);
         let magnitude = rules.isa.magnitude(row);
         check_finite(block, row, magnitude, index * columns)?;
         found.push(magnitude);
@@ -112,8 +111,7 @@ pub(super) fn quantize(
     for (index, (source, codes)) in
         block.source.chunks(group * width).zip(codes.chunks_mut(group)).enumerate()
     {
-        let row = resized(&mut buffers.original, source.len() / width);
-        rules.isa.widen(dtype, source, row);
+        let row = widen(rules.isa, dtype, source, &mut buffers.original);
         let magnitude = match known {
             Some(known) => known.get(index).copied().unwrap_or(0),
             None => rules.isa.magnitude(row),
@@ -165,23 +163,16 @@ pub(super) fn cast(
     for (index, (source, out)) in
         block.source.chunks(CAST_ROW * width).zip(out.chunks_mut(CAST_ROW * out_width)).enumerate()
     {
-        let row = resized(&mut buffers.original, source.len() / width);
-        rules.isa.widen(dtype, source, row);
+        let row = widen(rules.isa, dtype, source, &mut buffers.original);
         let magnitude = rules.isa.magnitude(row);
         let special = magnitude >= limit;
         if special {
-            figures.non_finite += row
-                .iter()
-                .zip(source.chunks(width))
-                .filter(|(value, bytes)| !is_finite(dtype, **value, bytes))
-                .count() as u64;
+            figures.non_finite += row.iter().filter(|value| !value.is_finite()).count() as u64;
             figures.overflowed += overflow(rules, &block.part(index * CAST_ROW, source), row, to, false)?;
             if rules.on_overflow == OnOverflow::Clamp {
                 let largest = if to == Dtype::F16 { F16_MAX } else { f32::from_bits(0x7f7f_0000) };
-                for (value, bytes) in row.iter_mut().zip(source.chunks(width)) {
-                    if is_finite(dtype, *value, bytes) {
-                        *value = value.clamp(-largest, largest);
-                    }
+                for value in row.iter_mut().filter(|value| value.is_finite()) {
+                    *value = value.clamp(-largest, largest);
                 }
             }
         }
@@ -191,7 +182,7 @@ pub(super) fn cast(
             rules.isa.widen(to, out, decoded);
             let mut largest = f32::from_bits(magnitude);
             if special {
-                rules.isa.widen(dtype, source, row);
+                let row = widen(rules.isa, dtype, source, &mut buffers.original);
                 for (value, decoded) in row.iter_mut().zip(decoded.iter_mut()) {
                     if !value.is_finite() || !decoded.is_finite() {
                         (*value, *decoded) = (0.0, 0.0);
@@ -199,6 +190,7 @@ pub(super) fn cast(
                 }
                 largest = f32::from_bits(rules.isa.magnitude(row));
             }
+            let row = buffers.original.as_slice();
             figures.moments.add(&rules.isa.measure(row, decoded, largest));
         }
     }
@@ -259,12 +251,19 @@ fn resized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer
 }
 
-/// True where the source's own value is finite (an F64 can be finite and yet infinite as f32).
-fn is_finite(dtype: Dtype, value: f32, bytes: &[u8]) -> bool {
-    match (dtype, bytes.first_chunk::<8>()) {
-        (Dtype::F64, Some(bytes)) => f64::from_le_bytes(*bytes).is_finite(),
-        _ => value.is_finite(),
+/// Widens a row to f32. A finite F64 beyond f32's range becomes the largest f32 of its sign, not an infinity: it
+/// overflows whatever it is converted to, and must be told apart from an infinity of the checkpoint.
+fn widen<'a>(isa: Isa, dtype: Dtype, source: &[u8], buffer: &'a mut Vec<f32>) -> &'a mut [f32] {
+    let row = resized(buffer, source.len() / element_width(dtype));
+    isa.widen(dtype, source, row);
+    if dtype == Dtype::F64 && isa.magnitude(row) >= INFINITE {
+        for (value, bytes) in row.iter_mut().zip(source.as_chunks::<8>().0) {
+            if f64::from_le_bytes(*bytes).is_finite() {
+                *value = value.clamp(f32::MIN, f32::MAX);
+            }
+        }
     }
+    row
 }
 
 /// Names the first value that is not finite, if the magnitude says that there is one.
@@ -293,10 +292,9 @@ fn check_finite(block: &Block<'_>, row: &[f32], magnitude: u32, start: usize) ->
 fn overflow(rules: &Rules, block: &Block<'_>, row: &[f32], to: Dtype, quantized: bool) -> Result<u64> {
     let (limit, dtype) =
         if to == Dtype::F16 { (65520.0, "fp16") } else { (f32::from_bits(0x7f7f_8000), "bf16") };
-    let width = element_width(block.tensor.dtype);
     let mut count = 0;
-    for (index, (value, bytes)) in row.iter().zip(block.source.chunks(width)).enumerate() {
-        if value.abs() >= limit && is_finite(block.tensor.dtype, *value, bytes) {
+    for (index, value) in row.iter().enumerate() {
+        if value.abs() >= limit && value.is_finite() {
             if rules.on_overflow == OnOverflow::Error || (quantized && rules.on_overflow == OnOverflow::Inf) {
                 return Err(ConvertError::Overflow {
                     tensor: block.tensor.name.to_string(),

@@ -46,10 +46,14 @@ const CARD_COPY: &str = "README.source.md";
 /// What becomes of a side file of the checkpoint: its fate, its path in the bundle, and a note.
 pub(super) fn side_file(
     path: &str,
-    towers_within: &[String],
+    tower_places: &[String],
 ) -> Result<(FileFate, String, Option<&'static str>)> {
-    if towers_within.iter().any(|tower| path.starts_with(tower.as_str())) {
-        return Ok((FileFate::LeftOut, String::new(), Some("part of a tower, which is listed for itself")));
+    if tower_places.iter().any(|tower| path.starts_with(tower.as_str())) {
+        return Ok((
+            FileFate::LeftOut,
+            String::new(),
+            Some("a tower's place; the tower is listed for itself"),
+        ));
     }
     if path == "README.md" {
         return Ok((

@@ -24,6 +24,12 @@ pub enum BundleError {
         /// How many findings there are.
         findings: usize,
     },
+    /// The folder of a release holds something already.
+    #[error("the folder for the release is not empty")]
+    OutputNotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A release's part size is too small.
     #[error("parts of {part_len} bytes are too small")]
     PartTooSmall {
@@ -47,6 +53,7 @@ impl Explain for BundleError {
     fn place(&self) -> Option<String> {
         match self {
             BundleError::NotABundle { path, .. }
+            | BundleError::OutputNotEmpty { path }
             | BundleError::Broken { path, .. }
             | BundleError::Io { path, .. } => Some(path.display().to_string()),
             BundleError::PartTooSmall { .. } => None,
@@ -58,6 +65,9 @@ impl Explain for BundleError {
             BundleError::NotABundle { why, .. } => Some(why.clone()),
             BundleError::Io { cause, .. } => Some(cause.to_string()),
             BundleError::Broken { .. } => Some("only a bundle that verifies is released".into()),
+            BundleError::OutputNotEmpty { .. } => {
+                Some("files of two releases would share one list of digests".into())
+            }
             BundleError::PartTooSmall { .. } => {
                 Some("a part is at least 1 MiB, and there are at most 10,000".into())
             }
@@ -72,6 +82,7 @@ impl Explain for BundleError {
             BundleError::Broken { path, .. } => {
                 Some(format!("`mgpack verify {}` lists the findings", path.display()))
             }
+            BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with -o".into()),
             BundleError::PartTooSmall { .. } => Some("give a larger --part-size".into()),
             BundleError::Io { .. } => None,
         }

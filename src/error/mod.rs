@@ -78,7 +78,7 @@ impl Error {
         matches!(
             self,
             Error::DeviceMap(_)
-                | Error::Bundle(BundleError::Broken { .. })
+                | Error::Bundle(BundleError::Broken { .. } | BundleError::OutputNotEmpty { .. })
                 | Error::Plan(PlanError::AlreadyQuantized { .. })
                 | Error::Convert(
                     ConvertError::TargetExists { .. }

@@ -1,0 +1,210 @@
+//! The decisions before a conversion: scheme, recipe, name, towers, and what becomes of every file.
+//!
+//! Reads folders and headers, never a weight. Carries out formats/bundle.md, "Names", "Files" and "Towers".
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{FilePlan, Options, Precision, TowerFolder, contents};
+use crate::checkpoint::{Checkpoint, Folder, SideFile, Skipped};
+use crate::digest::Digest;
+use crate::error::{ConvertError, PlanError, Result};
+use crate::family::{self, Family, Match};
+use crate::locate::{self, Located, Places};
+use crate::manifest::FileFate;
+use crate::plan::{Pattern, Recipe};
+use crate::scheme::{Layout, Scheme};
+use crate::tensor::{self, Dtype};
+
+pub(super) fn read_config(checkpoint: &Checkpoint) -> Result<Value> {
+    let Some(text) = checkpoint.config() else { return Ok(Value::Null) };
+    serde_json::from_str(text)
+        .map_err(|error| ConvertError::BadJson { file: "config.json".into(), why: error.to_string() }.into())
+}
+
+pub(super) fn choose_scheme(options: &Options, family: Option<&Match>) -> Result<Scheme> {
+    let default_layout = if family.is_some() { Layout::Bnb } else { Layout::CompressedTensors };
+    let scheme = match (options.precision, options.layout.unwrap_or(default_layout)) {
+        (Precision::Bf16, _) => Scheme::Bf16,
+        (Precision::Fp16, _) => Scheme::Fp16,
+        (Precision::Scheme(scheme), _) => scheme,
+        (Precision::Int8, Layout::Bnb) => Scheme::BnbInt8,
+        (Precision::Int8, Layout::CompressedTensors) => Scheme::W8A8,
+    };
+    if options.layout.is_some_and(|layout| scheme.layout().is_some_and(|of_scheme| of_scheme != layout)) {
+        return Err(PlanError::SchemeInLayout { scheme: scheme.name() }.into());
+    }
+    match family {
+        Some(found) if scheme.layout() == Some(Layout::CompressedTensors) => {
+            Err(PlanError::LayoutForFamily { family: found.family.name.to_string() }.into())
+        }
+        _ => Ok(scheme),
+    }
+}
+
+pub(super) fn recipe(options: &Options, scheme: Scheme, family: Option<&Match>) -> Result<Recipe> {
+    let ignore = options.ignore.iter().map(|text| Pattern::new(text)).collect::<Result<_>>()?;
+    let rest = match (scheme, family) {
+        (Scheme::Bf16, _) => Some(Dtype::BF16),
+        (Scheme::Fp16, _) | (Scheme::BnbInt8, Some(_)) => Some(Dtype::F16),
+        _ => None,
+    };
+    let family: Option<&'static Family> = family.map(|found| found.family);
+    Ok(Recipe {
+        scheme,
+        ignore,
+        family,
+        rest,
+        max_shard_len: options.max_shard_len,
+        together: family.is_some(),
+    })
+}
+
+/// The bundle's name: what the caller gave, or the family's stem, or the checkpoint's, and the scheme.
+pub(super) fn bundle_name(
+    options: &Options,
+    located: &Located,
+    scheme: Scheme,
+    family: Option<&Match>,
+) -> String {
+    if let Some(name) = &options.name {
+        return format!("{name}-{}", scheme.suffix());
+    }
+    let of_family = family.and_then(|found| found.family.checkpoint(found.variant));
+    let of_hub = || located.hub_id.as_deref().and_then(|id| id.rsplit('/').next()).map(str::to_owned);
+    let of_folder = || Some(located.dir.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned());
+    let stem =
+        of_family.map(|published| published.bundle_stem.to_string()).or_else(of_hub).or_else(of_folder);
+    let stem = stem.as_deref().unwrap_or("model");
+    let plain = |letter: char| {
+        let fits = letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+        if fits { letter } else { '-' }
+    };
+    let stem: String = stem.chars().map(plain).skip_while(|letter| *letter == '.').take(180).collect();
+    format!("{stem}-{}", scheme.suffix())
+}
+
+pub(super) fn open_towers(
+    family: Option<&Match>,
+    config: &Value,
+    checkpoint: &Checkpoint,
+    places: &Places,
+) -> Result<Vec<TowerFolder>> {
+    let Some(found) = family else { return Ok(Vec::new()) };
+    let open = |tower: &'static family::Tower| {
+        let configured = config.get(&tower.config_key).and_then(Value::as_str);
+        let located = locate::tower(tower, configured, checkpoint.root(), places)?;
+        let folder = Folder::open(&located.dir)?;
+        let loaded_len = loaded_len(tower, &located.dir)?;
+        Ok(TowerFolder { facts: tower, located, loaded_len, folder })
+    };
+    found.family.towers.iter().map(open).collect()
+}
+
+/// Module and bytes of every tower, for the device map.
+pub(super) fn tower_sizes(towers: &[TowerFolder]) -> Vec<(String, u64)> {
+    towers.iter().map(|tower| (tower.facts.module.clone(), tower.loaded_len)).collect()
+}
+
+/// Bytes that the used part of a tower takes in 16 bits: counted where its weights are safetensors, otherwise
+/// as the family tells (MGM fixes the auxiliary tower's size by its name).
+pub(super) fn loaded_len(tower: &family::Tower, dir: &Path) -> Result<u64> {
+    let counted =
+        tower.weights_one_of.iter().find(|name| name.ends_with(".safetensors") && dir.join(name).is_file());
+    let Some(name) = counted else { return Ok(tower.parameters.get().saturating_mul(2)) };
+    let file = Checkpoint::open_file(&dir.join(name))?;
+    let is_used = |name: &str| tower.state_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+    let used = file.tensors().iter().filter(|tensor| is_used(tensor.name.as_str()));
+    Ok(used
+        .filter_map(|tensor| tensor::element_count(&tensor.shape))
+        .fold(0, u64::saturating_add)
+        .saturating_mul(2))
+}
+
+/// What becomes of every file of the checkpoint and of the towers.
+pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Result<Vec<FilePlan>> {
+    // What lies in the checkpoint at a tower's place is that tower, listed for itself, or one that another
+    // found elsewhere takes the place of.
+    let root = checkpoint.root().canonicalize().ok();
+    let inside = |tower: &TowerFolder| {
+        let dir = tower.located.dir.canonicalize().ok()?;
+        Some(format!("{}/", dir.strip_prefix(root.as_ref()?).ok()?.to_str()?))
+    };
+    let mut taken: Vec<String> = towers.iter().filter_map(inside).collect();
+    taken.extend(towers.iter().map(|tower| format!("{}/", tower.facts.path)));
+    let mut files = Vec::new();
+    for file in checkpoint.side_files() {
+        let (fate, target, note) = contents::side_file(&file.path, &taken)?;
+        files.push(of_side_file(file, None, fate, target, note));
+    }
+    files.extend(checkpoint.skipped().iter().map(|skipped| of_skipped(skipped, None, checkpoint.root())));
+    for (index, tower) in towers.iter().enumerate() {
+        let has = |name: &&String| tower.folder.files().iter().any(|file| file.path == **name);
+        let weights = tower.facts.weights_one_of.iter().find(has);
+        for file in tower.folder.files() {
+            let (fate, note) = contents::tower_file(&file.path, weights.map_or("", String::as_str));
+            let copied = fate == FileFate::Copied;
+            let target = if copied { format!("{}/{}", tower.facts.path, file.path) } else { String::new() };
+            files.push(of_side_file(file, Some(index), fate, target, note));
+        }
+        let skipped = tower.folder.skipped().iter();
+        files.extend(skipped.map(|skipped| of_skipped(skipped, Some(index), &tower.located.dir)));
+    }
+    Ok(files)
+}
+
+fn of_side_file(
+    file: &SideFile,
+    tower: Option<usize>,
+    fate: FileFate,
+    target: String,
+    note: Option<&'static str>,
+) -> FilePlan {
+    let sha256 = file.sha256.as_deref().and_then(Digest::from_hex);
+    FilePlan {
+        path: file.path.clone(),
+        tower,
+        len: file.len,
+        sha256,
+        fate,
+        target,
+        note: note.map(str::to_owned),
+    }
+}
+
+fn of_skipped(skipped: &Skipped, tower: Option<usize>, root: &Path) -> FilePlan {
+    // A folder's own length depends on the file system; it has none here.
+    let meta = std::fs::metadata(root.join(&skipped.path));
+    FilePlan {
+        path: skipped.path.clone(),
+        tower,
+        len: meta.map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 }),
+        sha256: None,
+        fate: FileFate::LeftOut,
+        target: String::new(),
+        note: Some(skipped.reason.to_string()),
+    }
+}
+
+/// The path without links and dots, for as much of it as exists.
+pub(super) fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    let full = std::path::absolute(path)?;
+    let mut known = full.as_path();
+    let mut real = loop {
+        match (known.canonicalize(), known.parent()) {
+            (Ok(real), _) => break real,
+            (Err(_), Some(parent)) => known = parent,
+            (Err(cause), None) => return Err(cause),
+        }
+    };
+    for part in full.strip_prefix(known).into_iter().flat_map(Path::components) {
+        match part {
+            Component::ParentDir => {
+                real.pop();
+            }
+            other => real.push(other),
+        }
+    }
+    Ok(real)
+}

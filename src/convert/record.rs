@@ -1,0 +1,162 @@
+//! What a finished conversion says of itself: the manifest's records.
+//!
+//! Pure: takes what was planned and what the pipeline found. Carries out formats/bundle.md, "Manifest".
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::pipeline::{self, Written};
+use super::{Conversion, io_error};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::family::Variant;
+use crate::manifest::{
+    self, ErrorFigures, FileFate, FileRecord, MANIFEST_NAME, Manifest, Producer, SchemeRecord, Source,
+    SourceFileRecord, TensorRecord,
+};
+use crate::plan::Fate;
+use crate::scheme::{PartKind, Scheme};
+use crate::tensor::Dtype;
+
+impl Conversion {
+    /// The manifest, not yet sealed by its own field. `copied`: records of the copied files; `files`: of all.
+    pub(super) fn manifest(
+        &self,
+        written: &Written,
+        copied: &[FileRecord],
+        files: Vec<FileRecord>,
+    ) -> Result<Manifest> {
+        let totals = self.plan.totals();
+        let text = |key: &str| self.config.get(key).and_then(Value::as_str).map(str::to_owned);
+        let architecture = self.config.pointer("/architectures/0").and_then(Value::as_str).map(str::to_owned);
+        let digest_of =
+            |target: &str| copied.iter().find(|record| record.path == target).map(|record| record.sha256);
+        let mut sources: Vec<SourceFileRecord> = Vec::new();
+        for file in self.checkpoint.files() {
+            sources.push(SourceFileRecord {
+                path: file.path.clone(),
+                size: file.len,
+                sha256: file.sha256.as_deref().and_then(Digest::from_hex),
+                fate: FileFate::Converted,
+                note: None,
+            });
+        }
+        for file in &self.files {
+            let prefix =
+                file.tower.map_or(String::new(), |tower| format!("tower:{}/", self.towers[tower].facts.path));
+            sources.push(SourceFileRecord {
+                path: format!("{prefix}{}", file.path),
+                size: file.len,
+                sha256: file.sha256.or_else(|| digest_of(&file.target)),
+                fate: file.fate,
+                note: file.note.clone(),
+            });
+        }
+        sources.sort_by(|a, b| a.path.cmp(&b.path));
+        let facts = match &self.family {
+            Some(found) => serde_json::to_value(found.family),
+            None => Ok(Value::Null),
+        };
+        let json = |error: serde_json::Error| {
+            io_error("writing the manifest", Path::new(MANIFEST_NAME), error.into())
+        };
+        let mut map = serde_json::to_value(&self.device_map).map_err(json)?;
+        if let Some(map) = map.as_object_mut() {
+            map.insert("memory".into(), self.memory.clone());
+        }
+        Ok(Manifest {
+            format_version: manifest::FORMAT_VERSION,
+            producer: Producer { name: "mgpack".into(), version: env!("CARGO_PKG_VERSION").into() },
+            model: manifest::Model {
+                name: self.name.clone(),
+                family: self
+                    .family
+                    .as_ref()
+                    .map_or("generic".to_owned(), |found| found.family.name.to_string()),
+                variant: self.family.as_ref().map(|found| variant_word(found.variant).to_owned()),
+                architecture,
+                model_type: text("model_type"),
+                facts: facts.map_err(json)?,
+            },
+            source: Source {
+                name: self.located.hub_id.clone(),
+                revision: self.located.revision.clone(),
+                files: sources,
+            },
+            scheme: SchemeRecord {
+                name: self.plan.scheme,
+                layout: self.plan.scheme.layout(),
+                on_overflow: self.options.on_overflow,
+                ignore: self.options.ignore.clone(),
+            },
+            requirements: self.requirements(),
+            totals: manifest::Totals {
+                file_bytes: files.iter().map(|file| file.size).sum(),
+                tensor_bytes: totals.bytes,
+                source_tensor_bytes: totals.source_bytes,
+                tensors: totals.tensors,
+                quantized: totals.quantized,
+            },
+            files,
+            tensors: self.tensor_records(written).map_err(json)?,
+            device_maps: vec![map],
+            seal: Digest::ZERO,
+        })
+    }
+
+    fn tensor_records(&self, written: &Written) -> serde_json::Result<Vec<TensorRecord>> {
+        let mut heads = Vec::with_capacity(self.plan.shards.len());
+        for index in 0..self.plan.shards.len() {
+            heads.push(pipeline::shard_header(&self.plan, index)?.len() as u64);
+        }
+        let mut records = Vec::new();
+        for (tensor, figures) in self.plan.tensors.iter().zip(&written.figures) {
+            for output in &tensor.outputs {
+                let start = heads[output.shard] + output.offset;
+                let measured = self.options.stats
+                    && tensor.fate != Fate::Copy
+                    && matches!(output.kind, PartKind::Codes | PartKind::Values);
+                records.push(TensorRecord {
+                    name: output.name.clone(),
+                    kind: output.kind,
+                    dtype: output.dtype,
+                    shape: output.shape.clone(),
+                    shard: self.plan.shards[output.shard].name.clone(),
+                    range: [start, start + output.byte_len],
+                    source: tensor.name.clone(),
+                    source_dtype: tensor.dtype,
+                    arithmetic: arithmetic(tensor.fate, self.plan.scheme, output.dtype).to_owned(),
+                    error: measured.then(|| ErrorFigures {
+                        sqnr_db: figures.moments.sqnr_db(),
+                        max_abs_error: figures.moments.max_error,
+                        cosine: figures.moments.cosine(),
+                        clipped: figures.clipped,
+                        overflowed: figures.overflowed,
+                        non_finite: figures.non_finite,
+                    }),
+                });
+            }
+        }
+        Ok(records)
+    }
+}
+
+/// The arithmetic of a stored tensor by its name in schemes.md.
+fn arithmetic(fate: Fate, scheme: Scheme, dtype: Dtype) -> &'static str {
+    match (fate, scheme, dtype) {
+        (Fate::Copy, _, _) => "copy",
+        (Fate::Cast, _, Dtype::F16) => "round-f16",
+        (Fate::Cast, _, _) => "round-bf16",
+        (Fate::Quantize, Scheme::BnbInt8, _) => "int8-row-absmax",
+        (Fate::Quantize, Scheme::W8A16, _) => "int8-group128-absmax",
+        (Fate::Quantize, _, _) => "int8-channel-absmax",
+    }
+}
+
+fn variant_word(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Plain => "plain",
+        Variant::Hd => "hd",
+    }
+}
