@@ -112,6 +112,18 @@ impl Family {
         self.checkpoints.iter().find(|published| published.variant == variant)
     }
 
+    /// The config.json of one variant, as far as the facts go: enough to build its tree and to detect it.
+    pub fn config(&self, variant: Variant) -> Value {
+        let mut config = serde_json::Map::new();
+        config.insert("architectures".into(), vec![self.model.architecture.clone()].into());
+        config.insert("model_type".into(), self.model.model_type.as_str().into());
+        config.extend(self.shapes.entries().map(|(key, value)| (key.to_owned(), value)));
+        if let Some(published) = self.checkpoint(variant) {
+            config.insert("image_grid".into(), published.config.image_grid.get().into());
+        }
+        config.into()
+    }
+
     /// What this family asks of one Python package (`python` for the interpreter).
     pub fn requirement(&self, package: &str) -> Option<&Requirement> {
         self.requirements.iter().find(|requirement| requirement.package == package)
@@ -271,6 +283,8 @@ pub struct Shapes {
     pub mm_hidden_size: NonZeroU64,
     /// Sum of the auxiliary tower's stage widths.
     pub mm_hidden_size_aux: NonZeroU64,
+    /// Form of `mm_projector`, by MGM's word for it.
+    pub mm_projector_type: String,
     /// Where these facts come from.
     pub source: Source,
 }
@@ -279,11 +293,12 @@ impl Shapes {
     /// True where everything that decides the layers' tensors agrees. Vocabulary, positions and tower widths
     /// may differ: a tokenizer with added words makes no other family.
     fn has_structure_of(&self, config: &Value) -> bool {
-        const FREE: [&str; 5] = [
+        const FREE: [&str; 6] = [
             "vocab_size",
             "max_position_embeddings",
             "mm_hidden_size",
             "mm_hidden_size_aux",
+            "mm_projector_type",
             "tie_word_embeddings",
         ];
         self.differences(config).iter().all(|difference| FREE.contains(&difference.key))
@@ -307,7 +322,7 @@ impl Shapes {
         found
     }
 
-    fn entries(&self) -> [(&'static str, Value); 13] {
+    fn entries(&self) -> [(&'static str, Value); 14] {
         let optional = |number: Option<NonZeroU64>| number.map_or(Value::Null, |number| number.get().into());
         [
             ("hidden_size", self.hidden_size.get().into()),
@@ -323,6 +338,7 @@ impl Shapes {
             ("tie_word_embeddings", self.tie_word_embeddings.into()),
             ("mm_hidden_size", self.mm_hidden_size.get().into()),
             ("mm_hidden_size_aux", self.mm_hidden_size_aux.get().into()),
+            ("mm_projector_type", self.mm_projector_type.as_str().into()),
         ]
     }
 }
@@ -489,6 +505,13 @@ pub struct Tower {
     pub source: Source,
 }
 
+impl Tower {
+    /// Bytes of what is used of it, in 16 bits.
+    pub fn bytes(&self) -> u64 {
+        self.parameters.get().saturating_mul(2)
+    }
+}
+
 /// Which of MGM's two towers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -626,16 +649,6 @@ mod tests {
         }
     }
 
-    /// The family's own config.json, as far as its facts go.
-    fn config_of(family: &Family, variant: Variant) -> Value {
-        let mut config = json!({ "model_type": family.model.model_type });
-        for (key, value) in family.shapes.entries() {
-            config[key] = value;
-        }
-        config["image_grid"] = family.checkpoint(variant).unwrap().config.image_grid.get().into();
-        config
-    }
-
     #[test]
     fn every_alias_leads_to_its_family_in_any_case() {
         let mut seen = 0;
@@ -682,7 +695,7 @@ mod tests {
         let error = Family::by_alias("2b-HD").unwrap_err();
         assert_eq!(error.to_string(), "`2b-HD` is not published");
         assert!(error.why().unwrap().contains("README.md lists no 2B-HD checkpoint"));
-        let found = detect(config_of(Family::by_alias("2b").unwrap().0, Variant::Hd));
+        let found = detect(Family::by_alias("2b").unwrap().0.config(Variant::Hd));
         assert_eq!((found.family.name.as_str(), found.variant), ("mgm-2b", Variant::Hd));
     }
 
@@ -697,7 +710,7 @@ mod tests {
     fn each_familys_own_config_is_detected_as_it_without_differences() {
         for family in Family::all() {
             for variant in [Variant::Plain, Variant::Hd] {
-                let found = detect(config_of(family, variant));
+                let found = detect(family.config(variant));
                 assert_eq!((&found.family.name, found.variant), (&family.name, variant));
                 assert_eq!(found.notice(), None);
             }
@@ -715,7 +728,7 @@ mod tests {
 
     #[test]
     fn a_larger_vocabulary_stays_in_the_family_with_a_notice() {
-        let mut config = config_of(Family::by_alias("13b").unwrap().0, Variant::Plain);
+        let mut config = Family::by_alias("13b").unwrap().0.config(Variant::Plain);
         config["vocab_size"] = 32003.into();
         let found = detect(config);
         assert_eq!(found.family.name.as_str(), "mgm-13b");
@@ -727,10 +740,10 @@ mod tests {
 
     #[test]
     fn a_missing_kv_head_count_means_one_for_each_head() {
-        let mut config = config_of(Family::by_alias("7b").unwrap().0, Variant::Plain);
+        let mut config = Family::by_alias("7b").unwrap().0.config(Variant::Plain);
         config.as_object_mut().unwrap().remove("num_key_value_heads");
         assert_eq!(detect(config).notice(), None);
-        let mut config = config_of(Family::by_alias("34b").unwrap().0, Variant::Plain);
+        let mut config = Family::by_alias("34b").unwrap().0.config(Variant::Plain);
         config["num_key_value_heads"] = Value::Null;
         assert_eq!(detect(config).family.name.as_str(), "mgm-7b", "34B has 8, not 56");
     }

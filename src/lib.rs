@@ -5,8 +5,8 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `bundle`, `release`) → steps (`locate`, `plan`,
-//! `modules`, `device_map`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
+//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `release`) → steps (`locate`, `plan`,
+//! `modules`, `device_map`, `drawing`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
 //! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`) → `error`.
 
 mod archive;
@@ -15,12 +15,14 @@ pub mod checkpoint;
 pub mod convert;
 pub mod device_map;
 pub mod digest;
+pub mod drawing;
 pub mod error;
 pub mod family;
 pub mod json_text;
 pub mod kernels;
 pub mod locate;
 pub mod manifest;
+pub mod map;
 pub mod modules;
 pub mod plan;
 pub mod progress;

@@ -7,9 +7,11 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::hub::HubCache;
 use crate::error::{CheckpointError, Error, LocateError, Result};
 use crate::family::{Family, Tower};
+use crate::tensor;
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]
@@ -133,4 +135,22 @@ pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places:
         }
         .into()),
     }
+}
+
+/// Bytes that the used part of a tower takes in 16 bits: counted where its weights are safetensors, otherwise
+/// as the family tells (MGM fixes the auxiliary tower's size by its name).
+///
+/// # Errors
+/// [`CheckpointError`] where that file is none.
+pub fn tower_len(tower: &Tower, dir: &Path) -> Result<u64> {
+    let counted =
+        tower.weights_one_of.iter().find(|name| name.ends_with(".safetensors") && dir.join(name).is_file());
+    let Some(name) = counted else { return Ok(tower.bytes()) };
+    let file = Checkpoint::open_file(&dir.join(name))?;
+    let is_used = |name: &str| tower.state_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+    let used = file.tensors().iter().filter(|tensor| is_used(tensor.name.as_str()));
+    Ok(used
+        .filter_map(|tensor| tensor::element_count(&tensor.shape))
+        .fold(0, u64::saturating_add)
+        .saturating_mul(2))
 }

@@ -7,6 +7,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::scheme::{Layout, OnOverflow, PartKind, Scheme};
 use crate::tensor::{Dtype, TensorName};
@@ -44,8 +45,8 @@ pub struct Manifest {
     pub files: Vec<FileRecord>,
     /// Every tensor of the shards, in layer order.
     pub tensors: Vec<TensorRecord>,
-    /// Device maps computed for named memory tables.
-    pub device_maps: Vec<serde_json::Value>,
+    /// Device maps, one for each memory table asked for; at least one.
+    pub device_maps: Vec<Profile>,
     /// Digest of the canonical manifest with sixty-four zeros in this place: finds a change in any byte of it.
     pub seal: Digest,
 }

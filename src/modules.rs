@@ -1,25 +1,27 @@
-//! From a plan to what the device map planner places: modules in layer order with their true sizes.
+//! From the tensors of a bundle, planned or finished, to the device maps of it.
 //!
-//! Owns the step from tensors of a bundle to modules, and the default workload. Leaves the placing to
-//! `device_map`. Carries out formats/bundle.md, "Device map".
+//! Owns the step from tensors to modules in layer order with their true sizes, and the default workload. Leaves
+//! the placing to `device_map`. Carries out formats/bundle.md, "Device map".
 
 use indexmap::IndexMap;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::device_map::{
-    self, Alternatives, Attention, Device, DeviceMap, IMAGE_TOKENS, IMAGE_TOKENS_HD, MemoryTable, Module,
-    Request, Reserves, Workload,
+    self, Alternatives, Attention, Device, IMAGE_TOKENS, IMAGE_TOKENS_HD, MemoryTable, Module, Profile,
+    ProfileMemory, Request, Reserves, TensorKind, Vision, Workload,
 };
 use crate::error::{DeviceMapError, Result};
-use crate::family::{Match, Variant};
+use crate::family::Variant;
+use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::structure::{Role, role_of};
+use crate::tensor::byte_len;
 
 /// What the user asks of a device map.
 #[derive(Clone, Debug)]
 pub struct MapRequest {
-    /// `--gpus`; `None` places everything on one device and says how much it needs.
-    pub memory: Option<MemoryTable>,
+    /// `--gpus`, each a profile of its own; none places everything on one device and says how much it needs.
+    pub memory: Vec<MemoryTable>,
     /// `--context`: tokens of prompt and answer, images apart.
     pub context: u64,
     /// `--batch`: sequences at a time.
@@ -32,77 +34,161 @@ pub struct MapRequest {
 
 impl Default for MapRequest {
     fn default() -> Self {
-        Self { memory: None, context: 2048, batch: 1, reserve: 512 << 20, allow_cpu: None }
+        Self { memory: Vec::new(), context: 2048, batch: 1, reserve: 512 << 20, allow_cpu: None }
     }
 }
 
-/// Plans the map of a bundle, and describes what it was planned for. `towers`: module and bytes of each tower.
-///
-/// # Errors
-/// [`DeviceMapError`] where the model does not fit, with the shortfall.
-pub fn device_map(
-    plan: &Plan,
-    family: Option<&Match>,
-    towers: &[(String, u64)],
-    config: &Value,
-    request: &MapRequest,
-) -> Result<(DeviceMap, Value)> {
-    let modules = of_plan(plan, towers, config);
-    let workload = workload(family, config, request);
-    let tied_head = is_tied(config);
-    let reserves = match (&request.memory, &workload) {
-        (None, _) => Reserves::default(),
-        (Some(_), Some(workload)) => {
-            workload.reserves(request.reserve, encoder_activations(family, request.batch))
+/// A model as the planner `mgm` sees it.
+#[derive(Clone, Debug)]
+pub struct ModelModules {
+    /// In layer order, with the bytes they take on a device.
+    modules: Vec<Module>,
+    /// Whether `lm_head` shares its weight with the embedding.
+    tied_head: bool,
+    /// `None` for language models.
+    variant: Option<Variant>,
+    /// `None` where config.json does not tell the heads.
+    attention: Option<Attention>,
+}
+
+impl ModelModules {
+    /// Those of a bundle that is planned. `towers`: module and bytes of each tower that lies beside the shards.
+    pub fn of_plan(plan: &Plan, towers: &[(String, u64)], config: &Value, variant: Option<Variant>) -> Self {
+        let tensors = plan.tensors.iter().map(|tensor| {
+            let bytes: u64 = tensor.outputs.iter().map(|output| output.byte_len).sum();
+            (tensor.name.as_str(), bytes)
+        });
+        Self::new(tensors, towers, config, variant)
+    }
+
+    /// Those of a finished bundle. `config`: its config.json.
+    pub fn of_manifest(manifest: &Manifest, config: &Value) -> Self {
+        let tensors = manifest
+            .tensors
+            .iter()
+            .map(|tensor| (tensor.source.as_str(), tensor.range[1].saturating_sub(tensor.range[0])));
+        // What a loader keeps of the towers' folders was counted when the bundle was made.
+        let placed = manifest.device_maps.first().map_or(&[][..], |profile| &profile.why);
+        let towers: Vec<_> = placed
+            .iter()
+            .filter(|why| role_of(&format!("{}.weight", why.module)) == Role::Tower)
+            .map(|why| (why.module.clone(), why.bytes))
+            .collect();
+        let variant = match manifest.model.variant.as_deref() {
+            Some("hd") => Some(Variant::Hd),
+            Some(_) => Some(Variant::Plain),
+            None => None,
+        };
+        Self::new(tensors, &towers, config, variant)
+    }
+
+    fn new<'a>(
+        tensors: impl Iterator<Item = (&'a str, u64)>,
+        towers: &[(String, u64)],
+        config: &Value,
+        variant: Option<Variant>,
+    ) -> Self {
+        let mut sizes: IndexMap<String, (Role, u64)> = IndexMap::new();
+        for (name, bytes) in tensors {
+            let role = role_of(name);
+            let entry = sizes.entry(unit_of(name, role)).or_insert((role, 0));
+            entry.1 = entry.1.saturating_add(bytes);
         }
-        (Some(_), None) => Reserves { per_device: request.reserve, ..Reserves::default() },
-    };
-    // Without a memory table the map is for one device of whatever size, and records what that takes.
-    let total = modules.iter().map(|module| module.bytes).fold(0, u64::saturating_add);
-    let single = || MemoryTable::new([(Device::Gpu(0), total)]);
-    let memory = request.memory.clone().or_else(single).ok_or(DeviceMapError::NoAccelerator)?;
-    let alternatives = Alternatives { int8: None, workload };
-    let map = device_map::plan_mgm(&Request {
-        modules: &modules,
-        memory: &memory,
-        tied_head,
-        reserves,
-        allow_cpu: request.allow_cpu,
-        alternatives,
-    })?;
-    let asked = request.memory.is_some();
-    let described = json!({
-        "table": memory,
-        "given": asked,
-        "context": asked.then_some(request.context),
-        "batch": asked.then_some(request.batch),
-        "reserve": asked.then_some(request.reserve),
-    });
-    Ok((map, described))
-}
+        for (module, bytes) in towers {
+            let entry = sizes.entry(module.clone()).or_insert((Role::Tower, 0));
+            entry.1 = entry.1.max(*bytes);
+        }
+        for (name, bytes) in buffers(config, variant) {
+            if let Some(entry) = sizes.get_mut(&unit_of(&name, role_of(&name))) {
+                entry.1 = entry.1.saturating_add(bytes);
+            }
+        }
+        let tied_head = is_tied(config);
+        if tied_head && !sizes.keys().any(|name| role_of(&format!("{name}.weight")) == Role::Head) {
+            sizes.insert("lm_head".to_owned(), (Role::Head, 0));
+        }
+        sizes.sort_by(|a, b, c, d| b.0.cmp(&d.0).then_with(|| crate::structure::natural(a, c)));
+        let modules = sizes
+            .into_iter()
+            .map(|(name, (role, bytes))| Module { role: map_role(&name, role), name, bytes })
+            .collect();
+        Self { modules, tied_head, variant, attention: attention(config) }
+    }
 
-/// The modules of a bundle in layer order. `towers`: modules that the loader reads from elsewhere, in bytes.
-fn of_plan(plan: &Plan, towers: &[(String, u64)], config: &Value) -> Vec<Module> {
-    let mut sizes: IndexMap<String, (Role, u64)> = IndexMap::new();
-    for tensor in &plan.tensors {
-        let name = tensor.name.as_str();
-        let role = role_of(name);
-        let bytes: u64 = tensor.outputs.iter().map(|output| output.byte_len).sum();
-        let entry = sizes.entry(unit_of(name, role)).or_insert((role, 0));
-        entry.1 = entry.1.saturating_add(bytes);
+    /// Bytes of all modules.
+    pub fn bytes(&self) -> u64 {
+        self.modules.iter().map(|module| module.bytes).fold(0, u64::saturating_add)
     }
-    for (module, bytes) in towers {
-        let entry = sizes.entry(module.clone()).or_insert((Role::Tower, 0));
-        entry.1 = entry.1.max(*bytes);
+
+    /// Plans one profile for every memory table of the request, in its order; without one, a single profile for
+    /// one device of whatever size. `int8`: the same model in int8, which a refusal then tries.
+    ///
+    /// # Errors
+    /// [`DeviceMapError`] where the model does not fit, with the shortfall.
+    pub fn plan(&self, request: &MapRequest, int8: Option<&Self>) -> Result<Vec<Profile>> {
+        if request.memory.is_empty() {
+            return Ok(vec![self.plan_unbounded(request)?]);
+        }
+        request.memory.iter().map(|memory| self.plan_for(memory, request, int8)).collect()
     }
-    if is_tied(config) && !sizes.keys().any(|name| role_of(&format!("{name}.weight")) == Role::Head) {
-        sizes.insert("lm_head".to_owned(), (Role::Head, 0));
+
+    fn plan_for(&self, memory: &MemoryTable, request: &MapRequest, int8: Option<&Self>) -> Result<Profile> {
+        let workload = self.workload(request);
+        let reserves = match &workload {
+            Some(workload) => workload.reserves(request.reserve, self.encoder_activations(request.batch)),
+            None => Reserves { per_device: request.reserve, ..Reserves::default() },
+        };
+        let alternatives = Alternatives { int8: int8.map(|model| model.modules.as_slice()), workload };
+        let map = device_map::plan_mgm(&Request {
+            modules: &self.modules,
+            memory,
+            tied_head: self.tied_head,
+            reserves,
+            allow_cpu: request.allow_cpu,
+            alternatives,
+        })?;
+        let memory = ProfileMemory {
+            table: memory.clone(),
+            given: true,
+            context: Some(request.context),
+            batch: Some(request.batch),
+            reserve: Some(request.reserve),
+            allow_cpu: request.allow_cpu,
+        };
+        Ok(Profile::new(map, memory))
     }
-    sizes.sort_by(|a, b, c, d| b.0.cmp(&d.0).then_with(|| crate::structure::natural(a, c)));
-    sizes
-        .into_iter()
-        .map(|(name, (role, bytes))| Module { role: map_role(&name, role), name, bytes })
-        .collect()
+
+    /// The map for one device as large as the model: it records what that takes.
+    fn plan_unbounded(&self, request: &MapRequest) -> Result<Profile> {
+        let table =
+            MemoryTable::new([(Device::Gpu(0), self.bytes())]).ok_or(DeviceMapError::NoAccelerator)?;
+        let map = device_map::plan_mgm(&Request {
+            modules: &self.modules,
+            memory: &table,
+            tied_head: self.tied_head,
+            reserves: Reserves::default(),
+            allow_cpu: request.allow_cpu,
+            alternatives: Alternatives::default(),
+        })?;
+        let memory =
+            ProfileMemory { table, given: false, context: None, batch: None, reserve: None, allow_cpu: None };
+        Ok(Profile::new(map, memory))
+    }
+
+    /// Working memory of MGM's encoders on the first device; none for language models.
+    fn encoder_activations(&self, batch: u64) -> u64 {
+        self.variant.map_or(0, |variant| Workload::encoder_activations(variant == Variant::Hd, batch))
+    }
+
+    fn workload(&self, request: &MapRequest) -> Option<Workload> {
+        let image_tokens = match self.variant {
+            None => 0,
+            Some(Variant::Plain) => IMAGE_TOKENS,
+            Some(Variant::Hd) => IMAGE_TOKENS_HD,
+        };
+        let attention = self.attention?;
+        Some(Workload { attention, context: request.context, image_tokens, batch: request.batch })
+    }
 }
 
 /// The key in a device map that a tensor falls under.
@@ -156,27 +242,25 @@ fn is_tied(config: &Value) -> bool {
     })
 }
 
-/// Working memory of MGM's encoders on the first device; none for language models.
-fn encoder_activations(family: Option<&Match>, batch: u64) -> u64 {
-    family.map_or(0, |found| Workload::encoder_activations(found.variant == Variant::Hd, batch))
+/// The buffers that MGM's classes make at load and no checkpoint holds: the rotary caches of every layer. Those
+/// of other models depend on the version of transformers that loads them, and recent ones have next to none.
+fn buffers(config: &Value, variant: Option<Variant>) -> Vec<(String, u64)> {
+    let tree = variant.and_then(|_| device_map::tree_of_config(config, Vision::AsLoaded).ok());
+    let made = tree.into_iter().flat_map(|tree| tree.tensors);
+    let made = made.filter(|tensor| tensor.kind == TensorKind::Buffer { persistent: false });
+    made.filter_map(|tensor| Some((tensor.name, byte_len(tensor.dtype, &tensor.shape)?))).collect()
 }
 
-/// Cache and logits of the context asked for; `None` where config.json does not tell the heads.
-fn workload(family: Option<&Match>, config: &Value, request: &MapRequest) -> Option<Workload> {
+/// The numbers that cache and logits follow from; `None` where config.json does not tell the heads.
+fn attention(config: &Value) -> Option<Attention> {
     let number = |key: &str| config.get(key).and_then(Value::as_u64);
     let heads = number("num_attention_heads")?;
     let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
-    let attention = Attention {
+    Some(Attention {
         kv_heads: number("num_key_value_heads").unwrap_or(heads),
         head_dim,
         vocab: number("vocab_size")?,
-    };
-    let image_tokens = match family.map(|found| found.variant) {
-        None => 0,
-        Some(Variant::Plain) => IMAGE_TOKENS,
-        Some(Variant::Hd) => IMAGE_TOKENS_HD,
-    };
-    Some(Workload { attention, context: request.context, image_tokens, batch: request.batch })
+    })
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mgpack::convert::{Conversion, DEFAULT_MAX_MEMORY, Options, Precision};
+use mgpack::convert::{Conversion, DEFAULT_MAX_MEMORY, Options};
 use mgpack::kernels::Isa;
 use mgpack::locate::{Located, Places};
 use mgpack::modules::MapRequest;
-use mgpack::plan::DEFAULT_MAX_SHARD_LEN;
+use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
 use mgpack::progress::{Silent, Stop};
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};

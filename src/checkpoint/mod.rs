@@ -19,7 +19,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::error::{CheckpointError, NodeKind, Result};
+use serde_json::Value;
+
+use crate::error::{CheckpointError, ConvertError, NodeKind, Result};
 use crate::tensor::{Dtype, TensorName};
 use files::{Fingerprint, Found, Root};
 use index::{INDEX_NAME, Index, IndexEntry, TotalSize};
@@ -299,6 +301,14 @@ impl Checkpoint {
         self.config.as_deref()
     }
 
+    /// The same, parsed; null where there is none.
+    ///
+    /// # Errors
+    /// [`ConvertError::BadJson`].
+    pub fn config_json(&self) -> Result<Value> {
+        self.config.as_deref().map_or(Ok(Value::Null), parse_config)
+    }
+
     /// The files of weights, sorted by path.
     pub fn files(&self) -> &[SourceFile] {
         &self.files
@@ -549,6 +559,23 @@ fn read_config(root: &Root) -> Result<String, CheckpointError> {
         path: root.shown("config.json"),
         source: error.utf8_error(),
     })
+}
+
+/// The config.json of the folder `dir`, whether weights lie beside it or not; null where there is none.
+///
+/// # Errors
+/// [`CheckpointError`] where it cannot be read, [`ConvertError::BadJson`] where it is no JSON.
+pub fn config_of(dir: &Path) -> Result<Value> {
+    let root = Root::new(dir)?;
+    match root.find("config.json")? {
+        Some(_) => parse_config(&read_config(&root)?),
+        None => Ok(Value::Null),
+    }
+}
+
+fn parse_config(text: &str) -> Result<Value> {
+    serde_json::from_str(text)
+        .map_err(|error| ConvertError::BadJson { file: "config.json".into(), why: error.to_string() }.into())
 }
 
 fn read_text(root: &Root, name: &str, limit: u64) -> Result<Vec<u8>, CheckpointError> {

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mgpack::convert::DEFAULT_MAX_MEMORY;
 use mgpack::device_map::{MemoryTable, parse_size};
 use mgpack::digest::Digest;
-use mgpack::plan::DEFAULT_MAX_SHARD_LEN;
+use mgpack::map::{Planner, Storage};
+use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
 
 /// Convert MiniGemini and other Hugging Face checkpoints into sealed, quantized bundles
@@ -33,6 +34,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mgpack plan 8x7b --fp16 --gpus 4x24GiB\n  mgpack plan ./checkpoint --int8 --json | jq .totals"
     )]
     Plan(PlanArgs),
+    /// Show which GPU holds which module, for a bundle or for a model that is not converted yet
+    #[command(
+        after_help = "Exit code 1: it does not fit, or the map breaks a rule of MGM.\n\nExamples:\n  mgpack map 34b --int8 --gpus 2x24GiB --context 4096\n  mgpack map MGM-34B-int8 --gpus auto --why"
+    )]
+    Map(MapArgs),
     /// Check every byte of a bundle against its seal
     #[command(
         after_help = "Examples:\n  mgpack verify MGM-7B-int8\n  mgpack verify release/MGM-7B-int8.tar --json"
@@ -85,11 +91,45 @@ pub(crate) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("precision").required(true).multiple(true))]
+#[command(mut_group("precision", |group| group.required(true)))]
 pub(crate) struct RecipeArgs {
     /// An alias (7b, 34b-hd, 8x7b, tiny), a hub id (YanweiLi/MGM-34B) or a path
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
+    /// What to do with finite values beyond the output type's range
+    #[arg(long, value_enum, default_value_t = Overflow::Error)]
+    pub(crate) on_overflow: Overflow,
+    /// Leave out the error figures of every tensor
+    #[arg(long)]
+    pub(crate) no_stats: bool,
+    /// Start a new shard at this size
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_SHARD_LEN))]
+    pub(crate) max_shard_size: Size,
+    #[command(flatten)]
+    pub(crate) map: MapRequestArgs,
+    /// Folder that holds the vision towers
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) towers: Option<PathBuf>,
+    /// Branch, tag or commit in the Hugging Face cache [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Memory this process may take, whatever the model's size
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_MEMORY))]
+    pub(crate) max_memory: Size,
+    /// Threads [default: one per core]
+    #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Instruction set, for comparison: scalar, portable, avx2 [default: the fastest]
+    #[arg(long, value_name = "NAME", value_parser = isa)]
+    pub(crate) isa: Option<mgpack::kernels::Isa>,
+}
+
+/// How the weights are stored.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("precision").multiple(true))]
+pub(crate) struct StorageArgs {
     /// Quantize the linears of the decoder layers to 8-bit integers
     #[arg(long, group = "precision")]
     pub(crate) int8: bool,
@@ -108,18 +148,32 @@ pub(crate) struct RecipeArgs {
     /// Leave a tensor or module as it is; `re:` and a regular expression matches from the start
     #[arg(long, value_name = "NAME|re:REGEX")]
     pub(crate) ignore: Vec<String>,
-    /// What to do with finite values beyond the output type's range
-    #[arg(long, value_enum, default_value_t = Overflow::Error)]
-    pub(crate) on_overflow: Overflow,
-    /// Leave out the error figures of every tensor
-    #[arg(long)]
-    pub(crate) no_stats: bool,
-    /// Start a new shard at this size
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_SHARD_LEN))]
-    pub(crate) max_shard_size: Size,
-    /// GPUs to place the model on: 2x24GiB, or 0=22GiB,1=24GiB, or auto
+}
+
+impl StorageArgs {
+    /// Whether any precision was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.int8 || self.fp16 || self.bf16 || self.scheme.is_some()
+    }
+
+    /// The choice for the library; int8 where only --format tells it.
+    pub(crate) fn chosen(&self) -> Storage {
+        let precision = match self.scheme {
+            Some(preset) => Precision::Scheme(preset.into()),
+            None if self.fp16 => Precision::Fp16,
+            None if self.bf16 => Precision::Bf16,
+            None => Precision::Int8,
+        };
+        Storage { precision, layout: self.format.map(Into::into), ignore: self.ignore.clone() }
+    }
+}
+
+/// What a device map is planned for.
+#[derive(Debug, Args)]
+pub(crate) struct MapRequestArgs {
+    /// GPUs to place the model on: 2x24GiB, or 0=22GiB,1=24GiB, or auto; again for another profile
     #[arg(long, visible_alias = "max-memory-map", value_name = "GPUS", value_parser = gpus)]
-    pub(crate) gpus: Option<Gpus>,
+    pub(crate) gpus: Vec<Gpus>,
     /// Tokens of prompt and answer that the device map leaves room for, images apart
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     pub(crate) context: u64,
@@ -132,21 +186,51 @@ pub(crate) struct RecipeArgs {
     /// Host memory that decoder layers may take where the GPUs do not hold them all
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "gpus")]
     pub(crate) allow_cpu: Option<Size>,
-    /// Folder that holds the vision towers
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) towers: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MapArgs {
+    /// A bundle, or an alias (7b, 34b-hd, 8x7b), a hub id or a checkpoint's folder with a precision
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
+    #[command(flatten)]
+    pub(crate) map: MapRequestArgs,
+    /// Who plans
+    #[arg(long, value_enum, default_value_t = PlannerName::Mgm)]
+    pub(crate) planner: PlannerName,
+    /// Tell for every module why it stands where it stands
+    #[arg(long)]
+    pub(crate) why: bool,
+    /// Draw the memory bars into this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
     /// Branch, tag or commit in the Hugging Face cache [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Memory this process may take, whatever the model's size
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_MEMORY))]
-    pub(crate) max_memory: Size,
-    /// Threads [default: one per core]
-    #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) threads: Option<u16>,
-    /// Instruction set, for comparison: scalar, portable, avx2 [default: the fastest]
-    #[arg(long, value_name = "NAME", value_parser = isa)]
-    pub(crate) isa: Option<mgpack::kernels::Isa>,
+    /// Print JSON to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlannerName {
+    /// Layer order, everything MGM needs together on the first GPU, a refusal where it does not fit
+    #[value(name = "mgm")]
+    Mgm,
+    /// What transformers 4.36.2 with accelerate 0.25.0 makes of device_map="sequential"
+    #[value(name = "accelerate-0.25-sequential")]
+    Accelerate,
+}
+
+impl From<PlannerName> for Planner {
+    fn from(name: PlannerName) -> Self {
+        match name {
+            PlannerName::Mgm => Planner::Mgm,
+            PlannerName::Accelerate => Planner::Accelerate,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

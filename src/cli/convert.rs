@@ -3,17 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use mgpack::convert::{Conversion, Options, Outcome, Precision};
-use mgpack::device_map::DeviceMap;
+use mgpack::convert::{Conversion, Options, Outcome};
 use mgpack::kernels::Isa;
 use mgpack::locate::{self, Located, Places};
 use mgpack::manifest::FileFate;
-use mgpack::modules::MapRequest;
 use mgpack::plan::Fate;
 use mgpack::{Result, convert, tiny};
 use serde_json::{Value, json};
 
-use super::args::{ConvertArgs, Gpus, PlanArgs, RecipeArgs};
+use super::args::{ConvertArgs, PlanArgs, RecipeArgs};
 use super::{STOP, ui};
 
 /// Seed of the built-in checkpoint; another one would be another model.
@@ -40,7 +38,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
             "id": outcome.id,
             "name": outcome.manifest.model.name,
             "totals": outcome.manifest.totals,
-            "device_map": conversion.device_map.map,
+            "device_map": conversion.profiles.first().map(|profile| &profile.map),
             "worst": worst_json(&outcome),
         }))?;
     } else {
@@ -58,23 +56,13 @@ fn prepare(recipe: &RecipeArgs) -> Result<Conversion> {
     let mut places = Places::from_env(|name| std::env::var_os(name));
     places.towers.clone_from(&recipe.towers);
     places.revision.clone_from(&recipe.revision);
-    let precision = match recipe.scheme {
-        Some(preset) => Precision::Scheme(preset.into()),
-        None if recipe.fp16 => Precision::Fp16,
-        None if recipe.bf16 => Precision::Bf16,
-        None => Precision::Int8,
-    };
     let is_tiny = recipe.model == "tiny" && !Path::new("tiny").exists();
     let located = if is_tiny { make_tiny(&places)? } else { locate::checkpoint(&recipe.model, &places)? };
-    let memory = match &recipe.gpus {
-        None => None,
-        Some(Gpus::Table(table)) => Some(table.clone()),
-        Some(Gpus::Auto) => super::devices::table(),
-    };
+    let storage = recipe.storage.chosen();
     let options = Options {
-        precision,
-        layout: recipe.format.map(Into::into),
-        ignore: recipe.ignore.clone(),
+        precision: storage.precision,
+        layout: storage.layout,
+        ignore: storage.ignore,
         max_shard_len: recipe.max_shard_size.0,
         on_overflow: recipe.on_overflow.into(),
         stats: !recipe.no_stats,
@@ -82,13 +70,7 @@ fn prepare(recipe: &RecipeArgs) -> Result<Conversion> {
         max_memory: recipe.max_memory.0,
         threads: super::thread_count(recipe.threads),
         isa: recipe.isa.unwrap_or_else(Isa::detect),
-        map: MapRequest {
-            memory,
-            context: recipe.context,
-            batch: recipe.batch,
-            reserve: recipe.reserve.0,
-            allow_cpu: recipe.allow_cpu.map(|size| size.0),
-        },
+        map: super::map::request(&recipe.map),
     };
     Conversion::prepare(located, &places, options)
 }
@@ -170,7 +152,7 @@ fn plan_json(conversion: &Conversion) -> Value {
             "instruction_set": conversion.isa().name(),
         },
         "requirements": conversion.requirements(),
-        "device_map": conversion.device_map,
+        "device_maps": conversion.profiles,
         "shards": shards.iter().map(|shard| json!({ "name": shard.name, "bytes": shard.data_len })).collect::<Vec<_>>(),
         "tensors": tensors,
         "files": files,
@@ -206,7 +188,7 @@ fn plan_text(conversion: &Conversion) -> String {
     text.push('\n');
     text.push_str(&files_text(conversion));
     text.push('\n');
-    text.push_str(&map_text(&conversion.device_map));
+    text.push_str(&super::map::profiles_text(&conversion.profiles));
     text.push('\n');
     text.push_str(&requirements_text(conversion));
     for notice in &conversion.notices {
@@ -267,72 +249,6 @@ fn requirements_text(conversion: &Conversion) -> String {
     ui::table(&["needs", "pin", "works", "because"], &[], rows)
 }
 
-/// The map as runs of modules, and each device's memory as a filled bar.
-pub(super) fn map_text(map: &DeviceMap) -> String {
-    let mut text = String::new();
-    let mut runs: Vec<(mgpack::device_map::Device, Vec<&str>)> = Vec::new();
-    for (module, device) in &map.map {
-        match runs.iter_mut().find(|(other, _)| other == device) {
-            Some((_, modules)) => modules.push(module),
-            None => runs.push((*device, vec![module])),
-        }
-    }
-    for (device, used) in &map.used {
-        let free = used.budget.saturating_sub(used.total());
-        text.push_str(&format!(
-            "{device:<6} {}  {} of {} ({} weights, {} cache, {} reserve), {} free\n",
-            ui::bar(used.total(), used.budget, 24),
-            ui::bytes(used.total()),
-            ui::bytes(used.budget),
-            ui::bytes(used.weights),
-            ui::bytes(used.kv.saturating_add(used.activations)),
-            ui::bytes(used.reserve),
-            ui::bytes(free),
-        ));
-        if let Some((_, modules)) = runs.iter().find(|(other, _)| other == device) {
-            text.push_str(&format!("       {}\n", fold(modules)));
-        }
-    }
-    text
-}
-
-/// `model.layers.0 … model.layers.31` for runs of layers, names for the rest.
-fn fold(modules: &[&str]) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut run: Option<(&str, u32, u32)> = None;
-    let index_of = |module: &&str| {
-        module.rsplit_once('.').and_then(|(prefix, index)| Some((prefix.len(), index.parse::<u32>().ok()?)))
-    };
-    let close = |run: &mut Option<(&str, u32, u32)>, parts: &mut Vec<String>| {
-        if let Some((prefix, first, last)) = run.take() {
-            parts.push(if first == last {
-                format!("{prefix}.{first}")
-            } else {
-                format!("{prefix}.{first}–{last}")
-            });
-        }
-    };
-    for module in modules {
-        match (index_of(module), &mut run) {
-            (Some((len, index)), Some((prefix, _, last)))
-                if module[..len] == **prefix && index == *last + 1 =>
-            {
-                *last = index
-            }
-            (Some((len, index)), _) => {
-                close(&mut run, &mut parts);
-                run = Some((&module[..len], index, index));
-            }
-            (None, _) => {
-                close(&mut run, &mut parts);
-                parts.push((*module).to_owned());
-            }
-        }
-    }
-    close(&mut run, &mut parts);
-    parts.join(", ")
-}
-
 fn describe_bundle(conversion: &Conversion, outcome: &Outcome) -> String {
     let manifest = &outcome.manifest;
     let totals = &manifest.totals;
@@ -348,7 +264,7 @@ fn describe_bundle(conversion: &Conversion, outcome: &Outcome) -> String {
         conversion.plan.tensors.len(),
         ui::bytes(totals.file_bytes),
     ));
-    text.push_str(&map_text(&conversion.device_map));
+    text.push_str(&super::map::profiles_text(&conversion.profiles));
     let worst = convert::worst(manifest, WORST);
     if !worst.is_empty() {
         text.push('\n');

@@ -4,6 +4,7 @@ mod args;
 mod convert;
 mod devices;
 mod inspect;
+mod map;
 mod release;
 mod ui;
 mod verify;
@@ -31,6 +32,7 @@ pub(crate) fn run() -> ExitCode {
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => convert::plan(&args),
+        Command::Map(args) => map::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Release(args) => release::run(&args),

@@ -22,15 +22,15 @@ use serde_json::Value;
 pub use pipeline::Resources;
 
 use crate::checkpoint::{Checkpoint, Folder};
-use crate::device_map::DeviceMap;
+use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::error::{ConvertError, PlanError, Result};
 use crate::family::{self, Detected, Match};
 use crate::kernels::Isa;
 use crate::locate::{Located, Places};
 use crate::manifest::{self, ErrorFigures, FileFate, FileRecord, MANIFEST_NAME, Manifest, SUMS_NAME};
-use crate::modules::{self, MapRequest};
-use crate::plan::{Fate, Plan, Skip, TensorPlan};
+use crate::modules::{MapRequest, ModelModules};
+use crate::plan::{Fate, Plan, Precision, Recipe, Skip, TensorPlan};
 use crate::progress::{Progress, Stage, Stop};
 use crate::scheme::{Layout, OnOverflow, Scheme};
 use crate::shard::{Seal, SealedFile};
@@ -69,19 +69,6 @@ pub struct Options {
 /// Default of `--max-memory`: 512 MiB.
 pub const DEFAULT_MAX_MEMORY: u64 = 512 << 20;
 
-/// How the user wants the weights stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// `--bf16`.
-    Bf16,
-    /// `--fp16`.
-    Fp16,
-    /// `--int8`: the layout decides the scheme.
-    Int8,
-    /// `--scheme`.
-    Scheme(Scheme),
-}
-
 /// A conversion with everything decided.
 pub struct Conversion {
     /// The checkpoint, open.
@@ -98,8 +85,8 @@ pub struct Conversion {
     pub name: String,
     /// Threads, lanes and memory.
     pub resources: Resources,
-    /// The device map.
-    pub device_map: DeviceMap,
+    /// The device maps, one for each memory table asked for; the first is the bundle's device_map.json.
+    pub profiles: Vec<Profile>,
     /// What becomes of every file of the checkpoint and the towers.
     pub files: Vec<FilePlan>,
     /// Bytes that the bundle will take, within a few kilobytes.
@@ -108,7 +95,6 @@ pub struct Conversion {
     pub notices: Vec<String>,
     options: Options,
     texts: Vec<(String, Vec<u8>)>,
-    memory: Value,
     config: Value,
 }
 
@@ -163,19 +149,22 @@ impl Conversion {
         if checkpoint.root().join(MANIFEST_NAME).exists() {
             return Err(PlanError::AlreadyQuantized { method: "mgpack bundle".into() }.into());
         }
-        let config = prepare::read_config(&checkpoint)?;
+        let config = checkpoint.config_json()?;
         let family = match family::Family::detect(&config) {
             Detected::Mgm(found) => Some(found),
             Detected::Generic => None,
         };
         let mut notices: Vec<String> = checkpoint.notices().iter().map(ToString::to_string).collect();
         notices.extend(family.as_ref().and_then(Match::notice));
-        let scheme = prepare::choose_scheme(&options, family.as_ref())?;
+        let recipe = |precision, layout| {
+            let family = family.as_ref().map(|found| found.family);
+            Recipe::choose(precision, layout, &options.ignore, options.max_shard_len, family)
+        };
+        let of_user = recipe(options.precision, options.layout)?;
         if let Some(method) = config.pointer("/quantization_config/quant_method").and_then(Value::as_str) {
             return Err(PlanError::AlreadyQuantized { method: method.to_owned() }.into());
         }
-        let recipe = prepare::recipe(&options, scheme, family.as_ref())?;
-        let plan = Plan::new(checkpoint.tensors(), &recipe)?;
+        let plan = Plan::new(checkpoint.tensors(), &of_user)?;
         let has_experts =
             |tensor: &TensorPlan| tensor.fate == Fate::Quantize && tensor.name.as_str().contains(".experts.");
         if family.is_none() && plan.tensors.iter().any(has_experts) {
@@ -184,16 +173,19 @@ impl Conversion {
             );
         }
         let resources = Resources::choose(&plan, options.threads, options.max_memory)?;
-        let name = prepare::bundle_name(&options, &located, scheme, family.as_ref());
+        let name = prepare::bundle_name(&options, &located, plan.scheme, family.as_ref());
         let towers = prepare::open_towers(family.as_ref(), &config, &checkpoint, places)?;
         let files = prepare::plan_files(&checkpoint, &towers)?;
-        let (device_map, memory) = modules::device_map(
-            &plan,
-            family.as_ref(),
-            &prepare::tower_sizes(&towers),
-            &config,
-            &options.map,
-        )?;
+        let towers_len = prepare::tower_sizes(&towers);
+        let modules = |plan: &Plan| {
+            ModelModules::of_plan(plan, &towers_len, &config, family.as_ref().map(|found| found.variant))
+        };
+        // What a refusal may propose; a model that has nothing to quantize has no int8.
+        let may_be_int8 = !plan.scheme.is_quantized() && !options.map.memory.is_empty();
+        let int8 = may_be_int8
+            .then(|| Plan::new(checkpoint.tensors(), &recipe(Precision::Int8, None).ok()?).ok())
+            .flatten();
+        let profiles = modules(&plan).plan(&options.map, int8.as_ref().map(modules).as_ref())?;
 
         let mut conversion = Self {
             checkpoint,
@@ -203,13 +195,12 @@ impl Conversion {
             plan,
             name,
             resources,
-            device_map,
+            profiles,
             files,
             bundle_len: 0,
             notices,
             options,
             texts: Vec::new(),
-            memory,
             config,
         };
         conversion.texts = conversion.make_texts()?;
@@ -415,7 +406,8 @@ impl Conversion {
             .collect();
         let index = manifest::index_json(self.plan.totals().bytes, &weight_map).map_err(json)?;
         texts.push(("model.safetensors.index.json".to_owned(), index));
-        let mut map = serde_json::to_vec_pretty(&self.device_map.map).map_err(json)?;
+        let first = self.profiles.first().map(|profile| &profile.map);
+        let mut map = serde_json::to_vec_pretty(&first).map_err(json)?;
         map.push(b'\n');
         texts.push(("device_map.json".to_owned(), map));
         texts.push((

@@ -6,60 +6,14 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{FilePlan, Options, Precision, TowerFolder, contents};
+use super::{FilePlan, Options, TowerFolder, contents};
 use crate::checkpoint::{Checkpoint, Folder, SideFile, Skipped};
 use crate::digest::Digest;
-use crate::error::{ConvertError, PlanError, Result};
-use crate::family::{self, Family, Match};
+use crate::error::Result;
+use crate::family::{self, Match};
 use crate::locate::{self, Located, Places};
 use crate::manifest::FileFate;
-use crate::plan::{Pattern, Recipe};
-use crate::scheme::{Layout, Scheme};
-use crate::tensor::{self, Dtype};
-
-pub(super) fn read_config(checkpoint: &Checkpoint) -> Result<Value> {
-    let Some(text) = checkpoint.config() else { return Ok(Value::Null) };
-    serde_json::from_str(text)
-        .map_err(|error| ConvertError::BadJson { file: "config.json".into(), why: error.to_string() }.into())
-}
-
-pub(super) fn choose_scheme(options: &Options, family: Option<&Match>) -> Result<Scheme> {
-    let default_layout = if family.is_some() { Layout::Bnb } else { Layout::CompressedTensors };
-    let scheme = match (options.precision, options.layout.unwrap_or(default_layout)) {
-        (Precision::Bf16, _) => Scheme::Bf16,
-        (Precision::Fp16, _) => Scheme::Fp16,
-        (Precision::Scheme(scheme), _) => scheme,
-        (Precision::Int8, Layout::Bnb) => Scheme::BnbInt8,
-        (Precision::Int8, Layout::CompressedTensors) => Scheme::W8A8,
-    };
-    if options.layout.is_some_and(|layout| scheme.layout().is_some_and(|of_scheme| of_scheme != layout)) {
-        return Err(PlanError::SchemeInLayout { scheme: scheme.name() }.into());
-    }
-    match family {
-        Some(found) if scheme.layout() == Some(Layout::CompressedTensors) => {
-            Err(PlanError::LayoutForFamily { family: found.family.name.to_string() }.into())
-        }
-        _ => Ok(scheme),
-    }
-}
-
-pub(super) fn recipe(options: &Options, scheme: Scheme, family: Option<&Match>) -> Result<Recipe> {
-    let ignore = options.ignore.iter().map(|text| Pattern::new(text)).collect::<Result<_>>()?;
-    let rest = match (scheme, family) {
-        (Scheme::Bf16, _) => Some(Dtype::BF16),
-        (Scheme::Fp16, _) | (Scheme::BnbInt8, Some(_)) => Some(Dtype::F16),
-        _ => None,
-    };
-    let family: Option<&'static Family> = family.map(|found| found.family);
-    Ok(Recipe {
-        scheme,
-        ignore,
-        family,
-        rest,
-        max_shard_len: options.max_shard_len,
-        together: family.is_some(),
-    })
-}
+use crate::scheme::Scheme;
 
 /// The bundle's name: what the caller gave, or the family's stem, or the checkpoint's, and the scheme.
 pub(super) fn bundle_name(
@@ -96,7 +50,7 @@ pub(super) fn open_towers(
         let configured = config.get(&tower.config_key).and_then(Value::as_str);
         let located = locate::tower(tower, configured, checkpoint.root(), places)?;
         let folder = Folder::open(&located.dir)?;
-        let loaded_len = loaded_len(tower, &located.dir)?;
+        let loaded_len = locate::tower_len(tower, &located.dir)?;
         Ok(TowerFolder { facts: tower, located, loaded_len, folder })
     };
     found.family.towers.iter().map(open).collect()
@@ -105,21 +59,6 @@ pub(super) fn open_towers(
 /// Module and bytes of every tower, for the device map.
 pub(super) fn tower_sizes(towers: &[TowerFolder]) -> Vec<(String, u64)> {
     towers.iter().map(|tower| (tower.facts.module.clone(), tower.loaded_len)).collect()
-}
-
-/// Bytes that the used part of a tower takes in 16 bits: counted where its weights are safetensors, otherwise
-/// as the family tells (MGM fixes the auxiliary tower's size by its name).
-pub(super) fn loaded_len(tower: &family::Tower, dir: &Path) -> Result<u64> {
-    let counted =
-        tower.weights_one_of.iter().find(|name| name.ends_with(".safetensors") && dir.join(name).is_file());
-    let Some(name) = counted else { return Ok(tower.parameters.get().saturating_mul(2)) };
-    let file = Checkpoint::open_file(&dir.join(name))?;
-    let is_used = |name: &str| tower.state_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
-    let used = file.tensors().iter().filter(|tensor| is_used(tensor.name.as_str()));
-    Ok(used
-        .filter_map(|tensor| tensor::element_count(&tensor.shape))
-        .fold(0, u64::saturating_add)
-        .saturating_mul(2))
 }
 
 /// What becomes of every file of the checkpoint and of the towers.

@@ -61,10 +61,6 @@ impl Conversion {
         let json = |error: serde_json::Error| {
             io_error("writing the manifest", Path::new(MANIFEST_NAME), error.into())
         };
-        let mut map = serde_json::to_value(&self.device_map).map_err(json)?;
-        if let Some(map) = map.as_object_mut() {
-            map.insert("memory".into(), self.memory.clone());
-        }
         Ok(Manifest {
             format_version: manifest::FORMAT_VERSION,
             producer: Producer { name: "mgpack".into(), version: env!("CARGO_PKG_VERSION").into() },
@@ -100,7 +96,7 @@ impl Conversion {
             },
             files,
             tensors: self.tensor_records(written).map_err(json)?,
-            device_maps: vec![map],
+            device_maps: self.profiles.clone(),
             seal: Digest::ZERO,
         })
     }

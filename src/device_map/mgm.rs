@@ -97,7 +97,7 @@ pub fn plan_mgm(req: &Request<'_>) -> Result<DeviceMap, DeviceMapError> {
     }
     let problem = Problem::new(req);
     match problem.place(req.allow_cpu) {
-        Some(placement) => Ok(problem.tell(&placement)),
+        Some(placement) => Ok(problem.tell(&placement, req.allow_cpu.unwrap_or(0))),
         None => Err(DeviceMapError::DoesNotFit(Box::new(problem.refuse(req)))),
     }
 }
@@ -266,12 +266,12 @@ impl<'a> Problem<'a> {
         best.map(|(_, placement)| placement)
     }
 
-    /// The map, the bytes per device and the reasons of a placement.
-    fn tell(&self, placement: &Placement) -> DeviceMap {
+    /// The map, the bytes per device and the reasons of a placement. `host_budget`: what layers may take of it.
+    fn tell(&self, placement: &Placement, host_budget: u64) -> DeviceMap {
         let home = placement.home;
         let mut uses: Vec<DeviceUse> =
             self.gpus.iter().map(|&(_, budget)| DeviceUse { budget, ..DeviceUse::default() }).collect();
-        let mut host = DeviceUse::default();
+        let mut host = DeviceUse { budget: host_budget, ..DeviceUse::default() };
         let mut why = Vec::new();
         let mut places: IndexMap<&str, Device> = IndexMap::new();
         let device_of = |at: usize| self.gpus.get(at).map_or(Device::Cpu, |&(device, _)| device);

@@ -14,6 +14,7 @@ mod accelerate;
 mod memory;
 mod mgm;
 mod models;
+mod profile;
 mod reserves;
 mod rules;
 mod tree;
@@ -26,7 +27,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use accelerate::{ACCELERATE, Exception, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
 pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
 pub use mgm::{MGM, Remedy, plan_mgm};
-pub use models::{Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted};
+pub use models::{
+    Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted, tree_of_config,
+};
+pub use profile::{Profile, ProfileMemory};
 pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
 pub use rules::{BrokenRule, broken_rules};
 pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};

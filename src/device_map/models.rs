@@ -6,6 +6,7 @@
 //! 4.51.3 (Qwen3) and MGM at commit 769820c, each built on the meta device and compared.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{ModelTree, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
 use crate::error::DeviceMapError;
@@ -130,6 +131,19 @@ impl ModelConfig {
     pub fn head_dim(&self) -> u64 {
         self.head_dim.unwrap_or_else(|| self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0))
     }
+}
+
+/// Builds the tree of the model that a config.json describes, in 16-bit floats.
+///
+/// # Errors
+/// [`DeviceMapError::NoTree`] for a class that no tree is known of, [`DeviceMapError::BadConfig`].
+pub fn tree_of_config(config: &Value, vision: Vision) -> Result<ModelTree, DeviceMapError> {
+    let class = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
+    let unknown = || DeviceMapError::NoTree { class: class.chars().take(80).collect() };
+    let architecture = Architecture::of_class(class).ok_or_else(unknown)?;
+    let numbers = ModelConfig::deserialize(config)
+        .map_err(|error| DeviceMapError::BadConfig { field: "config", value: error.to_string() })?;
+    build_tree(architecture, &numbers, vision, Some(Dtype::F16))
 }
 
 /// Builds the tree of a model.

@@ -41,6 +41,24 @@ pub enum DeviceMapError {
         /// What it says.
         value: String,
     },
+    /// A model's class is none that a tree is known of.
+    #[error("no tree is known for the class `{class}`")]
+    NoTree {
+        /// `architectures[0]` of its config.json.
+        class: String,
+    },
+    /// Accelerate 0.25.0's stack does not read this scheme.
+    #[error("the planner `accelerate-0.25-sequential` knows no scheme {scheme}")]
+    SchemeForPlanner {
+        /// The scheme.
+        scheme: &'static str,
+    },
+    /// A model that is no bundle was given without the precision it would be stored in.
+    #[error("`{model}` is no bundle: its sizes depend on how it will be stored")]
+    NoPrecision {
+        /// The model as given.
+        model: String,
+    },
     /// Two modules of a request have one name.
     #[error("module `{module}` is listed twice")]
     DuplicateModule {
@@ -97,8 +115,11 @@ impl Explain for DeviceMapError {
                 Some("--gpus".to_owned())
             }
             DeviceMapError::Accelerate { .. } => Some("infer_auto_device_map".to_owned()),
-            DeviceMapError::BadConfig { .. } => Some("config.json".to_owned()),
-            DeviceMapError::DuplicateModule { .. } => None,
+            DeviceMapError::BadConfig { .. } | DeviceMapError::NoTree { .. } => {
+                Some("config.json".to_owned())
+            }
+            DeviceMapError::SchemeForPlanner { .. } => Some("--planner".to_owned()),
+            DeviceMapError::NoPrecision { .. } | DeviceMapError::DuplicateModule { .. } => None,
         }
     }
 
@@ -121,7 +142,15 @@ impl Explain for DeviceMapError {
                 let total = gib(u64::try_from(total).unwrap_or(u64::MAX));
                 Some(format!("it takes {} of {total} in all; {}", gib(miss.need), each.join("; ")))
             }
-            DeviceMapError::BadMemoryTable { .. } => None,
+            DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoPrecision { .. } => None,
+            DeviceMapError::NoTree { .. } => Some(
+                "trees are known of Llama, Mistral, Mixtral, Gemma, Qwen2 and Qwen3, and of MGM's classes"
+                    .to_owned(),
+            ),
+            DeviceMapError::SchemeForPlanner { .. } => Some(
+                "transformers 4.36.2, whose loading it imitates, reads bitsandbytes and plain floats"
+                    .to_owned(),
+            ),
             DeviceMapError::BadConfig { .. } => {
                 Some("it is no known word, or beyond any real model".to_owned())
             }
@@ -155,7 +184,13 @@ impl Explain for DeviceMapError {
             DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
                 Some("write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`".to_owned())
             }
-            DeviceMapError::Accelerate { .. } => Some("use the planner `mgm`".to_owned()),
+            DeviceMapError::Accelerate { .. } | DeviceMapError::SchemeForPlanner { .. } => {
+                Some("use the planner `mgm`".to_owned())
+            }
+            DeviceMapError::NoTree { .. } => {
+                Some("give a folder with the weights: their headers tell the sizes".to_owned())
+            }
+            DeviceMapError::NoPrecision { .. } => Some("add --int8, --fp16 or --bf16".to_owned()),
             DeviceMapError::BadConfig { .. } | DeviceMapError::DuplicateModule { .. } => None,
         }
     }

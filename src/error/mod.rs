@@ -77,7 +77,7 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Error::DeviceMap(_)
+            Error::DeviceMap(DeviceMapError::DoesNotFit(_) | DeviceMapError::NoAccelerator)
                 | Error::Bundle(BundleError::Broken { .. } | BundleError::OutputNotEmpty { .. })
                 | Error::Plan(PlanError::AlreadyQuantized { .. })
                 | Error::Convert(

@@ -1,42 +1,23 @@
 //! The plan: what becomes of every tensor, decided before a weight is read.
 //!
 //! Pure: headers and a recipe go in; fates, names, types and final offsets come out. No files and no
-//! threads, so `mgpack plan` shows exactly what `convert` will do. `fate` decides tensor by tensor,
-//! `layout` lays the outputs into shards. Carries out formats/bundle.md, "Shards", and schemes.md.
+//! threads, so `mgpack plan` shows exactly what `convert` will do. `recipe` resolves the user's wish, `fate`
+//! decides tensor by tensor, `layout` lays the outputs into shards. Carries out formats/bundle.md, "Shards", and schemes.md.
 
 mod fate;
 mod layout;
+mod recipe;
 
 use serde::Serialize;
 
 pub use fate::{Pattern, Skip};
+pub use recipe::{DEFAULT_MAX_SHARD_LEN, Precision, Recipe};
 
 use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
-use crate::family::Family;
 use crate::scheme::{PartKind, Scheme};
 use crate::structure::{Role, layer_order, role_of};
 use crate::tensor::{self, Dtype, TensorName};
-
-/// What to make of a checkpoint: the user's choices, resolved against the family.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// How linears are stored, or the type all floating tensors are cast to.
-    pub scheme: Scheme,
-    /// Names left as they are.
-    pub ignore: Vec<Pattern>,
-    /// The family, whose rules say what is never quantized; `None` for generic checkpoints.
-    pub family: Option<&'static Family>,
-    /// The type that floating tensors are cast to when they are not quantized; `None` keeps each one's own.
-    pub rest: Option<Dtype>,
-    /// Payload bytes after which a new shard begins. A single larger tensor has a shard of its own.
-    pub max_shard_len: u64,
-    /// True where MGM's loader re-reads shards: `vlm_uni_*` and tower tensors then share one shard.
-    pub together: bool,
-}
-
-/// Largest shard by default: 2 GiB of payload.
-pub const DEFAULT_MAX_SHARD_LEN: u64 = 2 << 30;
 
 /// What becomes of every tensor, in layer order, and of every shard.
 #[derive(Clone, Debug)]

@@ -1,0 +1,125 @@
+//! A profile: a device map with what it was planned for, as a bundle's manifest keeps it.
+//!
+//! Owns the record and the choice among several by what the devices have free. Carries out formats/bundle.md,
+//! "Device map".
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::{Device, DeviceMap, DeviceUse, MemoryTable, PlannerId, Why};
+
+/// A map and the memory it was planned for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Who made the map.
+    pub planner: PlannerId,
+    /// Module → device: what `from_pretrained(device_map=…)` takes.
+    pub map: IndexMap<String, Device>,
+    /// Bytes per device, every device of the memory table included.
+    pub used: IndexMap<Device, DeviceUse>,
+    /// One entry per module, in the order of placement.
+    pub why: Vec<Why>,
+    /// What it was planned for.
+    pub memory: ProfileMemory,
+}
+
+/// What a map was planned for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileMemory {
+    /// Bytes per device.
+    pub table: MemoryTable,
+    /// Whether the user gave the table; otherwise it is one device as large as the model, nothing is reserved,
+    /// and the numbers below are null.
+    pub given: bool,
+    /// Tokens of prompt and answer, images apart.
+    pub context: Option<u64>,
+    /// Sequences at a time.
+    pub batch: Option<u64>,
+    /// Bytes kept free on every accelerator in use.
+    pub reserve: Option<u64>,
+    /// Bytes of host memory that layers may take; null where none was allowed.
+    pub allow_cpu: Option<u64>,
+}
+
+impl Profile {
+    /// A map with what it was planned for.
+    pub fn new(map: DeviceMap, memory: ProfileMemory) -> Self {
+        let DeviceMap { planner, map, used, why } = map;
+        Self { planner, map, used, why, memory }
+    }
+
+    /// Whether every device has at least what this map takes of it. `free`: bytes per device, the host included
+    /// where it is known.
+    ///
+    /// False for a map that was planned without a memory table: it reserves nothing.
+    pub fn fits(&self, free: &MemoryTable) -> bool {
+        let is_enough = |(device, used): (&Device, &DeviceUse)| {
+            used.total() == 0 || free.get(*device).is_some_and(|free| free >= used.total())
+        };
+        self.memory.given && self.used.iter().all(is_enough)
+    }
+
+    /// The first of `profiles` that the devices can take.
+    pub fn choose<'a>(profiles: &'a [Profile], free: &MemoryTable) -> Option<&'a Profile> {
+        profiles.iter().find(|profile| profile.fits(free))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(table: &str, given: bool, takes: &[u64]) -> Profile {
+        let table = MemoryTable::parse(table).unwrap();
+        let used = table.gpus().zip(takes);
+        let used = used.map(|((device, budget), &weights)| {
+            (device, DeviceUse { weights, budget, ..DeviceUse::default() })
+        });
+        Profile {
+            planner: PlannerId { name: "mgm".into(), version: 1 },
+            map: IndexMap::new(),
+            used: used.collect(),
+            why: Vec::new(),
+            memory: ProfileMemory {
+                table: table.clone(),
+                given,
+                context: None,
+                batch: None,
+                reserve: None,
+                allow_cpu: None,
+            },
+        }
+    }
+
+    #[test]
+    fn the_first_profile_that_the_devices_can_take_is_chosen() {
+        let gib = 1 << 30;
+        let profiles = [
+            profile("80GiB", true, &[40 * gib]),
+            profile("2x24GiB", true, &[20 * gib, 20 * gib]),
+            profile("4x12GiB", true, &[11 * gib, 11 * gib, 11 * gib, 7 * gib]),
+        ];
+        let chosen = |free: &str| {
+            let free = MemoryTable::parse(free).unwrap();
+            Profile::choose(&profiles, &free).map(|profile| profile.memory.table.to_string())
+        };
+        assert_eq!(chosen("40GiB").as_deref(), Some("gpu 0 80.00 GiB"));
+        assert_eq!(chosen("0=20GiB,1=21GiB").as_deref(), Some("gpu 0 24.00 GiB, gpu 1 24.00 GiB"));
+        assert_eq!(chosen("0=20GiB,1=19GiB"), None);
+        assert!(chosen("0=11GiB,1=11GiB,2=11GiB,3=7GiB").unwrap().starts_with("gpu 0 12.00 GiB, "));
+    }
+
+    #[test]
+    fn a_map_planned_without_a_table_is_never_chosen() {
+        let free = MemoryTable::parse("80GiB").unwrap();
+        assert_eq!(Profile::choose(&[profile("1GiB", false, &[1])], &free), None);
+    }
+
+    #[test]
+    fn a_device_that_holds_nothing_need_not_be_there() {
+        let free = MemoryTable::parse("24GiB").unwrap();
+        assert!(profile("2x24GiB", true, &[1 << 30, 0]).fits(&free));
+    }
+}

@@ -1,0 +1,285 @@
+//! Plans device maps without converting anything: for a bundle, a checkpoint, or a family by its name.
+//!
+//! Owns the ways to a model's modules and tree. Neither weights nor devices are touched: a bundle tells its
+//! sizes in the manifest, a checkpoint in its headers, and a family or a bare config.json through the tree that
+//! mgpack builds. Carries out formats/bundle.md, "Device map".
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::bundle;
+use crate::checkpoint::{self, Checkpoint, SourceTensor};
+use crate::device_map::{
+    self, BrokenRule, MaxMemory, MemorySize, MemoryTable, Profile, ProfileMemory, Role, Sizing, TensorKind,
+    Vision,
+};
+use crate::error::{CheckpointError, DeviceMapError, Error, PlanError, Result};
+use crate::family::{self, Detected, Family, Match, Variant};
+use crate::locate::{self, Places};
+use crate::manifest::MANIFEST_NAME;
+use crate::modules::{MapRequest, ModelModules};
+use crate::plan::{DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
+use crate::scheme::{Layout, Scheme};
+use crate::tensor::TensorName;
+
+/// Part of its memory that transformers 4.36.2 leaves accelerate on every device with bitsandbytes.
+const BNB_SHARE: f64 = 0.90;
+
+/// Who plans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Planner {
+    /// [`device_map::plan_mgm`].
+    #[default]
+    Mgm,
+    /// [`device_map::plan_accelerate`], with what transformers 4.36.2 passes to it.
+    Accelerate,
+}
+
+/// How a checkpoint or a family would be stored.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// `--int8`, `--fp16`, …
+    pub precision: Precision,
+    /// `--format`.
+    pub layout: Option<Layout>,
+    /// `--ignore`.
+    pub ignore: Vec<String>,
+}
+
+/// A model that maps can be planned for.
+#[derive(Debug)]
+pub struct Model {
+    /// Its name, with the scheme where it is no bundle.
+    pub name: String,
+    /// How it is stored.
+    pub scheme: Scheme,
+    /// The maps that a bundle has already.
+    pub profiles: Vec<Profile>,
+    config: Value,
+    is_mgm: bool,
+    modules: ModelModules,
+    int8: Option<ModelModules>,
+}
+
+/// A map and what is wrong with it.
+#[derive(Debug)]
+pub struct Planned {
+    /// The map and what it was planned for.
+    pub profile: Profile,
+    /// Rules of MGM that it breaks; empty for maps by `mgm` and for other models.
+    pub broken: Vec<BrokenRule>,
+}
+
+impl Model {
+    /// The model that `name` means: a bundle's or a checkpoint's folder, an alias of a family or a hub id. An
+    /// alias never needs files. `storage` is for what is no bundle yet.
+    ///
+    /// # Errors
+    /// [`DeviceMapError::NoPrecision`] without a storage; whatever opening and planning report.
+    pub fn find(name: &str, storage: Option<&Storage>, places: &Places) -> Result<Self> {
+        let path = Path::new(name);
+        if path.join(MANIFEST_NAME).exists() {
+            return Self::of_bundle(path);
+        }
+        let storage = storage.ok_or_else(|| DeviceMapError::NoPrecision { model: name.to_owned() })?;
+        if !path.exists() && !name.contains('/') {
+            let (family, variant) = Family::by_alias(name)?;
+            return Self::of_family(family, variant, storage);
+        }
+        let dir = match (locate::checkpoint(name, places), Family::by_hub_id(name)) {
+            (Ok(located), _) => located.dir,
+            (Err(_), Some((family, variant))) => return Self::of_family(family, variant, storage),
+            (Err(error), None) => return Err(error),
+        };
+        Self::of_checkpoint(&dir, storage, places)
+    }
+
+    /// A bundle, by its manifest and config.json. Its bytes are not checked.
+    ///
+    /// # Errors
+    /// [`crate::error::BundleError`] where it is none.
+    pub fn of_bundle(dir: &Path) -> Result<Self> {
+        let (manifest, _) = bundle::read_manifest(dir)?;
+        let config = checkpoint::config_of(dir)?;
+        Ok(Self {
+            modules: ModelModules::of_manifest(&manifest, &config),
+            is_mgm: manifest.model.variant.is_some(),
+            name: manifest.model.name,
+            scheme: manifest.scheme.name,
+            profiles: manifest.device_maps,
+            config,
+            int8: None,
+        })
+    }
+
+    /// A published checkpoint of MGM, by what is known of it.
+    ///
+    /// # Errors
+    /// [`PlanError`] where the storage does not go with the family.
+    pub fn of_family(family: &'static Family, variant: Variant, storage: &Storage) -> Result<Self> {
+        let stem = family.checkpoint(variant).map(|published| published.bundle_stem.to_string());
+        let found = Match { family, variant, differences: Vec::new() };
+        let towers: Vec<_> =
+            family.towers.iter().map(|tower| (tower.module.clone(), tower.bytes())).collect();
+        let config = family.config(variant);
+        let tensors = tensors_of_tree(&config, true)?;
+        Self::plan(
+            stem.unwrap_or_else(|| family.name.to_string()),
+            &tensors,
+            Some(&found),
+            &towers,
+            config,
+            storage,
+        )
+    }
+
+    /// A checkpoint's folder: by its headers, or by its config.json alone where it has no weights.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; [`DeviceMapError::NoTree`] without weights of a class that has no tree.
+    pub fn of_checkpoint(dir: &Path, storage: &Storage, places: &Places) -> Result<Self> {
+        let checkpoint = match Checkpoint::open(dir) {
+            Err(Error::Checkpoint(CheckpointError::NoWeights { .. })) => None,
+            opened => Some(opened?),
+        };
+        let config = checkpoint::config_of(dir)?;
+        if let Some(method) = config.pointer("/quantization_config/quant_method").and_then(Value::as_str) {
+            return Err(PlanError::AlreadyQuantized { method: method.to_owned() }.into());
+        }
+        let found = match Family::detect(&config) {
+            Detected::Mgm(found) => Some(found),
+            Detected::Generic => None,
+        };
+        let tower_bytes = |tower: &family::Tower| {
+            let configured = config.get(&tower.config_key).and_then(Value::as_str);
+            let located = locate::tower(tower, configured, dir, places).ok();
+            let counted = located.and_then(|located| locate::tower_len(tower, &located.dir).ok());
+            (tower.module.clone(), counted.unwrap_or_else(|| tower.bytes()))
+        };
+        let towers: Vec<_> = found.iter().flat_map(|found| &found.family.towers).map(tower_bytes).collect();
+        let built;
+        let tensors = match &checkpoint {
+            Some(checkpoint) => checkpoint.tensors(),
+            None => {
+                built = tensors_of_tree(&config, found.is_some())?;
+                &built
+            }
+        };
+        let name =
+            dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
+        Self::plan(
+            name.unwrap_or_else(|| "model".to_owned()),
+            tensors,
+            found.as_ref(),
+            &towers,
+            config,
+            storage,
+        )
+    }
+
+    fn plan(
+        stem: String,
+        tensors: &[SourceTensor],
+        found: Option<&Match>,
+        towers: &[(String, u64)],
+        config: Value,
+        storage: &Storage,
+    ) -> Result<Self> {
+        let plan = |precision, layout| {
+            let family = found.map(|found| found.family);
+            let recipe = Recipe::choose(precision, layout, &storage.ignore, DEFAULT_MAX_SHARD_LEN, family)?;
+            Plan::new(tensors, &recipe)
+        };
+        let modules =
+            |plan: &Plan| ModelModules::of_plan(plan, towers, &config, found.map(|found| found.variant));
+        let of_user = plan(storage.precision, storage.layout)?;
+        let int8 = (!of_user.scheme.is_quantized()).then(|| plan(Precision::Int8, None).ok()).flatten();
+        Ok(Self {
+            name: format!("{stem}-{}", of_user.scheme.suffix()),
+            scheme: of_user.scheme,
+            profiles: Vec::new(),
+            is_mgm: found.is_some(),
+            modules: modules(&of_user),
+            int8: int8.as_ref().map(modules),
+            config,
+        })
+    }
+
+    /// Plans a map for every memory table of the request.
+    ///
+    /// # Errors
+    /// [`DeviceMapError`]: the model does not fit, or the planner does not know it.
+    pub fn map(&self, planner: Planner, request: &MapRequest) -> Result<Vec<Planned>> {
+        match planner {
+            Planner::Mgm => {
+                let profiles = self.modules.plan(request, self.int8.as_ref())?;
+                Ok(profiles.into_iter().map(|profile| Planned { profile, broken: Vec::new() }).collect())
+            }
+            Planner::Accelerate => {
+                let whole = MemoryTable::new([(device_map::Device::Gpu(0), self.modules.bytes())]);
+                let given = !request.memory.is_empty();
+                let tables = if given { request.memory.clone() } else { whole.into_iter().collect() };
+                tables.iter().map(|table| self.map_by_accelerate(table, given)).collect()
+            }
+        }
+    }
+
+    /// What accelerate 0.25.0 answers when transformers 4.36.2 loads the model with `device_map="sequential"`.
+    fn map_by_accelerate(&self, table: &MemoryTable, given: bool) -> Result<Planned> {
+        let vision = if self.is_mgm { Vision::AsLoaded } else { Vision::None };
+        let tree = device_map::tree_of_config(&self.config, vision)?;
+        let mut memory = MaxMemory::from(table);
+        let sizing = match self.scheme {
+            Scheme::Bf16 | Scheme::Fp16 => Sizing::at_most(16),
+            Scheme::BnbInt8 => {
+                for (_, size) in &mut memory {
+                    if let MemorySize::Bytes(bytes) = *size {
+                        *size = MemorySize::Fraction(bytes as f64 * BNB_SHARE);
+                    }
+                }
+                Sizing::int8_hf(&tree)
+            }
+            scheme => return Err(DeviceMapError::SchemeForPlanner { scheme: scheme.name() }.into()),
+        };
+        let map = device_map::plan_accelerate(&tree, &sizing, &memory, &device_map::no_split_classes(&tree))?;
+        let is_tied = !tree.tied.is_empty();
+        let broken = if self.is_mgm { device_map::broken_rules(&map.map, is_tied) } else { Vec::new() };
+        let memory = ProfileMemory {
+            table: table.clone(),
+            given,
+            context: None,
+            batch: None,
+            reserve: None,
+            allow_cpu: None,
+        };
+        Ok(Planned { profile: Profile::new(map, memory), broken })
+    }
+}
+
+/// The tensors that a checkpoint of the model has, towers apart. They lie in no file.
+fn tensors_of_tree(config: &Value, is_mgm: bool) -> Result<Vec<SourceTensor>> {
+    let tree = device_map::tree_of_config(config, if is_mgm { Vision::Full } else { Vision::None })?;
+    let is_stored = |tensor: &&device_map::TreeTensor| {
+        matches!(tensor.kind, TensorKind::Param { .. } | TensorKind::Buffer { persistent: true })
+            && !is_in_tower(&tensor.name)
+    };
+    let too_large = |name: &str| PlanError::TooLarge { name: name.to_owned() };
+    let stored = tree.tensors.iter().filter(is_stored).map(|tensor| {
+        let bytes = crate::tensor::byte_len(tensor.dtype, &tensor.shape);
+        Ok(SourceTensor {
+            name: TensorName::new(tensor.name.clone()).ok_or_else(|| too_large(&tensor.name))?,
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            file: 0,
+            offset: 0,
+            byte_len: bytes.ok_or_else(|| too_large(&tensor.name))?,
+        })
+    });
+    stored.collect()
+}
+
+fn is_in_tower(tensor: &str) -> bool {
+    let mut prefixes = tensor.match_indices('.').filter_map(|(at, _)| tensor.get(..at));
+    prefixes.any(|module| Role::of(module) == Role::Tower)
+}

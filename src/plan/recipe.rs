@@ -1,0 +1,83 @@
+//! The recipe: what to make of a checkpoint, from the user's wish and the family's rules.
+
+use super::fate::Pattern;
+use crate::error::{PlanError, Result};
+use crate::family::Family;
+use crate::scheme::{Layout, Scheme};
+use crate::tensor::Dtype;
+
+/// How the user wants the weights stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// `--bf16`.
+    Bf16,
+    /// `--fp16`.
+    Fp16,
+    /// `--int8`: the layout decides the scheme.
+    Int8,
+    /// `--scheme`.
+    Scheme(Scheme),
+}
+
+/// What to make of a checkpoint: the user's choices, resolved against the family.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// How linears are stored, or the type all floating tensors are cast to.
+    pub scheme: Scheme,
+    /// Names left as they are.
+    pub ignore: Vec<Pattern>,
+    /// The family, whose rules say what is never quantized; `None` for generic checkpoints.
+    pub family: Option<&'static Family>,
+    /// The type that floating tensors are cast to when they are not quantized; `None` keeps each one's own.
+    pub rest: Option<Dtype>,
+    /// Payload bytes after which a new shard begins. A single larger tensor has a shard of its own.
+    pub max_shard_len: u64,
+    /// True where MGM's loader re-reads shards: `vlm_uni_*` and tower tensors then share one shard.
+    pub together: bool,
+}
+
+/// Largest shard by default: 2 GiB of payload.
+pub const DEFAULT_MAX_SHARD_LEN: u64 = 2 << 30;
+
+impl Recipe {
+    /// Resolves a wish. `layout`: `--format`, `None` takes the family's; `ignore`: patterns as given.
+    ///
+    /// # Errors
+    /// [`PlanError::SchemeInLayout`], [`PlanError::LayoutForFamily`], [`PlanError::BadPattern`].
+    pub fn choose(
+        precision: Precision,
+        layout: Option<Layout>,
+        ignore: &[String],
+        max_shard_len: u64,
+        family: Option<&'static Family>,
+    ) -> Result<Self> {
+        let scheme = choose_scheme(precision, layout, family)?;
+        let rest = match (scheme, family) {
+            (Scheme::Bf16, _) => Some(Dtype::BF16),
+            (Scheme::Fp16, _) | (Scheme::BnbInt8, Some(_)) => Some(Dtype::F16),
+            _ => None,
+        };
+        let ignore = ignore.iter().map(|text| Pattern::new(text)).collect::<Result<_>>()?;
+        Ok(Self { scheme, ignore, family, rest, max_shard_len, together: family.is_some() })
+    }
+}
+
+fn choose_scheme(precision: Precision, layout: Option<Layout>, family: Option<&Family>) -> Result<Scheme> {
+    let default_layout = if family.is_some() { Layout::Bnb } else { Layout::CompressedTensors };
+    let scheme = match (precision, layout.unwrap_or(default_layout)) {
+        (Precision::Bf16, _) => Scheme::Bf16,
+        (Precision::Fp16, _) => Scheme::Fp16,
+        (Precision::Scheme(scheme), _) => scheme,
+        (Precision::Int8, Layout::Bnb) => Scheme::BnbInt8,
+        (Precision::Int8, Layout::CompressedTensors) => Scheme::W8A8,
+    };
+    if layout.is_some_and(|layout| scheme.layout().is_some_and(|of_scheme| of_scheme != layout)) {
+        return Err(PlanError::SchemeInLayout { scheme: scheme.name() }.into());
+    }
+    match family {
+        Some(family) if scheme.layout() == Some(Layout::CompressedTensors) => {
+            Err(PlanError::LayoutForFamily { family: family.name.to_string() }.into())
+        }
+        _ => Ok(scheme),
+    }
+}

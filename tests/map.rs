@@ -1,0 +1,189 @@
+//! What `mgpack map` claims: the planners through the command, refusals that help, and profiles of a bundle.
+
+// clippy.toml allows these in #[test] functions only, not in the helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+#[path = "support/replay.rs"]
+#[allow(dead_code)] // Only the reading of vectors is needed here.
+mod replay;
+#[path = "support/world.rs"]
+mod world;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use world::{World, save, tensor};
+
+const ACCELERATE: &str = "accelerate-0.25-sequential";
+
+/// What MGM adds to its tree after loading: both towers and `vlm_uni_*`, counted by building them.
+const ADDED_PARAMETERS: u64 = 506_698_176;
+
+fn map_of(maps: &Value, at: usize) -> BTreeMap<String, Value> {
+    serde_json::from_value(maps["maps"][at]["profile"]["map"].clone()).unwrap()
+}
+
+fn weights(maps: &Value) -> u64 {
+    let used = maps["maps"][0]["profile"]["used"].as_object().unwrap();
+    used.values().map(|used| used["weights"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn the_mixtral_that_accelerate_breaks_fits_on_four_gpus() {
+    let world = World::new();
+    let maps = world.good(&["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--json"]).json();
+    assert!(map_of(&maps, 0).values().all(Value::is_u64), "nothing leaves the GPUs");
+    assert_eq!(maps["maps"][0]["broken_rules"], Value::Array(Vec::new()));
+
+    let by_accelerate = ["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--planner", ACCELERATE];
+    let ran = world.run(&by_accelerate);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let offloaded = "offloaded: model.layers.31, model.norm, model.vision_tower, model.mm_projector, \
+                     model.vision_tower_aux, lm_head\n";
+    assert!(ran.out.contains(offloaded), "{}", ran.out);
+    let projector = ran.out.lines().find(|line| line.contains("R1")).unwrap();
+    assert!(projector.contains("Cannot copy out of meta tensor; no data!"), "{projector}");
+}
+
+/// The totals are those of accelerate's own vectors, where a model fits one GPU exactly.
+#[test]
+fn weights_of_the_built_in_trees_are_those_that_mgm_builds() {
+    let world = World::new();
+    for (alias, as_loaded, layers) in
+        [("7b", 13_585_903_616, 32), ("34b", 69_021_140_480, 60), ("8x7b", 93_984_419_840_u64, 32)]
+    {
+        let maps = world.good(&["map", alias, "--fp16", "--json"]).json();
+        // Accelerate counts the 64 rotary frequencies of a layer at 2 bytes; in memory they have 4.
+        let frequencies = layers * 64 * 2;
+        assert_eq!(weights(&maps), as_loaded + 2 * ADDED_PARAMETERS + frequencies, "{alias}");
+    }
+}
+
+#[test]
+fn the_command_gives_accelerates_own_maps() {
+    let world = World::new();
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/device_map/mgm.jsonl.gz");
+    let vectors: Vec<_> = replay::read_vectors(&vectors).unwrap().into_iter().map(Result::unwrap).collect();
+    let mut seen = 0;
+    for (id, model, precision, gpus) in [
+        ("MGM-8x7B|as_loaded|float16|2x24", "8x7b", "--fp16", "2x24GiB"),
+        ("MGM-8x7B|as_loaded|float16|2x12+cpu64", "8x7b", "--fp16", "2x12GiB,cpu=64GiB"),
+        // transformers leaves accelerate 0.9 of every device with bitsandbytes.
+        ("MGM-34B|as_loaded|int8_hf|2x24*0.9+cpu64*0.9", "34b", "--int8", "2x24GiB,cpu=64GiB"),
+    ] {
+        let vector = vectors.iter().find(|vector| vector.id == id).unwrap();
+        let ran = world.run(&["map", model, precision, "--gpus", gpus, "--planner", ACCELERATE, "--json"]);
+        let got = map_of(&ran.json(), 0);
+        let expected = serde_json::to_value(vector.device_map.as_ref().unwrap()).unwrap();
+        assert_eq!(got, serde_json::from_value(expected).unwrap(), "{id}");
+        seen += 1;
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn a_refusal_tells_what_is_missing_and_that_much_more_fits() {
+    let world = World::new();
+    world.good(&["map", "34b", "--int8", "--gpus", "2x24GiB", "--context", "4096"]);
+    let ask = |gpus: &str| world.run(&["map", "34b", "--fp16", "--gpus", gpus, "--context", "4096"]);
+    let refused = ask("2x24GiB");
+    assert_eq!((refused.code, refused.out.as_str()), (1, ""));
+    let missing = refused.err.split(" bytes) are missing on gpu 1").next().unwrap();
+    let missing: u64 = missing.rsplit('(').next().unwrap().parse().unwrap();
+    assert!(
+        refused.err.contains("it fits with --int8, or with one more GPU of 24.00 GiB"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(ask("3x24GiB").code, 0);
+
+    // Sizes have units of at least a kilobyte: the first KiB that covers the shortfall, and the one before.
+    let kib = ((24 << 30) + missing).div_ceil(1024);
+    assert_eq!(ask(&format!("24GiB,{kib}KiB")).code, 0);
+    assert_eq!(ask(&format!("24GiB,{}KiB", kib - 1)).code, 1);
+}
+
+#[test]
+fn a_model_that_is_not_converted_yet_has_the_map_that_converting_gives() {
+    let world = World::new();
+    let gpus = "0=571MB,1=400MiB";
+    let options = ["--int8", "--gpus", gpus, "--context", "64", "--reserve", "1MiB"];
+    let planned = world.good(&[&["plan", "tiny", "--json"][..], &options].concat()).json();
+    let checkpoint = fs::read_dir(world.path("cache/mgpack")).unwrap().next().unwrap().unwrap().path();
+    let checkpoint = checkpoint.to_str().unwrap();
+    let mapped = world.good(&[&["map", checkpoint, "--json"][..], &options].concat()).json();
+    assert_eq!(mapped["maps"][0]["profile"], planned["device_maps"][0]);
+
+    // By config.json alone; both towers lie where they are found without weights beside it.
+    let bare = world.path("bare");
+    fs::create_dir(&bare).unwrap();
+    fs::copy(Path::new(checkpoint).join("config.json"), bare.join("config.json")).unwrap();
+    let towers = format!("{checkpoint}/model_zoo");
+    std::os::unix::fs::symlink(towers, world.path("model_zoo")).unwrap();
+    let by_config = world.good(&[&["map", "bare", "--json"][..], &options].concat()).json();
+    assert_eq!(by_config["maps"], mapped["maps"]);
+}
+
+#[test]
+fn a_bundle_keeps_a_profile_for_each_memory_table() {
+    let world = World::new();
+    let more = ["--context", "64", "--reserve", "1MiB"];
+    let tables = ["--gpus", "1GiB", "--gpus", "0=571MB,1=400MiB"];
+    world.good(&[&["convert", "tiny", "--int8", "-o", "bundle"][..], &tables, &more].concat());
+    world.good(&["verify", "bundle"]);
+    let recorded = world.good(&["map", "bundle", "--json"]).json();
+    assert_eq!(recorded["recorded"], true);
+    assert_eq!(recorded["maps"].as_array().unwrap().len(), 2);
+    let file: BTreeMap<String, Value> =
+        serde_json::from_slice(&fs::read(world.path("bundle/device_map.json")).unwrap()).unwrap();
+    assert_eq!(map_of(&recorded, 0), file, "the first is the one in device_map.json");
+    assert!(map_of(&recorded, 1).values().any(|device| device == 1));
+
+    let again = world.good(&[&["map", "bundle", "--json"][..], &tables, &more].concat()).json();
+    assert_eq!(again["recorded"], false);
+    assert_eq!(again["maps"], recorded["maps"], "planned from the manifest as from the checkpoint");
+}
+
+#[test]
+fn why_has_one_line_for_each_module_with_its_size_and_room() {
+    let world = World::new();
+    let ran = world.good(&["map", "2b", "--bf16", "--gpus", "2x6GiB", "--why", "--context", "512"]);
+    let lines: Vec<&str> = ran.out.lines().skip_while(|line| !line.contains("free before")).skip(1).collect();
+    // 18 layers, embedding, norm, projector, head, both towers and three vlm_uni.
+    assert_eq!(lines.len(), 18 + 9, "{}", ran.out);
+    let moved = lines.iter().find(|line| line.contains("left, it takes")).unwrap();
+    assert!(moved.contains("model.layers.") && moved.contains("gpu 1"), "{moved}");
+}
+
+#[test]
+fn the_drawing_is_xml_that_shows_every_device() {
+    let world = World::new();
+    world.good(&["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--svg", "map.svg"]);
+    let svg = fs::read_to_string(world.path("map.svg")).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+    for text in ["gpu 0", "gpu 3", "model.layers.31: ", "lm_head: "] {
+        assert!(svg.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_mapped_says_why() {
+    let world = World::new();
+    let absent = world.run(&["map", "34b", "--gpus", "2x24GiB"]);
+    assert_eq!(absent.code, 2);
+    assert!(absent.err.contains(" help: add --int8, --fp16 or --bf16"), "{}", absent.err);
+
+    let linear = tensor("model.layers.0.mlp.up_proj.weight", safetensors::Dtype::BF16, &[2, 2], vec![0; 8]);
+    save(&world.path("other"), &[&[linear.linear()]]);
+    let config = fs::read_to_string(world.path("other/config.json")).unwrap();
+    fs::write(world.path("other/config.json"), config.replace("LlamaForCausalLM", "ZebraForCausalLM"))
+        .unwrap();
+    world.good(&["map", "other", "--fp16", "--gpus", "1GiB"]);
+    let no_tree = world.run(&["map", "other", "--fp16", "--planner", ACCELERATE]);
+    assert_eq!(no_tree.code, 2);
+    assert!(no_tree.err.contains("no tree is known for the class `ZebraForCausalLM`"), "{}", no_tree.err);
+    let scheme = world.run(&["map", "other", "--int8", "--planner", ACCELERATE]);
+    assert_eq!(scheme.code, 2);
+}
