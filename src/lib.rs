@@ -5,9 +5,9 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `release`) → steps (`locate`, `plan`,
+//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`) → steps (`locate`, `plan`,
 //! `modules`, `device_map`, `drawing`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
-//! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`) → `error`.
+//! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `size`, `progress`) → `error`.
 
 mod archive;
 pub mod bundle;
@@ -20,6 +20,8 @@ pub mod error;
 pub mod family;
 pub mod json_text;
 pub mod kernels;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod locate;
 pub mod manifest;
 pub mod map;
@@ -27,11 +29,14 @@ pub mod modules;
 pub mod plan;
 pub mod progress;
 pub mod release;
+pub mod report;
 pub mod scheme;
 pub mod shard;
+pub mod size;
 pub mod structure;
 pub mod tensor;
 pub mod tiny;
 mod torch_zip;
 
+pub use bundle::Bundle;
 pub use error::{Error, Explain, Result};

@@ -192,7 +192,7 @@ impl ModelModules {
 }
 
 /// The key in a device map that a tensor falls under.
-fn unit_of(name: &str, role: Role) -> String {
+pub(crate) fn unit_of(name: &str, role: Role) -> String {
     let through = |stop: &dyn Fn(&str) -> bool, extra: usize| {
         let mut parts = Vec::new();
         let mut left = None;

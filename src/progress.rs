@@ -1,6 +1,9 @@
 //! What long work reports while it runs, and how it is asked to stop. Nothing here prints.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::structure::Role;
 
 /// A part of the work that has a length of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,17 +16,23 @@ pub enum Stage {
     Verify,
     /// Bytes written into a release.
     Release,
+    /// Bytes of a checkpoint compared with what a bundle has of them.
+    Compare,
+    /// The tensors of one part of a model brought onto their device.
+    Load(Role),
 }
 
 impl Stage {
     /// One word for a bar.
-    pub fn label(self) -> &'static str {
-        match self {
+    pub fn label(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Stage::Tensors => "convert",
             Stage::Files => "copy",
             Stage::Verify => "verify",
             Stage::Release => "release",
-        }
+            Stage::Compare => "compare",
+            Stage::Load(role) => return role.stage_name(),
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Names are all that a checkpoint of an unknown family gives, so these rules are few and plain, and every
 //! decision taken from them is shown in the plan. Carries out formats/bundle.md, "Layer order".
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use serde::Serialize;
@@ -25,6 +26,28 @@ pub enum Role {
     Uni,
     /// A vision tower.
     Tower,
+}
+
+impl Role {
+    /// The name of this part as a stage of loading: `embeddings`, `layer.10`, `head`, …
+    pub fn stage_name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Role::Embedding => "embeddings",
+            Role::Layer(index) => return Cow::Owned(format!("layer.{index}")),
+            Role::Final => "norm",
+            Role::Projector => "projector",
+            Role::Head => "head",
+            Role::Uni => "vlm_uni",
+            Role::Tower => "towers",
+        })
+    }
+
+    /// The part that a stage's name means.
+    pub fn of_stage(name: &str) -> Option<Self> {
+        let plain = [Role::Embedding, Role::Final, Role::Projector, Role::Head, Role::Uni, Role::Tower];
+        let layer = || name.strip_prefix("layer.")?.parse().ok().map(Role::Layer);
+        plain.into_iter().find(|role| role.stage_name() == name).or_else(layer)
+    }
 }
 
 /// The role of a tensor by its name.

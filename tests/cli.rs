@@ -17,7 +17,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use world::{World, assert_same, contents, ran, write};
 
-const COMMANDS: [&str; 7] = ["convert", "plan", "map", "verify", "inspect", "release", "completions"];
+const COMMANDS: [&str; 8] =
+    ["convert", "plan", "map", "report", "verify", "inspect", "release", "completions"];
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const CLIP: &str = "model_zoo/OpenAI/clip-vit-large-patch14-336";
 const AUX: &str = "model_zoo/OpenAI/openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup";
@@ -88,7 +89,7 @@ fn an_error_says_what_where_why_and_what_to_do() {
         ran.err,
         "error: the bundle does not match its seal: 1 findings\n\
          where: tiny-bundle\n  \
-           why: only a bundle that verifies is released\n \
+           why: only a bundle that verifies is released or loaded\n \
           help: `mgpack verify tiny-bundle` lists the findings\n"
     );
 }

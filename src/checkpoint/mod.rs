@@ -360,6 +360,16 @@ impl Checkpoint {
         })
     }
 
+    /// Fills `buf` with elements of a tensor of this checkpoint, row-major and little-endian, from its element
+    /// number `first` on. Any number of threads may.
+    ///
+    /// # Errors
+    /// As [`Self::read_exact_at`].
+    pub fn read(&self, tensor: &SourceTensor, first: u64, buf: &mut [u8]) -> Result<()> {
+        let start = first.saturating_mul(crate::tensor::element_len(tensor.dtype).unwrap_or(1));
+        self.read_exact_at(tensor.file, tensor.offset.saturating_add(start), buf)
+    }
+
     /// Checks that no file has changed since the checkpoint was opened: length, modification time, and that
     /// its name still leads to it. Side files are checked as well.
     ///

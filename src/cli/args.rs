@@ -44,6 +44,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mgpack verify MGM-7B-int8\n  mgpack verify release/MGM-7B-int8.tar --json"
     )]
     Verify(VerifyArgs),
+    /// Compare a bundle with its checkpoint, value by value, and write a page about it
+    #[command(
+        after_help = "Examples:\n  mgpack report MGM-7B-int8 --against ./MGM-7B -o report.html\n  mgpack report llama-int8 --against ./llama --json"
+    )]
+    Report(ReportArgs),
     /// Show a bundle, a checkpoint or one safetensors file as a table
     #[command(
         after_help = "Examples:\n  mgpack inspect MGM-7B-int8\n  mgpack inspect model-00001-of-00003.safetensors --json"
@@ -244,6 +249,30 @@ pub(crate) struct VerifyArgs {
     /// The id the bundle must have, as `convert` and `release` told it: sha256:HEX
     #[arg(long, value_name = "ID", value_parser = id)]
     pub(crate) id: Option<Digest>,
+    /// Threads [default: one per core]
+    #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) bundle: PathBuf,
+    /// The checkpoint it was made from: a folder, an alias or a hub id
+    #[arg(long, value_name = "CHECKPOINT", value_hint = ValueHint::AnyPath)]
+    pub(crate) against: String,
+    /// Branch, tag or commit in the Hugging Face cache [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Page to write [default: the bundle's name and -report.html, unless --json or --svg is given]
+    #[arg(short, long = "output", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the main figure into this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
     /// Threads [default: one per core]
     #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,

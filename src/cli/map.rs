@@ -1,11 +1,9 @@
 //! `mgpack map`, and how device maps are shown everywhere.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 
 use mgpack::device_map::{ACCELERATE, BrokenRule, Device, Profile};
-use mgpack::error::ConvertError;
 use mgpack::locate::Places;
 use mgpack::map::{Model, Planned, Planner};
 use mgpack::modules::MapRequest;
@@ -33,7 +31,8 @@ pub(super) fn run(args: &MapArgs) -> Result<ExitCode> {
         model.map(planner, &request)?
     };
     if let (Some(file), Some(first)) = (&args.svg, planned.first()) {
-        write_svg(file, &drawing::memory_bars(&first.profile, &title(&model.name, &first.profile)))?;
+        let drawing = drawing::memory_bars(&first.profile, &title(&model.name, &first.profile));
+        super::write_text(file, &drawing)?;
     }
     if args.json {
         let maps: Vec<_> =
@@ -59,12 +58,6 @@ pub(super) fn request(args: &MapRequestArgs) -> MapRequest {
         reserve: args.reserve.0,
         allow_cpu: args.allow_cpu.map(|size| size.0),
     }
-}
-
-fn write_svg(file: &Path, svg: &str) -> Result<()> {
-    std::fs::write(file, svg).map_err(|cause| {
-        ConvertError::Io { doing: "writing the drawing", path: file.to_owned(), cause }.into()
-    })
 }
 
 fn title(name: &str, profile: &Profile) -> String {

@@ -6,6 +6,7 @@ mod devices;
 mod inspect;
 mod map;
 mod release;
+mod report;
 mod ui;
 mod verify;
 
@@ -34,6 +35,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Plan(args) => convert::plan(&args),
         Command::Map(args) => map::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Release(args) => release::run(&args),
         Command::Completions { shell } => {
@@ -80,4 +82,10 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     ui::print_json(value).map_err(|error| {
         ConvertError::Io { doing: "writing JSON", path: "<stdout>".into(), cause: error.into() }.into()
     })
+}
+
+/// Writes a page or a drawing.
+fn write_text(file: &std::path::Path, text: &str) -> Result<()> {
+    std::fs::write(file, text)
+        .map_err(|cause| ConvertError::Io { doing: "writing a file", path: file.to_owned(), cause }.into())
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use mgpack::Explain;
 use mgpack::progress::{Progress, Stage};
+pub(crate) use mgpack::size::shown as bytes;
 
 use super::args::ProgressMode;
 
@@ -51,17 +52,6 @@ pub(crate) fn describe(error: &mgpack::Error) -> String {
     text
 }
 
-/// Bytes in GiB or MiB with two decimals; small sizes in KiB or bytes.
-pub(crate) fn bytes(count: u64) -> String {
-    let scaled = |shift: u32| count as f64 / (1u64 << shift) as f64;
-    match count {
-        0..1024 => format!("{count} B"),
-        1024..1_048_576 => format!("{:.2} KiB", scaled(10)),
-        1_048_576..1_073_741_824 => format!("{:.2} MiB", scaled(20)),
-        _ => format!("{:.2} GiB", scaled(30)),
-    }
-}
-
 /// A table without lines: the first column to the left, those in `right` to the right.
 pub(crate) fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -99,6 +89,14 @@ impl Bars {
     pub(crate) fn new(mode: Option<ProgressMode>) -> Self {
         let default = || if io::stderr().is_terminal() { ProgressMode::Fancy } else { ProgressMode::Plain };
         Self { mode: mode.unwrap_or_else(default), current: Mutex::new(None) }
+    }
+
+    /// Ends the stage without a line, for those who print their own.
+    pub(crate) fn end(&self) {
+        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((bar, ..)) = current.take() {
+            bar.finish_and_clear();
+        }
     }
 
     fn close(&self) {
@@ -149,9 +147,6 @@ impl Progress for Bars {
 impl Drop for Bars {
     fn drop(&mut self) {
         // After an error or an interrupt the bar must not stand half-drawn above the message.
-        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((bar, ..)) = current.take() {
-            bar.finish_and_clear();
-        }
+        self.end();
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Explain;
+use crate::digest::Digest;
 
 /// A bundle could not be opened, checked or released.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,26 @@ pub enum BundleError {
         path: PathBuf,
         /// How many findings there are.
         findings: usize,
+    },
+    /// A file's bytes are not those that were sealed.
+    #[error("a file does not match its seal")]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The digest in the manifest.
+        expected: Digest,
+        /// That of the file.
+        found: Digest,
+    },
+    /// A checkpoint is not the one that the bundle was made from.
+    #[error("tensor `{tensor}` of the bundle is not so in the checkpoint")]
+    OtherCheckpoint {
+        /// The tensor.
+        tensor: String,
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is different.
+        why: String,
     },
     /// The folder of a release holds something already.
     #[error("the folder for the release is not empty")]
@@ -55,6 +76,8 @@ impl Explain for BundleError {
             BundleError::NotABundle { path, .. }
             | BundleError::OutputNotEmpty { path }
             | BundleError::Broken { path, .. }
+            | BundleError::Digest { path, .. }
+            | BundleError::OtherCheckpoint { path, .. }
             | BundleError::Io { path, .. } => Some(path.display().to_string()),
             BundleError::PartTooSmall { .. } => None,
         }
@@ -62,9 +85,14 @@ impl Explain for BundleError {
 
     fn why(&self) -> Option<String> {
         match self {
-            BundleError::NotABundle { why, .. } => Some(why.clone()),
+            BundleError::NotABundle { why, .. } | BundleError::OtherCheckpoint { why, .. } => {
+                Some(why.clone())
+            }
             BundleError::Io { cause, .. } => Some(cause.to_string()),
-            BundleError::Broken { .. } => Some("only a bundle that verifies is released".into()),
+            BundleError::Broken { .. } => Some("only a bundle that verifies is released or loaded".into()),
+            BundleError::Digest { expected, found, .. } => {
+                Some(format!("sha256 is {found}, the manifest has {expected}"))
+            }
             BundleError::OutputNotEmpty { .. } => {
                 Some("files of two releases would share one list of digests".into())
             }
@@ -82,6 +110,10 @@ impl Explain for BundleError {
             BundleError::Broken { path, .. } => {
                 Some(format!("`mgpack verify {}` lists the findings", path.display()))
             }
+            BundleError::Digest { .. } => {
+                Some("fetch that file again; `mgpack verify` tells whether others are damaged".into())
+            }
+            BundleError::OtherCheckpoint { .. } => Some("give the checkpoint that was converted".into()),
             BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with -o".into()),
             BundleError::PartTooSmall { .. } => Some("give a larger --part-size".into()),
             BundleError::Io { .. } => None,

@@ -8,6 +8,7 @@ mod checkpoint;
 mod convert;
 mod device_map;
 mod family;
+mod load;
 mod locate;
 mod plan;
 mod tiny;
@@ -19,6 +20,7 @@ pub use checkpoint::{
 pub use convert::ConvertError;
 pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
 pub use family::FamilyError;
+pub use load::LoadError;
 pub use locate::LocateError;
 pub use plan::PlanError;
 pub use tiny::TinyError;
@@ -58,6 +60,9 @@ pub enum Error {
     /// A conversion could not be finished.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// A bundle could not be brought onto its devices.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// A checkpoint or a tower is not where it was looked for.
     #[error(transparent)]
     Locate(#[from] LocateError),
@@ -78,7 +83,12 @@ impl Error {
         matches!(
             self,
             Error::DeviceMap(DeviceMapError::DoesNotFit(_) | DeviceMapError::NoAccelerator)
-                | Error::Bundle(BundleError::Broken { .. } | BundleError::OutputNotEmpty { .. })
+                | Error::Bundle(
+                    BundleError::Broken { .. }
+                        | BundleError::Digest { .. }
+                        | BundleError::OutputNotEmpty { .. }
+                )
+                | Error::Load(LoadError::DoesNotFit { .. })
                 | Error::Plan(PlanError::AlreadyQuantized { .. })
                 | Error::Convert(
                     ConvertError::TargetExists { .. }
@@ -97,6 +107,7 @@ impl Error {
             Error::Checkpoint(inner) => inner,
             Error::DeviceMap(inner) => inner,
             Error::Convert(inner) => inner,
+            Error::Load(inner) => inner,
             Error::Locate(inner) => inner,
             Error::Plan(inner) => inner,
             Error::Family(inner) => inner,

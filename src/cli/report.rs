@@ -1,0 +1,44 @@
+//! `mgpack report`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use mgpack::checkpoint::Checkpoint;
+use mgpack::locate::{self, Places};
+use mgpack::report::{self, Report};
+use mgpack::{Bundle, Result};
+
+use super::args::ReportArgs;
+use super::{STOP, ui};
+
+/// Tensors that get a histogram.
+const HISTOGRAMS: usize = 6;
+
+pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
+    let bundle = Bundle::open(&args.bundle)?;
+    let mut places = Places::from_env(|name| std::env::var_os(name));
+    places.revision.clone_from(&args.revision);
+    let checkpoint = Checkpoint::open(&locate::checkpoint(&args.against, &places)?.dir)?;
+    let bars = ui::Bars::new(args.talk.progress);
+    let compare = || Report::compare(&bundle, &checkpoint, HISTOGRAMS, &bars, &STOP);
+    let report = super::pool(args.threads)?.install(compare)?;
+    drop(bars);
+    if let Some(file) = &args.svg {
+        super::write_text(file, &report::figure(&report))?;
+    }
+    let page = match &args.output {
+        None if args.talk.json || args.svg.is_some() => None,
+        None => Some(PathBuf::from(format!("{}-report.html", report.bundle))),
+        given => given.clone(),
+    };
+    if let Some(file) = &page {
+        super::write_text(file, &report::page(&report))?;
+    }
+    if args.talk.json {
+        super::print_json(&report)?;
+    } else {
+        let written = page.iter().chain(&args.svg).map(|file| format!("{}\n", file.display()));
+        ui::print(&written.collect::<String>());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,12 @@
+//! Sizes as people read them.
+
+/// Bytes in GiB or MiB with two decimals; small sizes in KiB or bytes.
+pub fn shown(bytes: u64) -> String {
+    let scaled = |shift: u32| bytes as f64 / (1u64 << shift) as f64;
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.2} KiB", scaled(10)),
+        1_048_576..1_073_741_824 => format!("{:.2} MiB", scaled(20)),
+        _ => format!("{:.2} GiB", scaled(30)),
+    }
+}
