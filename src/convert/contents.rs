@@ -35,7 +35,7 @@ const LEFT_OUT: [(&str, &str); 13] = [
     (".onnx_data", "weights in another format"),
     (".gguf", "weights in another format"),
     (".safetensors", "weights that the index does not list"),
-    (".bin.index.json", "index of weights in another format"),
+    (".bin.index.json", "replaced by the bundle's own index"),
     (".safetensors.index.json", "replaced by the bundle's own index"),
     (".gitattributes", "only for git"),
 ];

@@ -183,7 +183,8 @@ impl Conversion {
                 "transformers 5 fuses experts when it loads a model and cannot fuse quantized ones; vLLM reads them".to_owned(),
             );
         }
-        let resources = Resources::choose(&plan, options.threads, options.max_memory)?;
+        let resources =
+            Resources::choose(&plan, checkpoint.scratch_len(), options.threads, options.max_memory)?;
         let name = prepare::bundle_name(&options, &located, scheme, family.as_ref());
         let towers = prepare::open_towers(family.as_ref(), &config, &checkpoint, places)?;
         let files = prepare::plan_files(&checkpoint, &towers)?;

@@ -11,6 +11,7 @@ mod family;
 mod locate;
 mod plan;
 mod tiny;
+mod torch;
 
 pub use bundle::BundleError;
 pub use checkpoint::{
@@ -22,6 +23,7 @@ pub use family::FamilyError;
 pub use locate::LocateError;
 pub use plan::PlanError;
 pub use tiny::TinyError;
+pub use torch::TorchFault;
 
 /// The result of anything in mgpack that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
