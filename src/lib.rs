@@ -6,7 +6,7 @@
 //! every byte against it.
 //!
 //! Imports point down only: `cli` → verbs (`convert`, `bundle`, `release`) → steps (`locate`, `plan`,
-//! `modules`, `device_map`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
+//! `modules`, `device_map`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`) → words
 //! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`) → `error`.
 
 mod archive;

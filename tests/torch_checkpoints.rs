@@ -190,7 +190,8 @@ fn a_torch_checkpoint_gives_the_bundle_of_the_same_safetensors() {
     save(&world.path("st/m"), &[&tensors]);
     let (first, second) = tensors.split_at(4);
     let names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
-    let variants: Vec<(&str, Vec<(&str, Vec<Member>)>)> = vec![
+    type Files = Vec<(&'static str, Vec<Member>)>;
+    let variants: Vec<(&str, Files)> = vec![
         ("plain", vec![("pytorch_model.bin", plain(&tensors))]),
         ("another name", vec![("weights.pth", plain(&tensors))]),
         ("sharded", vec![(names[0], plain(first)), (names[1], plain(second))]),

@@ -74,8 +74,12 @@ pub(super) fn side_file(
     Ok((FileFate::Copied, path.to_owned(), None))
 }
 
-/// What becomes of a file in a tower's folder. Of several weights the first of `weights` that is there is kept.
-pub(super) fn tower_file(path: &str, weights: &str) -> (FileFate, Option<&'static str>) {
+/// What becomes of a file in a tower's folder. `weights`: the file of its weights, `rewritten` if they are written
+/// anew.
+pub(super) fn tower_file(path: &str, weights: &str, rewritten: bool) -> (FileFate, Option<&'static str>) {
+    if path == weights && rewritten {
+        return (FileFate::Converted, Some("what MGM reads of it, as float16"));
+    }
     if path == weights {
         return (FileFate::Copied, None);
     }

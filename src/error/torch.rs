@@ -358,7 +358,6 @@ impl Explain for TorchFault {
         Some(
             match self {
                 Self::OtherKind(Disguise::LfsPointer) => "run `git lfs pull` in its repository",
-                Self::OtherKind(Disguise::Tar) => "load it with torch and save it again: torch 0.1 wrote such files",
                 Self::OtherKind(Disguise::Gguf) => "give the checkpoint it was made from",
                 Self::TorchScript => "load it with torch.jit.load and save its state_dict with torch.save",
                 Self::Global { .. } => {

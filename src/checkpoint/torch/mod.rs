@@ -1,7 +1,7 @@
 //! One torch file (`.bin`, `.pt`, `.pth`): its tensors as views of storages, found without running anything.
 //!
-//! `zip` reads the archive, `pickle` and `objects` the pickle in it, `state` finds the state dict, `legacy` reads
-//! the form before torch 1.6, and `storage` gives the bytes. This file joins them: every view is
+//! `zip` reads the archive, `pickle` and `objects` the pickle in it, `state` finds the state dict, `legacy` and
+//! `tar` read the forms before torch 1.6, and `storage` gives the bytes. This file joins them: every view is
 //! checked against the real length of its storage before anyone may read it. Only metadata is read here.
 
 mod legacy;
@@ -9,6 +9,7 @@ mod objects;
 mod pickle;
 mod state;
 mod storage;
+mod tar;
 mod zip;
 
 use std::collections::HashMap;
@@ -96,6 +97,9 @@ pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFa
     }
     if let [0x80, 2..=5, ..] = start.as_slice() {
         return legacy::open(file, file_len);
+    }
+    if start.get(257..262) == Some(b"ustar") {
+        return tar::open(file, file_len);
     }
     Err(match disguise(&start) {
         Some(kind) => TorchFault::OtherKind(kind),

@@ -40,6 +40,8 @@ pub(super) enum Object {
     Dict(Vec<(Value, Value)>),
     Global(Global),
     Storage(Box<StorageRef>),
+    /// The key of a tensor that is told elsewhere, in torch 0.1's files.
+    Key(Box<str>),
     Tensor(Box<TensorRef>),
 }
 
@@ -99,6 +101,8 @@ pub(super) enum Global {
     Encode,
     Storage(StorageKind),
     Dtype(Element),
+    /// A class of tensors (`torch.FloatTensor`), which torch 0.1's files name. It cannot be called.
+    TensorClass,
 }
 
 impl Global {
@@ -117,6 +121,7 @@ impl Global {
             ("torch" | "torch.storage", "UntypedStorage") => Self::Storage(StorageKind::Untyped),
             ("torch", name) => match name.strip_suffix("Storage") {
                 Some(stem) => Self::Storage(StorageKind::Of(storage_element(stem)?)),
+                None if name.strip_suffix("Tensor").and_then(storage_element).is_some() => Self::TensorClass,
                 None => Self::Dtype(dtype_element(name)?),
             },
             _ => return None,
@@ -198,6 +203,12 @@ impl Arena {
             Value::Object(number) => self.objects.get_mut(number as usize),
             _ => None,
         }
+    }
+
+    /// The values that are keys of tensors.
+    pub(super) fn keys(&self) -> Vec<Value> {
+        let keys = self.objects.iter().enumerate().filter(|(_, object)| matches!(object, Object::Key(_)));
+        keys.map(|(number, _)| Value::Object(number as u32)).collect()
     }
 
     /// Every storage that the pickle names.

@@ -31,7 +31,17 @@ pub(super) struct Pickle {
 
 /// Reads the pickle at the start of `text`; what follows its end is left to the caller.
 pub(super) fn read(text: &[u8]) -> Result<Pickle, TorchFault> {
+    run(text, false)
+}
+
+/// The same for torch 0.1's files, in which a persistent id is the key of a tensor and not a storage.
+pub(super) fn read_with_keys(text: &[u8]) -> Result<Pickle, TorchFault> {
+    run(text, true)
+}
+
+fn run(text: &[u8], ids_are_keys: bool) -> Result<Pickle, TorchFault> {
     let mut machine = Machine {
+        ids_are_keys,
         text,
         at: 0,
         arena: Arena::default(),
@@ -44,6 +54,7 @@ pub(super) fn read(text: &[u8]) -> Result<Pickle, TorchFault> {
 }
 
 struct Machine<'a> {
+    ids_are_keys: bool,
     text: &'a [u8],
     at: usize,
     arena: Arena,
@@ -257,6 +268,11 @@ impl<'a> Machine<'a> {
                     Some(Object::Dict(_)) => {}
                     _ => return Err(TorchFault::PickleCall { at: at as u64 }),
                 }
+            }
+            b'Q' if self.ids_are_keys => {
+                let id = self.pop(at)?;
+                let key = self.arena.text(id).ok_or(TorchFault::PickleCall { at: at as u64 })?.into();
+                self.make(Object::Key(key))?;
             }
             b'Q' => {
                 let id = self.pop(at)?;

@@ -7,9 +7,12 @@ and the bytes of `.contiguous()`. Nothing random: the same torch gives the same 
 `.data/serialization_id`.
 """
 
+import io
 import json
+import pickle
 import struct
 import sys
+import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -165,6 +168,29 @@ def turned(state):
     return turn
 
 
+def write_tar(path):
+    """The oldest form (torch 0.1.1): no torch writes it any more; torch.load reads it."""
+    protocol = 2
+    storages = io.BytesIO()
+    numbers = [1.5, -2.0, 0.25, 8.0, 3.0, -7.5]
+    pickle.dump(1, storages, protocol)
+    storages.write(b"\x80\x02(K\x07X\x03\x00\x00\x00cpuctorch\nFloatStorage\nt.")
+    storages.write(struct.pack("<q6f", 6, *numbers))
+    pickle.dump([(8, 7, 2, 3)], storages, protocol)
+    tensors = io.BytesIO()
+    pickle.dump(2, tensors, protocol)
+    for key, storage, shape, strides, start in [(11, 7, (2, 3), (1, 2), 0), (12, 8, (2,), (1,), 1)]:
+        tensors.write(b"\x80\x02(K" + bytes([key]) + b"K" + bytes([storage]) + b"ctorch\nFloatTensor\nt.")
+        tensors.write(struct.pack("<ii", len(shape), 0) + struct.pack(f"<{2 * len(shape)}q", *shape, *strides))
+        tensors.write(struct.pack("<q", start))
+    state = b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\x00\x00\x00aX\x02\x00\x00\x0011QX\x01\x00\x00\x00bX\x02\x00\x00\x0012Qu."
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in [("storages", storages.getvalue()), ("tensors", tensors.getvalue()), ("pickle", state)]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
 def main():
     warnings.simplefilter("ignore")
     folder = Path(sys.argv[1])
@@ -194,6 +220,8 @@ def main():
         rezip(folder / "big_endian.tmp", folder / "big_endian.bin", big=turned(plain))
         (folder / "big_endian.tmp").unlink()
         expect("big_endian", lambda state: state)
+    write_tar(folder / "tar.bin")
+    expect("tar", lambda state: state)
     print(torch.__version__, len(list(folder.glob("*.bin"))), "files")
 
 
