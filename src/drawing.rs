@@ -155,6 +155,7 @@ mod tests {
             file: 0,
             offset: 0,
             byte_len: rows << 21,
+            view: None,
         };
         let tensors = [tensor("model.embed_tokens.weight", 512), tensor("<b>&.weight", 1024)];
         let recipe = Recipe::choose(Precision::Fp16, None, &[], 1 << 40, None).unwrap();

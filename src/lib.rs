@@ -5,9 +5,10 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`) → steps (`locate`, `plan`,
-//! `modules`, `device_map`, `drawing`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
-//! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `size`, `progress`) → `error`.
+//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`) → steps
+//! (`locate`, `plan`, `modules`, `device_map`, `drawing`, `shard`, `manifest`, `archive`) → parts (`checkpoint`,
+//! `family`, `kernels`, `tiny`, `torch_zip`) → words (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `size`,
+//! `progress`) → `error`.
 
 mod archive;
 pub mod bundle;

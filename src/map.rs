@@ -274,6 +274,7 @@ fn tensors_of_tree(config: &Value, is_mgm: bool) -> Result<Vec<SourceTensor>> {
             file: 0,
             offset: 0,
             byte_len: bytes.ok_or_else(|| too_large(&tensor.name))?,
+            view: None,
         })
     });
     stored.collect()

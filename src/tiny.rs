@@ -12,13 +12,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use half::{bf16, f16};
 use serde_json::json;
 
 use crate::error::TinyError;
-use crate::torch_zip::{HalfTensor, to_torch_file};
+use crate::tensor::Dtype;
+use crate::torch_zip::{self, NewStorage, NewTensor};
 
 /// Folder of the CLIP tower, as config.json has it.
 const CLIP_DIR: &str = "model_zoo/OpenAI/clip-vit-large-patch14-336";
@@ -88,8 +90,7 @@ pub fn files(seed: u64) -> Vec<TinyFile> {
     let mut files = plain_files();
     files.extend(shards(seed));
     files.push(file(format!("{CLIP_DIR}/model.safetensors"), to_safetensors("F32", &clip_tensors(seed))));
-    let aux = to_torch_file("open_clip_pytorch_model", &aux_tensors(seed));
-    files.push(file(format!("{AUX_DIR}/open_clip_pytorch_model.bin"), aux));
+    files.push(file(format!("{AUX_DIR}/open_clip_pytorch_model.bin"), aux_file(seed)));
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }
@@ -249,15 +250,33 @@ fn clip_tensors(seed: u64) -> Vec<Tensor> {
     tensors
 }
 
-/// The auxiliary tower at its full shapes, each a view with overlapping rows.
-fn aux_tensors(seed: u64) -> Vec<HalfTensor> {
-    let mut tensors = Vec::new();
+/// The auxiliary tower's file.
+fn aux_file(seed: u64) -> Vec<u8> {
+    let (tensors, bytes) = aux_tensors(seed);
+    let storages: Vec<NewStorage> =
+        bytes.iter().map(|bytes| NewStorage { dtype: Dtype::F16, len: bytes.len() as u64 / 2 }).collect();
+    let fill = |number: usize, out: &mut dyn Write| out.write_all(&bytes[number]);
+    match torch_zip::write(Vec::new(), "open_clip_pytorch_model", &storages, &tensors, fill) {
+        Ok(file) => file,
+        Err(error) => unreachable!("memory takes every byte: {error}"),
+    }
+}
+
+/// The auxiliary tower at its full shapes, each a view with overlapping rows, and the storages' bytes.
+fn aux_tensors(seed: u64) -> (Vec<NewTensor>, Vec<Vec<u8>>) {
+    let (mut tensors, mut storages) = (Vec::new(), Vec::new());
     let mut add = |name: String, shape: &[usize], mean: f64, std: f64| {
         let len = 1 + shape.iter().map(|dim| dim - 1).sum::<usize>();
         let mut random = Random::of(seed, &name);
-        let storage = (0..len).flat_map(|_| f16::from_f32(random.normal(mean, std)).to_le_bytes()).collect();
-        let shape = shape.iter().map(|&dim| dim as u32).collect::<Vec<_>>();
-        tensors.push(HalfTensor { strides: vec![1; shape.len()], name, shape, storage });
+        storages.push((0..len).flat_map(|_| f16::from_f32(random.normal(mean, std)).to_le_bytes()).collect());
+        let shape = shape.iter().map(|&dim| dim as u64).collect::<Vec<_>>();
+        tensors.push(NewTensor {
+            storage: tensors.len(),
+            start: 0,
+            strides: vec![1; shape.len()],
+            name,
+            shape,
+        });
     };
 
     let (_, first) = AUX_STAGES[0];
@@ -291,7 +310,7 @@ fn aux_tensors(seed: u64) -> Vec<HalfTensor> {
         }
         before = width;
     }
-    tensors
+    (tensors, storages)
 }
 
 /// A safetensors file of tensors of one type, sorted by name as the format's own library sorts them.

@@ -107,6 +107,7 @@ fn convert(dir: &Path, target: &Path, precision: Precision, on_overflow: OnOverf
         stats: true,
         name: None,
         max_memory: DEFAULT_MAX_MEMORY,
+        keep_towers: false,
         threads: 1,
         isa: Isa::detect(),
         map: MapRequest::default(),

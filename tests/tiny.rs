@@ -64,7 +64,7 @@ fn the_same_seed_gives_the_same_bytes_on_every_machine() {
         hasher.update(&file.bytes);
     }
     let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(found, "f24ffda47a88c6a0095e007353bfaf1fb22106b0cf2f88766e75272381d8cd87");
+    assert_eq!(found, "a245d1994aaf85ed5ba6506687d787d9460e5a25d89fda20369ef74daebc1536");
 }
 
 #[test]

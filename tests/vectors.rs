@@ -58,6 +58,7 @@ fn convert(
         stats: true,
         name: None,
         max_memory: DEFAULT_MAX_MEMORY,
+        keep_towers: false,
         threads: 2,
         isa,
         map: MapRequest::default(),

@@ -272,6 +272,15 @@ pub(super) fn read_small(file: &File, shown: &Path, limit: u64) -> Result<Vec<u8
     Ok(bytes)
 }
 
+/// Reads a whole small file of the folder by its name.
+pub(super) fn read_text(root: &Root, name: &str, limit: u64) -> Result<Vec<u8>, CheckpointError> {
+    let shown = root.shown(name);
+    let found = root
+        .find(name)?
+        .ok_or_else(|| CheckpointError::io(shown.as_path(), "open", io::ErrorKind::NotFound.into()))?;
+    read_small(&root.open(&found.path, &found.fingerprint)?, &shown, limit)
+}
+
 /// A name that a manifest and a checksum list can hold: UTF-8, no backslash, no control character.
 fn plain_name(name: &OsStr) -> Option<String> {
     let name = name.to_str()?;

@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which shard holds which tensor.
+//! `model.safetensors.index.json` and `pytorch_model.bin.index.json`: which shard holds which tensor.
 //!
 //! Owns the index's text and the rules for shard names. Opens no file; whether the shards hold what it
 //! says is for the folder's owner. `metadata` is for people: a wrong `total_size` is worth a notice and is
@@ -13,8 +13,11 @@ use super::json::{Faults, Kept, Unique};
 use crate::error::{IndexFault, ShardNameRule};
 use crate::tensor::{MAX_NAME_LEN, TensorName};
 
-/// Name of the index in a checkpoint's folder.
+/// Name of the index of safetensors files in a checkpoint's folder.
 pub const INDEX_NAME: &str = "model.safetensors.index.json";
+
+/// Name of the index of torch files.
+pub const TORCH_INDEX_NAME: &str = "pytorch_model.bin.index.json";
 
 /// Longest index accepted, in bytes. The largest public ones (100,000 tensors) have 10 MB.
 pub const MAX_INDEX_LEN: u64 = 64 << 20;
@@ -38,6 +41,15 @@ pub struct IndexEntry {
     pub name: TensorName,
     /// The shard: a plain relative path with `/`, checked.
     pub shard: String,
+}
+
+/// Which files an index lists; they end in its extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// `.safetensors`.
+    Safetensors,
+    /// `.bin`.
+    Torch,
 }
 
 /// What an index says about the bytes of all tensors. Nothing is allocated from it.
@@ -68,7 +80,7 @@ impl Index {
 ///
 /// # Errors
 /// The first fault found.
-pub fn parse(text: &[u8]) -> Result<Index, IndexFault> {
+pub fn parse(text: &[u8], listed: Listed) -> Result<Index, IndexFault> {
     let text = std::str::from_utf8(text).map_err(|source| IndexFault::NotUtf8 { source })?;
     let faults = Faults::new();
     let mut json = serde_json::Deserializer::from_str(text);
@@ -88,7 +100,7 @@ pub fn parse(text: &[u8]) -> Result<Index, IndexFault> {
         let Some(name) = TensorName::new(name.as_str()) else {
             return Err(IndexFault::BadTensorName { name, limit: MAX_NAME_LEN });
         };
-        if let Err(rule) = check_shard_name(&shard) {
+        if let Err(rule) = check_shard_name(&shard, listed) {
             return Err(IndexFault::BadShardName { tensor: name.to_string(), shard, rule });
         }
         entries.push(IndexEntry { name, shard });
@@ -107,7 +119,7 @@ pub fn parse(text: &[u8]) -> Result<Index, IndexFault> {
 /// Checks that `name` is a plain path below the checkpoint, on Windows too: `C:x` and `..\x` are refused
 /// everywhere. The rule is huggingface_hub's (`PureWindowsPath`, no drive, root or `..`), and backslashes
 /// are refused besides, for they mean two things.
-pub fn check_shard_name(name: &str) -> Result<(), ShardNameRule> {
+pub fn check_shard_name(name: &str, listed: Listed) -> Result<(), ShardNameRule> {
     let separator = |c| c == '/' || c == '\\';
     if name.is_empty() {
         return Err(ShardNameRule::Empty);
@@ -133,10 +145,11 @@ pub fn check_shard_name(name: &str) -> Result<(), ShardNameRule> {
     if name.split('/').any(|part| part.len() > MAX_PART_LEN) {
         return Err(ShardNameRule::TooLong);
     }
-    if !name.ends_with(".safetensors") {
-        return Err(ShardNameRule::Extension);
+    match listed {
+        Listed::Safetensors if !name.ends_with(".safetensors") => Err(ShardNameRule::Extension),
+        Listed::Torch if !name.ends_with(".bin") => Err(ShardNameRule::BinExtension),
+        Listed::Safetensors | Listed::Torch => Ok(()),
     }
-    Ok(())
 }
 
 /// An index as written.
@@ -284,8 +297,10 @@ mod tests {
             ("x.SAFETENSORS", Err(Extension)),
         ];
         let long = format!("{}.safetensors", "x".repeat(244));
+        assert_eq!(check_shard_name("pytorch_model-00001-of-00002.bin", Listed::Torch), Ok(()));
+        assert_eq!(check_shard_name("x.safetensors", Listed::Torch), Err(BinExtension));
         for (name, wanted) in cases.into_iter().chain([(long.as_str(), Err(TooLong)), (&long[1..], Ok(()))]) {
-            assert_eq!(check_shard_name(name), wanted, "{name:?}");
+            assert_eq!(check_shard_name(name, Listed::Safetensors), wanted, "{name:?}");
         }
     }
 
@@ -294,7 +309,7 @@ mod tests {
         let total = |text: &str| {
             let json =
                 format!(r#"{{"metadata":{{"total_size":{text}}},"weight_map":{{"a":"m.safetensors"}}}}"#);
-            parse(json.as_bytes()).expect("a sound index").total_size
+            parse(json.as_bytes(), Listed::Safetensors).expect("a sound index").total_size
         };
         assert_eq!(total("12"), TotalSize::Bytes(12));
         assert_eq!(total("1.2e1"), TotalSize::Bytes(12));

@@ -10,10 +10,13 @@ mod folder;
 pub mod hub;
 pub mod index;
 mod json;
+mod notice;
 pub mod safetensors;
+mod shards;
+mod tied;
+pub mod torch;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -21,20 +24,17 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{CheckpointError, ConvertError, NodeKind, Result};
-use crate::tensor::{Dtype, TensorName};
+use crate::error::{CheckpointError, ConvertError, Result};
+use crate::tensor::{Dtype, TensorName, element_len};
 use files::{Fingerprint, Found, Root};
-use index::{INDEX_NAME, Index, IndexEntry, TotalSize};
-use safetensors::ReadFault;
+use index::{Listed, TORCH_INDEX_NAME};
 
 pub use files::{MAX_DEPTH, MAX_FILES};
 pub use folder::Folder;
+pub use notice::{Notice, SkipReason, Skipped};
 
 /// Longest `config.json` accepted, in bytes. Real ones have some thousands.
 pub const MAX_CONFIG_LEN: u64 = 16 << 20;
-
-/// Name of the one file of weights that loaders prefer to an index.
-const SINGLE_NAME: &str = "model.safetensors";
 
 /// One checkpoint on disk: its metadata, and the weights' files held open.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Checkpoint {
     notices: Vec<Notice>,
 }
 
-/// One safetensors file of a checkpoint, open.
+/// One file of weights of a checkpoint, open: safetensors or torch.
 #[derive(Debug)]
 pub struct SourceFile {
     /// Below the root, with `/`.
@@ -57,8 +57,10 @@ pub struct SourceFile {
     pub len: u64,
     /// SHA-256 in lower-case hexadecimal digits, where a hub cache names the file by it. Not computed here.
     pub sha256: Option<String>,
-    /// The header's `__metadata__`; empty where there is none.
+    /// The header's `__metadata__`; empty where there is none, as in torch files.
     pub metadata: BTreeMap<String, String>,
+    /// Those of a torch file that tensors are views of.
+    storages: Vec<torch::Storage>,
     file: File,
     fingerprint: Fingerprint,
 }
@@ -70,14 +72,17 @@ pub struct SourceTensor {
     pub name: TensorName,
     /// Its element type.
     pub dtype: Dtype,
-    /// Its dimensions, outermost first; empty for a 0-d tensor. Row-major, contiguous.
+    /// Its dimensions, outermost first; empty for a 0-d tensor.
     pub shape: Vec<u64>,
     /// The file it is in: a place in [`Checkpoint::files`].
     pub file: usize,
-    /// Its first byte, from the start of that file; no alignment is promised.
+    /// Its first byte, from the start of that file; no alignment is promised. Where the file is compressed, the
+    /// first byte of the compressed storage.
     pub offset: u64,
-    /// Its length in bytes: what dtype and shape need, all of it inside the file.
+    /// Its length in bytes: what dtype and shape need.
     pub byte_len: u64,
+    /// How a torch file has it; `None` for the row-major, little-endian bytes of safetensors.
+    pub view: Option<Box<torch::View>>,
 }
 
 /// A regular file that is not one of the weights' files: configuration, tokenizer, a tower's folder.
@@ -92,166 +97,33 @@ pub struct SideFile {
     fingerprint: Fingerprint,
 }
 
-/// A file or folder that is no part of the checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// Below the root, with `/`.
-    pub path: String,
-    /// Why it was passed over.
-    pub reason: SkipReason,
-}
-
-/// Why a file or folder is no part of the checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SkipReason {
-    /// The history of a git repository.
-    GitFolder,
-    /// What download tools keep beside the files.
-    CacheFolder,
-    /// A hidden lock of some tool.
-    LockFile,
-    /// A link to a folder: only links to files are followed.
-    FolderLink,
-    /// A pipe, socket or device.
-    NotRegular(NodeKind),
-    /// The same weights as pickles, beside the safetensors files that are read.
-    PickleWeights,
-    /// A safetensors file in the root that the index does not list.
-    UnlistedWeights,
-}
-
-impl fmt::Display for SkipReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::GitFolder => f.write_str("the history of a git repository"),
-            Self::CacheFolder => f.write_str("a download tool's own folder"),
-            Self::LockFile => f.write_str("a lock"),
-            Self::FolderLink => f.write_str("a link to a folder"),
-            Self::NotRegular(kind) => kind.fmt(f),
-            Self::PickleWeights => f.write_str("pickle weights; the safetensors weights are read"),
-            Self::UnlistedWeights => f.write_str("weights that the index does not list"),
-        }
-    }
-}
-
-/// Something a person may want to know about a checkpoint that is sound nonetheless.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Notice {
-    /// The index has no `metadata.total_size`.
-    TotalSizeAbsent {
-        /// Bytes of all tensors.
-        actual: u64,
-    },
-    /// The index's `metadata.total_size` is wrong.
-    TotalSizeDiffers {
-        /// What it says; `None` where that is no number of bytes.
-        listed: Option<u64>,
-        /// Bytes of all tensors.
-        actual: u64,
-    },
-    /// There are pickle weights too; they are not read.
-    BothFormats {
-        /// The pickle files, sorted.
-        pickle: Vec<String>,
-    },
-    /// Several shards and no index: all of them were read.
-    NoIndex {
-        /// The shards, sorted.
-        shards: Vec<String>,
-    },
-    /// Safetensors files in the root that the index does not list; they are not read.
-    UnlistedWeights {
-        /// The files, sorted.
-        files: Vec<String>,
-    },
-    /// Tensor names that look like paths. They are never used as paths.
-    PathLikeNames {
-        /// The first of them.
-        first: TensorName,
-        /// How many there are.
-        count: usize,
-    },
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TotalSizeAbsent { actual } => {
-                write!(f, "the index tells no total size; the tensors have {actual} bytes")
-            }
-            Self::TotalSizeDiffers { listed: Some(listed), actual } => {
-                write!(f, "the index tells a total size of {listed} bytes; the tensors have {actual}")
-            }
-            Self::TotalSizeDiffers { listed: None, actual } => {
-                write!(f, "the index's total size is not a number of bytes; the tensors have {actual}")
-            }
-            Self::BothFormats { pickle } => write!(
-                f,
-                "the checkpoint has both safetensors and pickle weights; the safetensors are read, {} not",
-                list(pickle)
-            ),
-            Self::NoIndex { shards } => {
-                write!(f, "the checkpoint has no index; all {} shards are read", shards.len())
-            }
-            Self::UnlistedWeights { files } => {
-                write!(f, "the index does not list {}; not read", list(files))
-            }
-            Self::PathLikeNames { first, count } => {
-                write!(f, "{count} tensor names look like paths, the first is `{first}`; they are only names")
-            }
-        }
-    }
-}
-
 impl Checkpoint {
     /// Opens the checkpoint in the folder `dir`, reading headers only.
     ///
     /// The weights are those of `model.safetensors.index.json`; without one, every `*.safetensors` in the
-    /// folder itself. Files in folders below are side files, whatever their names.
+    /// folder itself; without any, those of `pytorch_model.bin.index.json`, or `pytorch_model.bin`, or
+    /// `pytorch_model*.bin` and `consolidated*.pth`, or the only torch file. Files in folders below are side
+    /// files, whatever their names.
     ///
     /// # Errors
     /// [`CheckpointError`], for anything that is missing, unsound, or read differently by different loaders.
     pub fn open(dir: &Path) -> Result<Self> {
         let root = Root::new(dir)?;
         let names = root.top_names()?;
-        let has = |name: &str| names.iter().any(|other| other == name);
-        let loose: Vec<String> =
-            names.iter().filter(|name| name.ends_with(".safetensors")).cloned().collect();
-        let pickle: Vec<String> = names.iter().filter(|name| is_pickle_weights(name)).cloned().collect();
-
         let mut notices = Vec::new();
-        let (files, tensors) = if has(INDEX_NAME) {
-            let index = read_index(&root)?;
-            open_indexed(&root, &index, &loose, &mut notices)?
-        } else if loose.is_empty() {
-            return Err(no_weights(dir, &names, pickle).into());
-        } else {
-            let (files, headers) = open_shards(&root, &loose, |_| None)?;
-            let tensors = merge(&root, &files, headers)?;
-            if loose.len() > 1 {
-                notices.push(Notice::NoIndex { shards: loose });
-            }
-            (files, tensors)
-        };
+        let shards::Weights { kind, files, mut tensors } = shards::open(&root, &names, &mut notices)?;
+        let has_config = names.iter().any(|name| name == "config.json");
+        let config = if has_config { Some(read_config(&root)?) } else { None };
+        notices.extend(tied::resolve(&mut tensors, config.as_deref()));
         notices.extend(path_like_names(&tensors));
 
-        let config = if has("config.json") { Some(read_config(&root)?) } else { None };
         let (found, mut skipped) = root.walk()?;
         let mut side_files = Vec::new();
         for found in found {
             if files.iter().any(|file| file.path == found.path) {
                 continue;
             }
-            let reason = if is_pickle_weights(&found.path) || found.path == "pytorch_model.bin.index.json" {
-                Some(SkipReason::PickleWeights)
-            } else if found.path.ends_with(".safetensors") && !found.path.contains('/') {
-                Some(SkipReason::UnlistedWeights)
-            } else {
-                None
-            };
-            match reason {
+            match skip_reason(&found.path, kind) {
                 Some(reason) => skipped.push(Skipped { path: found.path, reason }),
                 None => side_files.push(SideFile::new(found)),
             }
@@ -262,9 +134,9 @@ impl Checkpoint {
             let chosen = skipped.iter().filter(|skipped| skipped.reason == reason);
             chosen.map(|skipped| skipped.path.clone()).collect::<Vec<_>>()
         };
-        let pickle = skipped_for(SkipReason::PickleWeights);
-        if !pickle.is_empty() {
-            notices.push(Notice::BothFormats { pickle });
+        let torch = skipped_for(SkipReason::TorchWeights);
+        if !torch.is_empty() {
+            notices.push(Notice::BothFormats { torch });
         }
         let unlisted = skipped_for(SkipReason::UnlistedWeights);
         if !unlisted.is_empty() {
@@ -273,7 +145,8 @@ impl Checkpoint {
         Ok(Self { root, config, files, tensors, side_files, skipped, notices })
     }
 
-    /// Opens one safetensors file by itself: no configuration, no side files. The root is its folder.
+    /// Opens one file of weights by itself: no configuration, no side files. The root is its folder. Files
+    /// ending in `.bin`, `.pt` and `.pth` are torch files, all others safetensors.
     ///
     /// # Errors
     /// As [`Checkpoint::open`]. Links are followed wherever they lead, for the file was named.
@@ -284,10 +157,10 @@ impl Checkpoint {
             _ => Path::new("."),
         };
         let root = Root::new(folder)?;
-        let (file, header) = open_shard(&root, found)?;
-        let files = vec![file];
-        let tensors = merge(&root, &files, vec![header])?;
-        let notices = path_like_names(&tensors).into_iter().collect();
+        let mut notices = Vec::new();
+        let shards::Weights { files, mut tensors, .. } = shards::open_single(&root, found, &mut notices)?;
+        notices.extend(tied::resolve(&mut tensors, None));
+        notices.extend(path_like_names(&tensors));
         Ok(Self { root, config: None, files, tensors, side_files: Vec::new(), skipped: Vec::new(), notices })
     }
 
@@ -341,33 +214,55 @@ impl Checkpoint {
         &self.notices
     }
 
-    /// Fills `buf` with the bytes of file number `file` from byte `offset` on. Any number of threads may.
+    /// Fills `buf` with elements of a tensor of this checkpoint, row-major and little-endian, from its element
+    /// number `first` on. Any number of threads may.
+    ///
+    /// A torch file's storage is held against its CRC before the first of its bytes is given out.
     ///
     /// # Errors
-    /// [`CheckpointError::ReadPastEnd`] where the file ends before `buf` is full: it was shortened since, or
-    /// the range was never in it. [`CheckpointError::UnknownFile`] for a number that [`Self::files`] has not.
-    pub fn read_exact_at(&self, file: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let Some(source) = self.files.get(file) else {
-            return Err(CheckpointError::UnknownFile { file, count: self.files.len() }.into());
+    /// [`CheckpointError::ReadPastEnd`] where the file or the tensor ends before `buf` is full;
+    /// [`CheckpointError::Torch`] where a storage is damaged.
+    pub fn read(&self, tensor: &SourceTensor, first: u64, buf: &mut [u8]) -> Result<()> {
+        let start = first.saturating_mul(element_len(tensor.dtype).unwrap_or(1));
+        let past_end = |path: &str, offset: u64| CheckpointError::ReadPastEnd {
+            path: self.root.shown(path),
+            offset,
+            byte_len: buf.len() as u64,
         };
-        source.file.read_exact_at(buf, offset).map_err(|error| {
-            let path = self.root.shown(&source.path);
+        let Some(source) = self.files.get(tensor.file) else { return Err(past_end("", start).into()) };
+        if start.checked_add(buf.len() as u64).is_none_or(|end| end > tensor.byte_len) {
+            return Err(past_end(&source.path, start).into());
+        }
+        let end_told = past_end(&source.path, tensor.offset + start);
+        let failed = |error: io::Error| {
             if error.kind() == io::ErrorKind::UnexpectedEof {
-                CheckpointError::ReadPastEnd { path, offset, byte_len: buf.len() as u64 }.into()
+                end_told
             } else {
-                CheckpointError::io(path, "read", error).into()
+                CheckpointError::io(self.root.shown(&source.path), "read", error)
+            }
+        };
+        let storage = tensor.view.as_ref().and_then(|view| Some((view, source.storages.get(view.storage)?)));
+        let Some((view, storage)) = storage else {
+            return Ok(source.file.read_exact_at(buf, tensor.offset + start).map_err(failed)?);
+        };
+        storage.read(&source.file, view, (tensor.dtype, &tensor.shape), first, buf).map_err(|fault| {
+            match fault {
+                torch::ReadFault::Io(error) => failed(error).into(),
+                fault => fault.at(&self.root.shown(&source.path)).into(),
             }
         })
     }
 
-    /// Fills `buf` with elements of a tensor of this checkpoint, row-major and little-endian, from its element
-    /// number `first` on. Any number of threads may.
-    ///
-    /// # Errors
-    /// As [`Self::read_exact_at`].
-    pub fn read(&self, tensor: &SourceTensor, first: u64, buf: &mut [u8]) -> Result<()> {
-        let start = first.saturating_mul(crate::tensor::element_len(tensor.dtype).unwrap_or(1));
-        self.read_exact_at(tensor.file, tensor.offset.saturating_add(start), buf)
+    /// True where a tensor's bytes can only be had by reading its storage from the start: blocks are then best
+    /// read one after the other.
+    pub fn is_compressed(&self, tensor: &SourceTensor) -> bool {
+        let storage = |view: &torch::View| self.files.get(tensor.file)?.storages.get(view.storage);
+        tensor.view.as_deref().and_then(storage).is_some_and(torch::Storage::is_compressed)
+    }
+
+    /// Bytes that one thread takes while it reads, beside the buffer it fills.
+    pub fn scratch_len(&self) -> u64 {
+        if self.files.iter().any(|file| !file.storages.is_empty()) { torch::SCRATCH_LEN } else { 0 }
     }
 
     /// Checks that no file has changed since the checkpoint was opened: length, modification time, and that
@@ -409,140 +304,17 @@ impl SideFile {
     }
 }
 
-/// The headers of the shards, in the order of the files.
-type Headers = Vec<safetensors::Header>;
-
-/// Reads the index and the shards it names, and holds them against each other.
-fn open_indexed(
-    root: &Root,
-    index: &Index,
-    loose: &[String],
-    notices: &mut Vec<Notice>,
-) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
-    let index_path = root.shown(INDEX_NAME);
-    let shards: Vec<String> = index.shards().into_iter().map(str::to_owned).collect();
-    if loose.iter().any(|name| name == SINGLE_NAME) && !shards.iter().any(|shard| shard == SINGLE_NAME) {
-        return Err(CheckpointError::TwoSetsOfWeights { index: index_path, file: SINGLE_NAME.to_owned() });
-    }
-    let (files, headers) = open_shards(root, &shards, |shard| {
-        let tensor = index.entries.iter().find(|entry| entry.shard == shard)?.name.to_string();
-        Some(CheckpointError::MissingShard { index: root.shown(INDEX_NAME), shard: shard.to_owned(), tensor })
-    })?;
-    let tensors = merge(root, &files, headers)?;
-    check_index(root, &index.entries, &files, &tensors)?;
-
-    // Sums of checked ranges, none longer than its file: this cannot overflow in practice.
-    let actual = tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.byte_len));
-    match index.total_size {
-        TotalSize::Bytes(listed) if listed == actual => {}
-        TotalSize::Bytes(listed) => {
-            notices.push(Notice::TotalSizeDiffers { listed: Some(listed), actual });
+/// Why a file is neither weights that are read nor a side file.
+fn skip_reason(path: &str, read: Listed) -> Option<SkipReason> {
+    let is_torch = shards::is_torch_weights(path);
+    match read {
+        Listed::Safetensors if is_torch || path == TORCH_INDEX_NAME => Some(SkipReason::TorchWeights),
+        Listed::Safetensors if path.ends_with(".safetensors") && !path.contains('/') => {
+            Some(SkipReason::UnlistedWeights)
         }
-        TotalSize::NotANumber => notices.push(Notice::TotalSizeDiffers { listed: None, actual }),
-        TotalSize::Absent => notices.push(Notice::TotalSizeAbsent { actual }),
+        Listed::Torch if is_torch => Some(SkipReason::UnlistedWeights),
+        Listed::Safetensors | Listed::Torch => None,
     }
-    Ok((files, tensors))
-}
-
-/// The index must list exactly the tensors that the shards hold, each in its shard.
-fn check_index(
-    root: &Root,
-    entries: &[IndexEntry],
-    files: &[SourceFile],
-    tensors: &[SourceTensor],
-) -> Result<(), CheckpointError> {
-    let held: HashMap<&str, &str> = tensors
-        .iter()
-        .filter_map(|tensor| Some((tensor.name.as_str(), files.get(tensor.file)?.path.as_str())))
-        .collect();
-    for entry in entries {
-        let found = held.get(entry.name.as_str()).copied();
-        if found != Some(entry.shard.as_str()) {
-            return Err(CheckpointError::TensorNotInShard {
-                index: root.shown(INDEX_NAME),
-                tensor: entry.name.to_string(),
-                shard: root.shown(&entry.shard),
-                found_in: found.map(str::to_owned),
-            });
-        }
-    }
-    // Both are sorted by name without doubles, and every entry is held: the first difference is unlisted.
-    let mut listed = entries.iter().map(|entry| entry.name.as_str()).peekable();
-    for tensor in tensors {
-        if listed.next_if_eq(&tensor.name.as_str()).is_none() {
-            let shard = files.get(tensor.file).map_or("", |file| file.path.as_str());
-            return Err(CheckpointError::TensorNotInIndex {
-                index: root.shown(INDEX_NAME),
-                tensor: tensor.name.to_string(),
-                shard: root.shown(shard),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Opens shards in the order given. `missing` makes the error for one that is not there.
-fn open_shards(
-    root: &Root,
-    shards: &[String],
-    missing: impl Fn(&str) -> Option<CheckpointError>,
-) -> Result<(Vec<SourceFile>, Headers), CheckpointError> {
-    let (mut files, mut headers) = (Vec::new(), Vec::new());
-    for shard in shards {
-        let Some(found) = root.find(shard)? else {
-            return Err(missing(shard).unwrap_or_else(|| {
-                CheckpointError::io(root.shown(shard), "open", io::ErrorKind::NotFound.into())
-            }));
-        };
-        let (file, header) = open_shard(root, found)?;
-        files.push(file);
-        headers.push(header);
-    }
-    Ok((files, headers))
-}
-
-fn open_shard(root: &Root, found: Found) -> Result<(SourceFile, safetensors::Header), CheckpointError> {
-    let Found { path, len, sha256, fingerprint } = found;
-    let shown = root.shown(&path);
-    let file = root.open(&path, &fingerprint)?;
-    let mut header = safetensors::read_header(&file, len).map_err(|fault| match fault {
-        ReadFault::Header(fault) => CheckpointError::header(&shown, fault),
-        ReadFault::Io(source) => CheckpointError::io(&shown, "read", source),
-    })?;
-    let metadata = std::mem::take(&mut header.metadata);
-    Ok((SourceFile { path, len, sha256, metadata, file, fingerprint }, header))
-}
-
-/// All shards' tensors in one list, sorted by name; refuses a name that two shards hold.
-fn merge(root: &Root, files: &[SourceFile], headers: Headers) -> Result<Vec<SourceTensor>, CheckpointError> {
-    let mut tensors = Vec::with_capacity(headers.iter().map(|header| header.tensors.len()).sum());
-    for (file, header) in headers.into_iter().enumerate() {
-        let data_start = header.data_start;
-        tensors.extend(header.tensors.into_iter().map(|tensor| SourceTensor {
-            name: tensor.name,
-            dtype: tensor.dtype,
-            shape: tensor.shape,
-            file,
-            // Checked: start <= end <= the file's data, which begins at data_start.
-            offset: data_start + tensor.start,
-            byte_len: tensor.end - tensor.start,
-        }));
-    }
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    for pair in tensors.windows(2) {
-        if let [a, b] = pair
-            && a.name == b.name
-        {
-            let path = |file: usize| files.get(file).map_or_else(String::new, |file| file.path.clone());
-            return Err(CheckpointError::TensorInTwoShards {
-                root: root.given.clone(),
-                tensor: a.name.to_string(),
-                first: path(a.file),
-                second: path(b.file),
-            });
-        }
-    }
-    Ok(tensors)
 }
 
 /// No two files may differ in case alone, for what is copied from here must fit on every system.
@@ -558,13 +330,8 @@ fn check_case(root: &Root, files: &[SourceFile], sides: &[SideFile]) -> Result<(
     Ok(())
 }
 
-fn read_index(root: &Root) -> Result<Index, CheckpointError> {
-    let text = read_text(root, INDEX_NAME, index::MAX_INDEX_LEN)?;
-    index::parse(&text).map_err(|fault| CheckpointError::index(root.shown(INDEX_NAME), fault))
-}
-
 fn read_config(root: &Root) -> Result<String, CheckpointError> {
-    let bytes = read_text(root, "config.json", MAX_CONFIG_LEN)?;
+    let bytes = files::read_text(root, "config.json", MAX_CONFIG_LEN)?;
     String::from_utf8(bytes).map_err(|error| CheckpointError::TextNotUtf8 {
         path: root.shown("config.json"),
         source: error.utf8_error(),
@@ -588,42 +355,6 @@ fn parse_config(text: &str) -> Result<Value> {
         .map_err(|error| ConvertError::BadJson { file: "config.json".into(), why: error.to_string() }.into())
 }
 
-fn read_text(root: &Root, name: &str, limit: u64) -> Result<Vec<u8>, CheckpointError> {
-    let shown = root.shown(name);
-    let found = root
-        .find(name)?
-        .ok_or_else(|| CheckpointError::io(shown.as_path(), "open", io::ErrorKind::NotFound.into()))?;
-    files::read_small(&root.open(&found.path, &found.fingerprint)?, &shown, limit)
-}
-
-fn no_weights(dir: &Path, names: &[String], pickle: Vec<String>) -> CheckpointError {
-    let path = dir.to_owned();
-    let loose: Vec<String> = names.iter().filter(|name| is_any_pickle(name)).cloned().collect();
-    if !pickle.is_empty() {
-        CheckpointError::OnlyPickle { path, files: pickle }
-    } else if !loose.is_empty() {
-        CheckpointError::OnlyPickle { path, files: loose }
-    } else if names.iter().any(|name| name == "config.json") {
-        CheckpointError::NoWeights { path }
-    } else {
-        CheckpointError::NotACheckpoint { path }
-    }
-}
-
-/// The names under which a model's own weights are pickled: `pytorch_model*.bin`, `consolidated*.pth`, and
-/// open_clip's. Other pickles in the folder (`mm_projector.bin`) are side files.
-fn is_pickle_weights(name: &str) -> bool {
-    let of = |start: &str, end: &str| name.starts_with(start) && name.ends_with(end);
-    of("pytorch_model", ".bin") || of("open_clip_pytorch_model", ".bin") || of("consolidated", ".pth")
-}
-
-/// Anything that may hold weights as a pickle, but for what a trainer leaves behind.
-fn is_any_pickle(name: &str) -> bool {
-    let left_behind = ["training_args", "optimizer", "scheduler", "rng_state"];
-    [".bin", ".pt", ".pth"].iter().any(|end| name.ends_with(end))
-        && !left_behind.iter().any(|start| name.starts_with(start))
-}
-
 fn path_like_names(tensors: &[SourceTensor]) -> Option<Notice> {
     let mut odd = tensors.iter().filter(|tensor| {
         let name = tensor.name.as_str();
@@ -631,8 +362,4 @@ fn path_like_names(tensors: &[SourceTensor]) -> Option<Notice> {
     });
     let first = odd.next()?.name.clone();
     Some(Notice::PathLikeNames { first, count: odd.count() + 1 })
-}
-
-fn list(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

@@ -202,7 +202,7 @@ fn sniff(file: &File, file_len: u64) -> Option<HeaderFault> {
     disguise(&start).map(HeaderFault::OtherKind)
 }
 
-fn disguise(start: &[u8]) -> Option<Disguise> {
+pub(super) fn disguise(start: &[u8]) -> Option<Disguise> {
     let text = start.trim_ascii_start();
     let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
     match start {
@@ -210,6 +210,7 @@ fn disguise(start: &[u8]) -> Option<Disguise> {
         [b'G', b'G', b'U', b'F', ..] => Some(Disguise::Gguf),
         // PROTO n: every pickle since protocol 2 begins so.
         [0x80, 2..=5, ..] => Some(Disguise::Pickle),
+        _ if start.get(257..262) == Some(b"ustar") => Some(Disguise::Tar),
         _ if start.starts_with(b"version https://git-lfs") => Some(Disguise::LfsPointer),
         _ if begins(b"<!doctype html") || begins(b"<html") => Some(Disguise::Html),
         _ if begins(b"<?xml") => Some(Disguise::Xml),

@@ -117,6 +117,9 @@ pub(crate) struct RecipeArgs {
     /// Folder that holds the vision towers
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) towers: Option<PathBuf>,
+    /// Copy the towers' weights as they are, not only what MGM reads, as fp16
+    #[arg(long)]
+    pub(crate) keep_towers: bool,
     /// Branch, tag or commit in the Hugging Face cache [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
@@ -285,6 +288,9 @@ pub(crate) struct InspectArgs {
     /// A bundle, a checkpoint's folder, an alias, a hub id or a .safetensors file
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) path: String,
+    /// Copy the towers' weights as they are, not only what MGM reads, as fp16
+    #[arg(long)]
+    pub(crate) keep_towers: bool,
     /// Branch, tag or commit in the Hugging Face cache [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,

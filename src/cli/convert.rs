@@ -68,6 +68,7 @@ fn prepare(recipe: &RecipeArgs) -> Result<Conversion> {
         stats: !recipe.no_stats,
         name: is_tiny.then(|| "MGM-7B-tiny".to_owned()),
         max_memory: recipe.max_memory.0,
+        keep_towers: recipe.keep_towers,
         threads: super::thread_count(recipe.threads),
         isa: recipe.isa.unwrap_or_else(Isa::detect),
         map: super::map::request(&recipe.map),

@@ -35,7 +35,7 @@ const LEFT_OUT: [(&str, &str); 13] = [
     (".onnx_data", "weights in another format"),
     (".gguf", "weights in another format"),
     (".safetensors", "weights that the index does not list"),
-    (".bin.index.json", "index of weights in another format"),
+    (".bin.index.json", "replaced by the bundle's own index"),
     (".safetensors.index.json", "replaced by the bundle's own index"),
     (".gitattributes", "only for git"),
 ];
@@ -74,8 +74,12 @@ pub(super) fn side_file(
     Ok((FileFate::Copied, path.to_owned(), None))
 }
 
-/// What becomes of a file in a tower's folder. Of several weights the first of `weights` that is there is kept.
-pub(super) fn tower_file(path: &str, weights: &str) -> (FileFate, Option<&'static str>) {
+/// What becomes of a file in a tower's folder. `weights`: the file of its weights, `rewritten` if they are written
+/// anew.
+pub(super) fn tower_file(path: &str, weights: &str, rewritten: bool) -> (FileFate, Option<&'static str>) {
+    if path == weights && rewritten {
+        return (FileFate::Converted, Some("what MGM reads of it, as float16"));
+    }
     if path == weights {
         return (FileFate::Copied, None);
     }

@@ -11,6 +11,7 @@ mod pipeline;
 mod prepare;
 mod record;
 mod staging;
+mod towers;
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ pub struct Options {
     pub name: Option<String>,
     /// `--max-memory` in bytes.
     pub max_memory: u64,
+    /// `--keep-towers`: the towers' files are copied as they are.
+    pub keep_towers: bool,
     /// `-j`.
     pub threads: usize,
     /// The instruction set to compute with.
@@ -107,6 +110,15 @@ pub struct TowerFolder {
     /// Bytes of what a loader keeps of it, in 16 bits.
     pub loaded_len: u64,
     folder: Folder,
+    /// How its weights are written anew; `None` where they are copied.
+    rewrite: Option<towers::Rewrite>,
+}
+
+impl TowerFolder {
+    /// Where the bundle has the weights that are written anew.
+    fn new_path(&self, rewrite: &towers::Rewrite) -> String {
+        format!("{}/{}", self.facts.path, rewrite.file_name)
+    }
 }
 
 /// What becomes of one file of the checkpoint or of a tower.
@@ -172,9 +184,12 @@ impl Conversion {
                 "transformers 5 fuses experts when it loads a model and cannot fuse quantized ones; vLLM reads them".to_owned(),
             );
         }
-        let resources = Resources::choose(&plan, options.threads, options.max_memory)?;
+        let mut resources =
+            Resources::choose(&plan, checkpoint.scratch_len(), options.threads, options.max_memory)?;
         let name = prepare::bundle_name(&options, &located, plan.scheme, family.as_ref());
-        let towers = prepare::open_towers(family.as_ref(), &config, &checkpoint, places)?;
+        let towers = prepare::open_towers(family.as_ref(), &config, &checkpoint, places, &options)?;
+        let peaks = towers.iter().filter_map(|tower| Some(tower.rewrite.as_ref()?.peak()));
+        resources.peak = peaks.fold(resources.peak, u64::max);
         let files = prepare::plan_files(&checkpoint, &towers)?;
         let towers_len = prepare::tower_sizes(&towers);
         let modules = |plan: &Plan| {
@@ -294,11 +309,19 @@ impl Conversion {
         let written = pipeline.run(&pool, dir)?;
 
         let copies: Vec<&FilePlan> = self.files.iter().filter(|file| !file.target.is_empty()).collect();
-        progress.begin(Stage::Files, copies.iter().map(|file| file.len).sum());
+        let rewrites = || self.towers.iter().filter_map(|tower| Some((tower, tower.rewrite.as_ref()?)));
+        let rewritten_len: u64 = rewrites().map(|(_, rewrite)| rewrite.data_len).sum();
+        progress.begin(Stage::Files, copies.iter().map(|file| file.len).sum::<u64>() + rewritten_len);
         let copied: Vec<FileRecord> = pool.install(|| {
             copies.par_iter().map(|file| self.copy(file, dir, progress, stop)).collect::<Result<_>>()
         })?;
         let mut files: Vec<FileRecord> = copied.clone();
+        for (tower, rewrite) in rewrites() {
+            let folder = dir.join(&tower.facts.path);
+            std::fs::create_dir_all(&folder).map_err(|cause| io_error("making a folder", &folder, cause))?;
+            let rules = towers::rules(&self.options);
+            files.push(rewrite.write(&folder, tower.new_path(rewrite), rules, &pool, (progress, stop))?);
+        }
         for (shard, seal) in self.plan.shards.iter().zip(&written.seals) {
             files.push(FileRecord { path: shard.name.clone(), size: seal.len, sha256: seal.sha256 });
         }
@@ -373,7 +396,10 @@ impl Conversion {
     /// The source must be what it was: a file that changed while it was read gives a bundle of no checkpoint.
     fn recheck(&self) -> Result<()> {
         self.checkpoint.recheck()?;
-        self.towers.iter().try_for_each(|tower| tower.folder.recheck())
+        self.towers.iter().try_for_each(|tower| {
+            tower.rewrite.as_ref().map_or(Ok(()), |rewrite| rewrite.weights.recheck())?;
+            tower.folder.recheck()
+        })
     }
 
     fn make_texts(&self) -> Result<Vec<(String, Vec<u8>)>> {
@@ -426,14 +452,18 @@ impl Conversion {
             })
             .sum();
         let copies: u64 = self.files.iter().filter(|file| !file.target.is_empty()).map(|file| file.len).sum();
+        let rewrites = self.towers.iter().filter_map(|tower| tower.rewrite.as_ref());
+        let rewritten: u64 = rewrites.map(towers::file_len).sum();
         let texts: u64 = self.texts.iter().map(|(_, text)| text.len() as u64).sum();
         // A tensor's record in the manifest takes about 600 bytes.
-        shards + copies + texts + self.plan.totals().tensors * 600
+        shards + copies + rewritten + texts + self.plan.totals().tensors * 600
     }
 
     fn check_paths(&self) -> Result<()> {
         let mut paths: Vec<String> = self.files.iter().map(|file| file.target.clone()).collect();
         paths.retain(|path| !path.is_empty());
+        let rewrites = self.towers.iter().filter_map(|tower| Some(tower.new_path(tower.rewrite.as_ref()?)));
+        paths.extend(rewrites);
         paths.extend(self.texts.iter().map(|(path, _)| path.clone()));
         paths.extend(self.plan.shards.iter().map(|shard| shard.name.clone()));
         paths.extend([MANIFEST_NAME.to_owned(), SUMS_NAME.to_owned()]);

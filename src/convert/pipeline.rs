@@ -46,17 +46,18 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Chooses lanes and batches for a plan so that the peak stays within `budget` bytes.
+    /// Chooses lanes and batches for a plan so that the peak stays within `budget` bytes. `read_len`: bytes that
+    /// a thread takes to read the checkpoint ([`Checkpoint::scratch_len`]).
     ///
     /// # Errors
     /// [`PlanError::Budget`] where even one lane with the smallest batch does not fit.
-    pub fn choose(plan: &Plan, threads: usize, budget: u64) -> Result<Self> {
+    pub fn choose(plan: &Plan, read_len: u64, threads: usize, budget: u64) -> Result<Self> {
         // Records of plan and manifest: measured at 1 to 2 KiB a tensor, doubled while the manifest is written.
         let records = plan.totals().tensors * 4096;
         let scales = plan.tensors.iter().map(scale_memory).max().unwrap_or(0);
         let at = |lanes: usize, batch_len: u64| {
             let lane = 2 * (batch_len + (batch_len >> 3) + BLOCK_LEN * 8) + 2 * scales;
-            BASE_LEN + records + threads as u64 * SCRATCH_LEN + lanes as u64 * lane
+            BASE_LEN + records + threads as u64 * (SCRATCH_LEN + read_len) + lanes as u64 * lane
         };
         let mut lanes = plan.shards.len().clamp(1, threads.max(1));
         while lanes > 1 && at(lanes, MIN_BATCH_LEN) > budget {
@@ -240,7 +241,11 @@ impl<'a> Pipeline<'a> {
                         Ok((step.first, block::magnitudes(&self.rules, block, columns as usize, scratch)?))
                     })
                 };
-                steps.par_iter().map(of_step).collect::<Result<_>>()
+                if steps.iter().any(|step| self.is_compressed(step)) {
+                    steps.iter().map(of_step).collect::<Result<_>>()
+                } else {
+                    steps.par_iter().map(of_step).collect::<Result<_>>()
+                }
             })?;
             let mut rows = vec![0; (tensor.shape[0]) as usize];
             for (first, magnitudes) in found {
@@ -282,25 +287,32 @@ impl<'a> Pipeline<'a> {
             rest = after;
             work.push((step, out));
         }
-        batch.done = work
-            .into_par_iter()
-            .map(|(step, out)| match step.output.kind {
-                PartKind::Values | PartKind::Codes => self.compute_step(known, step, out),
-                PartKind::Format => {
-                    out.fill(0);
-                    Ok(Done::default())
+        let compute = |(step, out): (&Step<'_>, &mut [u8])| match step.output.kind {
+            PartKind::Values | PartKind::Codes => self.compute_step(known, step, out),
+            PartKind::Format => {
+                out.fill(0);
+                Ok(Done::default())
+            }
+            PartKind::Shape => {
+                let shape = &self.plan.tensors[step.tensor].shape;
+                for (dim, out) in shape.iter().zip(out.as_chunks_mut::<8>().0) {
+                    *out = dim.to_le_bytes();
                 }
-                PartKind::Shape => {
-                    let shape = &self.plan.tensors[step.tensor].shape;
-                    for (dim, out) in shape.iter().zip(out.as_chunks_mut::<8>().0) {
-                        *out = dim.to_le_bytes();
-                    }
-                    Ok(Done::default())
-                }
-                PartKind::Scales => Ok(Done::default()),
-            })
-            .collect::<Result<_>>()?;
+                Ok(Done::default())
+            }
+            PartKind::Scales => Ok(Done::default()),
+        };
+        batch.done = if batch.steps.iter().any(|step| self.is_compressed(step)) {
+            // A compressed storage is a stream: out of order, it would be inflated again for every block.
+            work.into_iter().map(compute).collect::<Result<_>>()?
+        } else {
+            work.into_par_iter().map(compute).collect::<Result<_>>()?
+        };
         Ok(())
+    }
+
+    fn is_compressed(&self, step: &Step<'_>) -> bool {
+        self.checkpoint.is_compressed(&self.checkpoint.tensors()[self.plan.tensors[step.tensor].source])
     }
 
     fn compute_step(&self, known: &Known, step: &Step<'_>, out: &mut [u8]) -> Result<Done> {
@@ -374,12 +386,9 @@ impl<'a> Pipeline<'a> {
     fn read(&self, step: &Step<'_>, bytes: &mut [u8]) -> Result<()> {
         let tensor = &self.plan.tensors[step.tensor];
         let source = &self.checkpoint.tensors()[tensor.source];
-        let start = if tensor.fate == Fate::Copy {
-            step.first
-        } else {
-            step.first * element_width(tensor.dtype) as u64
-        };
-        self.checkpoint.read_exact_at(source.file, source.offset + start, bytes)
+        // Copies are counted in bytes, cut at multiples of every element's size.
+        let width = if tensor.fate == Fate::Copy { element_width(tensor.dtype) as u64 } else { 1 };
+        self.checkpoint.read(source, step.first / width, bytes)
     }
 }
 

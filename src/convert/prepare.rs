@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
+use super::towers::Rewrite;
 use super::{FilePlan, Options, TowerFolder, contents};
 use crate::checkpoint::{Checkpoint, Folder, SideFile, Skipped};
 use crate::digest::Digest;
@@ -44,6 +45,7 @@ pub(super) fn open_towers(
     config: &Value,
     checkpoint: &Checkpoint,
     places: &Places,
+    options: &Options,
 ) -> Result<Vec<TowerFolder>> {
     let Some(found) = family else { return Ok(Vec::new()) };
     let open = |tower: &'static family::Tower| {
@@ -51,9 +53,18 @@ pub(super) fn open_towers(
         let located = locate::tower(tower, configured, checkpoint.root(), places)?;
         let folder = Folder::open(&located.dir)?;
         let loaded_len = locate::tower_len(tower, &located.dir)?;
-        Ok(TowerFolder { facts: tower, located, loaded_len, folder })
+        let weights = weights_of(tower, &folder).filter(|_| !options.keep_towers);
+        let rewrite =
+            weights.map(|name| Rewrite::prepare(tower, &located.dir.join(name), options)).transpose()?;
+        Ok(TowerFolder { facts: tower, located, loaded_len, folder, rewrite })
     };
     found.family.towers.iter().map(open).collect()
+}
+
+/// The file of a tower's weights: the first of `weights_one_of` that is there.
+fn weights_of(tower: &'static family::Tower, folder: &Folder) -> Option<&'static str> {
+    let has = |name: &&String| folder.files().iter().any(|file| file.path == **name);
+    tower.weights_one_of.iter().find(has).map(String::as_str)
 }
 
 /// Module and bytes of every tower, for the device map.
@@ -79,10 +90,9 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
     }
     files.extend(checkpoint.skipped().iter().map(|skipped| of_skipped(skipped, None, checkpoint.root())));
     for (index, tower) in towers.iter().enumerate() {
-        let has = |name: &&String| tower.folder.files().iter().any(|file| file.path == **name);
-        let weights = tower.facts.weights_one_of.iter().find(has);
+        let weights = weights_of(tower.facts, &tower.folder).unwrap_or_default();
         for file in tower.folder.files() {
-            let (fate, note) = contents::tower_file(&file.path, weights.map_or("", String::as_str));
+            let (fate, note) = contents::tower_file(&file.path, weights, tower.rewrite.is_some());
             let copied = fate == FileFate::Copied;
             let target = if copied { format!("{}/{}", tower.facts.path, file.path) } else { String::new() };
             files.push(of_side_file(file, Some(index), fate, target, note));

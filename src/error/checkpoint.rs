@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Explain;
+use super::{Explain, TorchFault};
 
 /// A checkpoint could not be found, or is not what its files claim.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +40,12 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
-    /// The only weights are pickles (`.bin`, `.pt`, `.pth`).
-    #[error("the checkpoint holds only pickle weights")]
-    OnlyPickle {
+    /// Several torch files (`.bin`, `.pt`, `.pth`), none of a name that says that it is the model.
+    #[error("it is not clear which of the torch files is the model")]
+    UnclearWeights {
         /// The folder.
         path: PathBuf,
-        /// The pickle files, sorted.
+        /// The files, sorted.
         files: Vec<String>,
     },
     /// An index and a `model.safetensors` that it does not list: loaders disagree on which counts.
@@ -158,14 +158,6 @@ pub enum CheckpointError {
         /// Bytes wanted.
         byte_len: u64,
     },
-    /// A file number that the checkpoint does not have.
-    #[error("the checkpoint has no file number {file}: it has {count} files of weights")]
-    UnknownFile {
-        /// The number asked for.
-        file: usize,
-        /// How many there are.
-        count: usize,
-    },
     /// A path that is not among the checkpoint's side files.
     #[error("the checkpoint has no side file {}", shown(path))]
     NotASideFile {
@@ -177,6 +169,9 @@ pub enum CheckpointError {
     /// A safetensors file is not sound.
     #[error(transparent)]
     Header(Box<InFile<HeaderFault>>),
+    /// A torch file is not sound.
+    #[error(transparent)]
+    Torch(Box<InFile<TorchFault>>),
     /// An index is not sound.
     #[error(transparent)]
     Index(Box<InFile<IndexFault>>),
@@ -577,6 +572,8 @@ pub enum ShardNameRule {
     ControlCharacter,
     /// Must end in `.safetensors`.
     Extension,
+    /// Must end in `.bin`, in an index of torch files.
+    BinExtension,
 }
 
 impl fmt::Display for ShardNameRule {
@@ -591,6 +588,7 @@ impl fmt::Display for ShardNameRule {
             Self::TooLong => "a shard name must not have a part longer than 255 bytes",
             Self::ControlCharacter => "a shard name must not hold a control character",
             Self::Extension => "a shard name must end in `.safetensors`",
+            Self::BinExtension => "in an index of torch files a shard name must end in `.bin`",
         })
     }
 }
@@ -613,6 +611,8 @@ pub enum Disguise {
     Json,
     /// A GGUF model.
     Gguf,
+    /// A tar archive, which is how torch 0.1 wrote.
+    Tar,
 }
 
 impl fmt::Display for Disguise {
@@ -625,6 +625,7 @@ impl fmt::Display for Disguise {
             Self::Xml => "an XML document",
             Self::Json => "bare JSON text",
             Self::Gguf => "a GGUF model",
+            Self::Tar => "a tar archive",
         })
     }
 }
@@ -693,6 +694,11 @@ impl CheckpointError {
         Self::Header(Box::new(InFile { path: path.into(), fault }))
     }
 
+    /// A fault of the torch file at `path`.
+    pub(crate) fn torch(path: impl Into<PathBuf>, fault: TorchFault) -> Self {
+        Self::Torch(Box::new(InFile { path: path.into(), fault }))
+    }
+
     /// A fault of the index at `path`.
     pub(crate) fn index(path: impl Into<PathBuf>, fault: IndexFault) -> Self {
         Self::Index(Box::new(InFile { path: path.into(), fault }))
@@ -711,7 +717,7 @@ impl Explain for CheckpointError {
             | Self::NotAFolder { path }
             | Self::NotACheckpoint { path }
             | Self::NoWeights { path }
-            | Self::OnlyPickle { path, .. }
+            | Self::UnclearWeights { path, .. }
             | Self::TwoSetsOfWeights { index: path, .. }
             | Self::Io { path, .. }
             | Self::NotRegular { path, .. }
@@ -734,11 +740,9 @@ impl Explain for CheckpointError {
             | Self::BadRef { path, .. }
             | Self::IncompleteSnapshot { path, .. } => path,
             Self::Header(inner) => &inner.path,
+            Self::Torch(inner) => &inner.path,
             Self::Index(inner) => &inner.path,
-            Self::UnknownFile { .. }
-            | Self::NoCacheFolder
-            | Self::BadRepoId { .. }
-            | Self::BadRevision { .. } => return None,
+            Self::NoCacheFolder | Self::BadRepoId { .. } | Self::BadRevision { .. } => return None,
         };
         Some(shown_path(path))
     }
@@ -749,11 +753,14 @@ impl Explain for CheckpointError {
             Self::NotAFolder { .. } => {
                 "a checkpoint is the folder that holds `config.json` and the weights".to_owned()
             }
-            Self::NotACheckpoint { .. } => "it holds neither `config.json` nor `*.safetensors`".to_owned(),
-            Self::NoWeights { .. } => "it has a `config.json` but no `*.safetensors`".to_owned(),
-            Self::OnlyPickle { files, .. } => {
-                format!("found {} and no `*.safetensors`; reading a pickle may run code", listed(files))
+            Self::NotACheckpoint { .. } => {
+                "it holds neither `config.json` nor weights (`*.safetensors`, `pytorch_model*.bin`)"
+                    .to_owned()
             }
+            Self::NoWeights { .. } => {
+                "it has a `config.json` but neither `*.safetensors` nor `pytorch_model*.bin`".to_owned()
+            }
+            Self::UnclearWeights { files, .. } => format!("found {}", listed(files)),
             Self::TwoSetsOfWeights { .. } => {
                 "loaders disagree: transformers reads the single file, others the index".to_owned()
             }
@@ -779,6 +786,7 @@ impl Explain for CheckpointError {
             }
             Self::NotASideFile { .. } => "only files that it listed when opened can be read".to_owned(),
             Self::Header(inner) => return inner.fault.why(),
+            Self::Torch(inner) => return inner.fault.why(),
             Self::Index(inner) => return inner.fault.why(),
             Self::MissingShard { tensor, .. } => format!("the index lists tensor `{tensor}` there"),
             Self::TensorNotInShard { index, found_in: None, .. } => {
@@ -808,7 +816,6 @@ impl Explain for CheckpointError {
             }
             Self::BadRef { text, .. } => format!("the file holds {}, not a commit", shown(text)),
             Self::IncompleteSnapshot { .. } => "its link in the cache leads to nothing".to_owned(),
-            Self::UnknownFile { .. } => return None,
         })
     }
 
@@ -828,9 +835,10 @@ impl Explain for CheckpointError {
             Self::NoWeights { .. } | Self::MissingShard { .. } | Self::DanglingLink { .. } => {
                 "the download may not be complete: fetch the model again".to_owned()
             }
-            Self::OnlyPickle { .. } => "convert it to safetensors first: load it with transformers and call \
-                 `save_pretrained(dir, safe_serialization=True)`"
-                .to_owned(),
+            Self::UnclearWeights { .. } => {
+                "name the model's file `pytorch_model.bin`, or move the others out of the checkpoint"
+                    .to_owned()
+            }
             Self::TwoSetsOfWeights { file, .. } => {
                 format!("move `{file}` or the index elsewhere, whichever is not the model")
             }
@@ -849,6 +857,7 @@ impl Explain for CheckpointError {
                 "wait until nothing writes to the checkpoint, then start again".to_owned()
             }
             Self::Header(inner) => return inner.fault.help(),
+            Self::Torch(inner) => return inner.fault.help(),
             Self::Index(inner) => return inner.fault.help(),
             Self::TensorNotInShard { .. } | Self::TensorNotInIndex { .. } => {
                 "fetch that shard and the index again: they are not of one version".to_owned()
@@ -865,7 +874,7 @@ impl Explain for CheckpointError {
                 download_line(repo_id, revision.as_deref())
             }
             Self::TextTooLarge { .. } | Self::TextNotUtf8 { .. } => "fetch that file again".to_owned(),
-            Self::Io { .. } | Self::UnknownFile { .. } | Self::NotASideFile { .. } => return None,
+            Self::Io { .. } | Self::NotASideFile { .. } => return None,
         })
     }
 }
@@ -930,7 +939,7 @@ impl Explain for HeaderFault {
             match self {
                 Self::OtherKind(Disguise::LfsPointer) => "run `git lfs pull` in its repository",
                 Self::OtherKind(Disguise::Pickle | Disguise::Zip) => {
-                    "convert it to safetensors; a new name is not enough"
+                    "give it its own name back: `pytorch_model.bin`"
                 }
                 Self::OtherKind(Disguise::Html | Disguise::Xml | Disguise::Json) => {
                     "fetch that file again: a server's message was saved in its place"
@@ -995,26 +1004,26 @@ fn listed(files: &[String]) -> String {
     }
 }
 
-fn name_rule(limit: usize) -> String {
+pub(super) fn name_rule(limit: usize) -> String {
     format!("a name must be 1 to {limit} bytes without control characters")
 }
 
-fn shape_text(shape: &[u64]) -> String {
+pub(super) fn shape_text(shape: &[u64]) -> String {
     format!("{shape:?}")
 }
 
 /// A path for people: control characters escaped, so that a file name cannot steer a terminal.
-fn shown_path(path: &Path) -> String {
+pub(super) fn shown_path(path: &Path) -> String {
     shown_bare(&path.to_string_lossy())
 }
 
 /// Untrusted text in quotes, escaped, at most 200 characters of it.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     format!("`{}`", shown_bare(text))
 }
 
 /// The same without quotes.
-fn shown_bare(text: &str) -> String {
+pub(super) fn shown_bare(text: &str) -> String {
     const MOST: usize = 200;
     let mut out = String::new();
     for (count, c) in text.chars().enumerate() {

@@ -93,6 +93,14 @@ pub enum ConvertError {
         /// The other.
         second: String,
     },
+    /// A tower's weights cannot be written anew.
+    #[error("the tower's weights are not what MGM reads")]
+    Tower {
+        /// The weights.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// Reading or writing failed.
     #[error("{doing} failed")]
     Io {
@@ -123,6 +131,7 @@ impl Explain for ConvertError {
             | ConvertError::TargetInsideSource { path }
             | ConvertError::TargetHoldsSource { path, .. }
             | ConvertError::NoSpace { path, .. }
+            | ConvertError::Tower { path, .. }
             | ConvertError::Io { path, .. }
             | ConvertError::NotDurable { path, .. } => Some(path.display().to_string()),
             ConvertError::BadFileName { name } => Some(name.escape_debug().to_string()),
@@ -133,6 +142,7 @@ impl Explain for ConvertError {
     fn why(&self) -> Option<String> {
         match self {
             ConvertError::BadJson { why, .. } => Some(why.clone()),
+            ConvertError::Tower { why, .. } => Some((*why).to_owned()),
             ConvertError::TargetHoldsSource { source_dir, .. } => {
                 Some(format!("replacing it would remove {}", source_dir.display()))
             }
@@ -171,6 +181,7 @@ impl Explain for ConvertError {
                 "--on-overflow clamp takes the largest finite value, --on-overflow inf keeps the infinity, --bf16 has the range"
                     .into(),
             ),
+            ConvertError::Tower { .. } => Some("give another folder with --towers, or copy it as it is with --keep-towers".into()),
             ConvertError::BadFileName { .. } => Some("rename the file in the checkpoint".into()),
             ConvertError::CaseClash { .. } => Some("rename one of the two in the checkpoint".into()),
             _ => None,

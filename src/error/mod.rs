@@ -12,6 +12,7 @@ mod load;
 mod locate;
 mod plan;
 mod tiny;
+mod torch;
 
 pub use bundle::BundleError;
 pub use checkpoint::{
@@ -24,6 +25,7 @@ pub use load::LoadError;
 pub use locate::LocateError;
 pub use plan::PlanError;
 pub use tiny::TinyError;
+pub use torch::TorchFault;
 
 /// The result of anything in mgpack that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

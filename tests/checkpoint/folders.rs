@@ -203,7 +203,7 @@ fn opens_one_file_by_itself() {
     assert_eq!((checkpoint.config(), checkpoint.side_files().len()), (None, 0));
     let mut bytes = [0; 2];
     let b = checkpoint.get("b").expect("tensor b");
-    checkpoint.read_exact_at(b.file, b.offset, &mut bytes).expect("its bytes");
+    checkpoint.read(b, 0, &mut bytes).expect("its bytes");
     assert_eq!(bytes, [4, 5]);
     checkpoint.recheck().expect("unchanged");
 }
@@ -215,14 +215,14 @@ fn names_the_file_of_a_read_that_ends_early() {
     let a = checkpoint.get("a").expect("tensor a").clone();
     let file = fs::File::options().write(true).open(folder.path().join("model.safetensors"));
     file.expect("the file").set_len(a.offset + 1).expect("shortened");
-    let error = checkpoint_error(checkpoint.read_exact_at(a.file, a.offset, &mut [0; 4]));
+    let error = checkpoint_error(checkpoint.read(&a, 0, &mut [0; 3]));
     assert_well_told(&error);
     assert!(
-        matches!(&error, E::ReadPastEnd { path, offset, byte_len: 4 } if path.ends_with("model.safetensors") && *offset == a.offset),
+        matches!(&error, E::ReadPastEnd { path, offset, byte_len: 3 } if path.ends_with("model.safetensors") && *offset == a.offset),
         "{error:?}"
     );
-    let error = checkpoint_error(checkpoint.read_exact_at(7, 0, &mut [0; 4]));
-    assert!(matches!(error, E::UnknownFile { file: 7, count: 1 }), "{error:?}");
+    let past = checkpoint_error(checkpoint.read(&a, 2, &mut [0; 2]));
+    assert!(matches!(past, E::ReadPastEnd { byte_len: 2, .. }), "{past:?}");
 }
 
 #[test]

@@ -214,33 +214,27 @@ fn reads_all_shards_where_there_is_no_index() {
 }
 
 #[test]
-fn prefers_safetensors_to_pickles_and_says_so() {
+fn prefers_safetensors_to_torch_files_and_says_so() {
     let checkpoint = two_shards()
         .file(INDEX, index("6", &MAP))
         .file("pytorch_model-00001-of-00001.bin", "pickle")
         .file("pytorch_model.bin.index.json", "{}")
         .file("mm_projector.bin", "small")
         .good();
-    let pickle =
+    let torch =
         vec!["pytorch_model-00001-of-00001.bin".to_owned(), "pytorch_model.bin.index.json".to_owned()];
-    assert_eq!(checkpoint.notices(), [Notice::BothFormats { pickle }]);
-    assert!(checkpoint.skipped().iter().all(|skipped| skipped.reason == SkipReason::PickleWeights));
+    assert_eq!(checkpoint.notices(), [Notice::BothFormats { torch }]);
+    assert!(checkpoint.skipped().iter().all(|skipped| skipped.reason == SkipReason::TorchWeights));
     assert!(checkpoint.side_files().iter().any(|side| side.path == "mm_projector.bin"));
 }
 
 #[test]
-fn refuses_a_checkpoint_of_pickles_alone() {
-    let error = Folder::new()
-        .file("config.json", "{}")
-        .file("pytorch_model-00001-of-00002.bin", "x")
-        .file("pytorch_model-00002-of-00002.bin", "x")
-        .file("training_args.bin", "x")
-        .refused();
+fn refuses_torch_files_of_which_none_says_that_it_is_the_model() {
+    let error = Folder::new().file("a.bin", "x").file("b.pt", "x").file("training_args.bin", "x").refused();
     assert_well_told(&error);
-    assert_eq!(error.to_string(), "the checkpoint holds only pickle weights");
-    assert!(matches!(&error, E::OnlyPickle { files, .. } if files.len() == 2), "{error:?}");
-    let loose = Folder::new().file("weights.pt", "x").file("optimizer.pt", "x").refused();
-    assert!(matches!(&loose, E::OnlyPickle { files, .. } if files == &["weights.pt"]), "{loose:?}");
+    assert!(matches!(&error, E::UnclearWeights { files, .. } if files == &["a.bin", "b.pt"]), "{error:?}");
+    let left_behind = Folder::new().file("config.json", "{}").file("optimizer.pt", "x").refused();
+    assert!(matches!(left_behind, E::NoWeights { .. }), "{left_behind:?}");
 }
 
 #[test]

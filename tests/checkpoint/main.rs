@@ -9,3 +9,4 @@ mod good_headers;
 mod hub_cache;
 mod indexes;
 mod kit;
+mod torch_corpus;

@@ -1,0 +1,164 @@
+//! What a person may want to know of a checkpoint: what was passed over, and what is odd but sound.
+
+use std::fmt;
+
+use crate::error::NodeKind;
+use crate::tensor::TensorName;
+
+/// A file or folder that is no part of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Below the root, with `/`.
+    pub path: String,
+    /// Why it was passed over.
+    pub reason: SkipReason,
+}
+
+/// Why a file or folder is no part of the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// The history of a git repository.
+    GitFolder,
+    /// What download tools keep beside the files.
+    CacheFolder,
+    /// A hidden lock of some tool.
+    LockFile,
+    /// A link to a folder: only links to files are followed.
+    FolderLink,
+    /// A pipe, socket or device.
+    NotRegular(NodeKind),
+    /// The same weights as torch files, beside the safetensors files that are read.
+    TorchWeights,
+    /// A file of weights in the root that the index does not list.
+    UnlistedWeights,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GitFolder => f.write_str("the history of a git repository"),
+            Self::CacheFolder => f.write_str("a download tool's own folder"),
+            Self::LockFile => f.write_str("a lock"),
+            Self::FolderLink => f.write_str("a link to a folder"),
+            Self::NotRegular(kind) => kind.fmt(f),
+            Self::TorchWeights => f.write_str("torch weights; the safetensors weights are read"),
+            Self::UnlistedWeights => f.write_str("weights that the index does not list"),
+        }
+    }
+}
+
+/// Something a person may want to know about a checkpoint that is sound nonetheless.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The index has no `metadata.total_size`.
+    TotalSizeAbsent {
+        /// Bytes of all tensors.
+        actual: u64,
+    },
+    /// The index's `metadata.total_size` is wrong.
+    TotalSizeDiffers {
+        /// What it says; `None` where that is no number of bytes.
+        listed: Option<u64>,
+        /// Bytes of all tensors.
+        actual: u64,
+    },
+    /// There are torch weights beside safetensors; they are not read.
+    BothFormats {
+        /// The torch files and their index, sorted.
+        torch: Vec<String>,
+    },
+    /// A torch file holds more than its state dict.
+    StateDict {
+        /// The file.
+        file: String,
+        /// The keys that lead to the state dict, joined by dots; empty where the file's root is it.
+        path: String,
+        /// The first of the keys that are not read.
+        left: Vec<String>,
+    },
+    /// The head is the embedding under another name; only the embedding is read.
+    TiedHead {
+        /// The head.
+        head: TensorName,
+        /// The embedding.
+        embedding: TensorName,
+    },
+    /// Tensors that are one in the checkpoint and become several in the bundle.
+    Shared {
+        /// One of them.
+        first: TensorName,
+        /// Another name of it.
+        second: TensorName,
+        /// How many names have another before them.
+        count: usize,
+    },
+    /// Several shards and no index: all of them were read.
+    NoIndex {
+        /// The shards, sorted.
+        shards: Vec<String>,
+    },
+    /// Files of weights in the root that the index does not list; they are not read.
+    UnlistedWeights {
+        /// The files, sorted.
+        files: Vec<String>,
+    },
+    /// Tensor names that look like paths. They are never used as paths.
+    PathLikeNames {
+        /// The first of them.
+        first: TensorName,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TotalSizeAbsent { actual } => {
+                write!(f, "the index tells no total size; the tensors have {actual} bytes")
+            }
+            Self::TotalSizeDiffers { listed: Some(listed), actual } => {
+                write!(f, "the index tells a total size of {listed} bytes; the tensors have {actual}")
+            }
+            Self::TotalSizeDiffers { listed: None, actual } => {
+                write!(f, "the index's total size is not a number of bytes; the tensors have {actual}")
+            }
+            Self::BothFormats { torch } => write!(
+                f,
+                "the checkpoint has both safetensors and torch weights; the safetensors are read, {} not",
+                list(torch)
+            ),
+            Self::StateDict { file, path, left } => {
+                match path.as_str() {
+                    "" => write!(f, "`{file}`: the state dict is the file's root")?,
+                    path => write!(f, "`{file}`: the state dict is `{path}`")?,
+                }
+                if left.is_empty() { Ok(()) } else { write!(f, "; not read: {}", list(left)) }
+            }
+            Self::TiedHead { head, embedding } => write!(
+                f,
+                "`{head}` is `{embedding}` under another name and is left out, as transformers does with safetensors"
+            ),
+            Self::Shared { first, second, count } => write!(
+                f,
+                "`{second}` shares its values with `{first}`; the bundle holds them twice ({count} such names)"
+            ),
+            Self::NoIndex { shards } => {
+                write!(f, "the checkpoint has no index; all {} shards are read", shards.len())
+            }
+            Self::UnlistedWeights { files } => {
+                write!(f, "the index does not list {}; not read", list(files))
+            }
+            Self::PathLikeNames { first, count } => {
+                write!(f, "{count} tensor names look like paths, the first is `{first}`; they are only names")
+            }
+        }
+    }
+}
+
+/// Names in quotes. They come from the checkpoint: control characters are escaped.
+fn list(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+}

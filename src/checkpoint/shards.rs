@@ -1,0 +1,304 @@
+//! The files of weights: which of a folder's files they are, opened and held against their index.
+//!
+//! Safetensors files are preferred to torch files where a folder has both. Torch files are read as `torch` says;
+//! from here on both kinds are the same.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+
+use super::files::{self, Found, Root};
+use super::index::{self, INDEX_NAME, Index, IndexEntry, Listed, TORCH_INDEX_NAME, TotalSize};
+use super::safetensors;
+use super::torch;
+use super::{Notice, SourceFile, SourceTensor};
+use crate::error::CheckpointError;
+
+/// Name of the one file of weights that loaders prefer to an index.
+const SINGLE_NAME: &str = "model.safetensors";
+
+/// The same for torch files.
+const TORCH_SINGLE_NAME: &str = "pytorch_model.bin";
+
+/// The weights of a folder.
+#[derive(Debug)]
+pub(super) struct Weights {
+    pub(super) kind: Listed,
+    /// Sorted by path.
+    pub(super) files: Vec<SourceFile>,
+    /// Sorted by name.
+    pub(super) tensors: Vec<SourceTensor>,
+}
+
+/// Finds and opens the weights of the folder, whose entries are `names`.
+pub(super) fn open(
+    root: &Root,
+    names: &[String],
+    notices: &mut Vec<Notice>,
+) -> Result<Weights, CheckpointError> {
+    let has = |name: &str| names.iter().any(|other| other == name);
+    let safetensors: Vec<String> =
+        names.iter().filter(|name| name.ends_with(".safetensors")).cloned().collect();
+    let (kind, index_name, single_name, loose) = if has(INDEX_NAME) || !safetensors.is_empty() {
+        (Listed::Safetensors, INDEX_NAME, SINGLE_NAME, safetensors)
+    } else {
+        (Listed::Torch, TORCH_INDEX_NAME, TORCH_SINGLE_NAME, torch_files(&root.given, names)?)
+    };
+    let (files, tensors) = if has(index_name) {
+        let index = read_index(root, index_name, kind)?;
+        let listed_single = index.entries.iter().any(|entry| entry.shard == single_name);
+        if has(single_name) && !listed_single {
+            return Err(CheckpointError::TwoSetsOfWeights {
+                index: root.shown(index_name),
+                file: single_name.to_owned(),
+            });
+        }
+        open_indexed(root, (index_name, kind), &index, notices)?
+    } else {
+        if loose.is_empty() {
+            return Err(no_weights(&root.given, names));
+        }
+        let opened = open_shards(root, kind, &loose, notices, |_| None)?;
+        if loose.len() > 1 {
+            notices.push(Notice::NoIndex { shards: loose });
+        }
+        opened
+    };
+    Ok(Weights { kind, files, tensors })
+}
+
+/// Opens one file by its ending.
+pub(super) fn open_single(
+    root: &Root,
+    found: Found,
+    notices: &mut Vec<Notice>,
+) -> Result<Weights, CheckpointError> {
+    let kind = if is_torch_file(&found.path) { Listed::Torch } else { Listed::Safetensors };
+    let shard = open_shard(root, kind, found, notices)?;
+    let (files, tensors) = merge(root, vec![shard])?;
+    Ok(Weights { kind, files, tensors })
+}
+
+/// Reads the index and the shards it names, and holds them against each other.
+fn open_indexed(
+    root: &Root,
+    (index_name, kind): (&str, Listed),
+    index: &Index,
+    notices: &mut Vec<Notice>,
+) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
+    let shards: Vec<String> = index.shards().into_iter().map(str::to_owned).collect();
+    let (files, tensors) = open_shards(root, kind, &shards, notices, |shard| {
+        let tensor = index.entries.iter().find(|entry| entry.shard == shard)?.name.to_string();
+        Some(CheckpointError::MissingShard { index: root.shown(index_name), shard: shard.to_owned(), tensor })
+    })?;
+    check_index(root, index_name, &index.entries, &files, &tensors)?;
+
+    // Sums of checked ranges, none longer than its file: this cannot overflow in practice.
+    let actual = tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.byte_len));
+    match index.total_size {
+        TotalSize::Bytes(listed) if listed == actual => {}
+        TotalSize::Bytes(listed) => {
+            notices.push(Notice::TotalSizeDiffers { listed: Some(listed), actual });
+        }
+        TotalSize::NotANumber => notices.push(Notice::TotalSizeDiffers { listed: None, actual }),
+        TotalSize::Absent => notices.push(Notice::TotalSizeAbsent { actual }),
+    }
+    Ok((files, tensors))
+}
+
+/// The index must list exactly the tensors that the shards hold, each in its shard.
+fn check_index(
+    root: &Root,
+    index_name: &str,
+    entries: &[IndexEntry],
+    files: &[SourceFile],
+    tensors: &[SourceTensor],
+) -> Result<(), CheckpointError> {
+    let held: HashMap<&str, &str> = tensors
+        .iter()
+        .filter_map(|tensor| Some((tensor.name.as_str(), files.get(tensor.file)?.path.as_str())))
+        .collect();
+    for entry in entries {
+        let found = held.get(entry.name.as_str()).copied();
+        if found != Some(entry.shard.as_str()) {
+            return Err(CheckpointError::TensorNotInShard {
+                index: root.shown(index_name),
+                tensor: entry.name.to_string(),
+                shard: root.shown(&entry.shard),
+                found_in: found.map(str::to_owned),
+            });
+        }
+    }
+    // Both are sorted by name without doubles, and every entry is held: the first difference is unlisted.
+    let mut listed = entries.iter().map(|entry| entry.name.as_str()).peekable();
+    for tensor in tensors {
+        if listed.next_if_eq(&tensor.name.as_str()).is_none() {
+            let shard = files.get(tensor.file).map_or("", |file| file.path.as_str());
+            return Err(CheckpointError::TensorNotInIndex {
+                index: root.shown(index_name),
+                tensor: tensor.name.to_string(),
+                shard: root.shown(shard),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A file of weights and its tensors, whose file number is yet to be set.
+type Shard = (SourceFile, Vec<SourceTensor>);
+
+/// Opens shards in the order given. `missing` makes the error for one that is not there.
+fn open_shards(
+    root: &Root,
+    kind: Listed,
+    shards: &[String],
+    notices: &mut Vec<Notice>,
+    missing: impl Fn(&str) -> Option<CheckpointError>,
+) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
+    let mut opened = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let Some(found) = root.find(shard)? else {
+            return Err(missing(shard).unwrap_or_else(|| {
+                CheckpointError::io(root.shown(shard), "open", io::ErrorKind::NotFound.into())
+            }));
+        };
+        opened.push(open_shard(root, kind, found, notices)?);
+    }
+    merge(root, opened)
+}
+
+fn open_shard(
+    root: &Root,
+    kind: Listed,
+    found: Found,
+    notices: &mut Vec<Notice>,
+) -> Result<Shard, CheckpointError> {
+    let Found { path, len, sha256, fingerprint } = found;
+    let shown = root.shown(&path);
+    let file = root.open(&path, &fingerprint)?;
+    let mut source =
+        SourceFile { path, len, sha256, metadata: BTreeMap::new(), storages: Vec::new(), file, fingerprint };
+    if kind == Listed::Safetensors {
+        let header = safetensors::read_header(&source.file, len).map_err(|fault| fault.at(&shown))?;
+        source.metadata = header.metadata;
+        let data_start = header.data_start;
+        let tensors = header.tensors.into_iter().map(|tensor| SourceTensor {
+            name: tensor.name,
+            dtype: tensor.dtype,
+            shape: tensor.shape,
+            file: 0,
+            // Checked: start <= end <= the file's data, which begins at data_start.
+            offset: data_start + tensor.start,
+            byte_len: tensor.end - tensor.start,
+            view: None,
+        });
+        return Ok((source, tensors.collect()));
+    }
+    let content = torch::open(&source.file, len).map_err(|fault| fault.at(&shown))?;
+    if !content.path.is_empty() || !content.left.is_empty() {
+        let (file, path) = (source.path.clone(), content.path.join("."));
+        notices.push(Notice::StateDict { file, path, left: content.left });
+    }
+    source.storages = content.storages;
+    let tensors = content.tensors.into_iter().map(|tensor| SourceTensor {
+        name: tensor.name,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        file: 0,
+        offset: tensor.offset,
+        byte_len: tensor.byte_len,
+        view: Some(Box::new(tensor.view)),
+    });
+    Ok((source, tensors.collect()))
+}
+
+/// All shards' tensors in one list, sorted by name; refuses a name that two shards hold.
+fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
+    let mut files = Vec::with_capacity(shards.len());
+    let mut tensors = Vec::with_capacity(shards.iter().map(|(_, tensors)| tensors.len()).sum());
+    for (number, (file, of_shard)) in shards.into_iter().enumerate() {
+        files.push(file);
+        tensors.extend(of_shard.into_iter().map(|tensor| SourceTensor { file: number, ..tensor }));
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    for pair in tensors.windows(2) {
+        if let [a, b] = pair
+            && a.name == b.name
+        {
+            let path = |file: usize| files.get(file).map_or_else(String::new, |file| file.path.clone());
+            return Err(CheckpointError::TensorInTwoShards {
+                root: root.given.clone(),
+                tensor: a.name.to_string(),
+                first: path(a.file),
+                second: path(b.file),
+            });
+        }
+    }
+    Ok((files, tensors))
+}
+
+fn read_index(root: &Root, name: &str, kind: Listed) -> Result<Index, CheckpointError> {
+    let text = files::read_text(root, name, index::MAX_INDEX_LEN)?;
+    index::parse(&text, kind).map_err(|fault| CheckpointError::index(root.shown(name), fault))
+}
+
+/// The torch files that are the model where no index says so.
+fn torch_files(dir: &Path, names: &[String]) -> Result<Vec<String>, CheckpointError> {
+    if names.iter().any(|name| name == TORCH_SINGLE_NAME) {
+        return Ok(vec![TORCH_SINGLE_NAME.to_owned()]);
+    }
+    let named: Vec<String> = names.iter().filter(|name| is_torch_weights(name)).cloned().collect();
+    if !named.is_empty() {
+        return Ok(named);
+    }
+    let loose: Vec<String> = names.iter().filter(|name| may_be_weights(name)).cloned().collect();
+    match loose.len() {
+        0 | 1 => Ok(loose),
+        _ => Err(CheckpointError::UnclearWeights { path: dir.to_owned(), files: loose }),
+    }
+}
+
+fn no_weights(dir: &Path, names: &[String]) -> CheckpointError {
+    let path = dir.to_owned();
+    if names.iter().any(|name| name == "config.json") {
+        CheckpointError::NoWeights { path }
+    } else {
+        CheckpointError::NotACheckpoint { path }
+    }
+}
+
+/// The names under which torch keeps a model's own weights: `pytorch_model*.bin`, `consolidated*.pth`, and
+/// open_clip's. Others in the folder (`mm_projector.bin`) are side files, unless one is all there is.
+pub(super) fn is_torch_weights(name: &str) -> bool {
+    let of = |start: &str, end: &str| name.starts_with(start) && name.ends_with(end);
+    of("pytorch_model", ".bin") || of("open_clip_pytorch_model", ".bin") || of("consolidated", ".pth")
+}
+
+fn is_torch_file(name: &str) -> bool {
+    [".bin", ".pt", ".pth"].iter().any(|end| name.ends_with(end))
+}
+
+/// A torch file, but for what a trainer leaves behind.
+fn may_be_weights(name: &str) -> bool {
+    let left_behind = ["training_args", "optimizer", "scheduler", "rng_state"];
+    is_torch_file(name) && !left_behind.iter().any(|start| name.starts_with(start))
+}
+
+impl safetensors::ReadFault {
+    fn at(self, path: &Path) -> CheckpointError {
+        match self {
+            Self::Header(fault) => CheckpointError::header(path, fault),
+            Self::Io(source) => CheckpointError::io(path, "read", source),
+        }
+    }
+}
+
+impl torch::ReadFault {
+    /// The error of a fault in the file at `path`.
+    pub(super) fn at(self, path: &Path) -> CheckpointError {
+        match self {
+            Self::Torch(fault) => CheckpointError::torch(path, fault),
+            Self::Io(source) => CheckpointError::io(path, "read", source),
+        }
+    }
+}
