@@ -6,14 +6,15 @@
 //! every byte against it.
 //!
 //! Imports point down only: `cli` → verbs (`convert`, `bundle`, `release`) → steps (`locate`, `plan`,
-//! `modules`, `device_map`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
-//! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`) → `error`.
+//! `modules`, `device_map`, `devices`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
+//! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`, `program`) → `error`.
 
 mod archive;
 pub mod bundle;
 pub mod checkpoint;
 pub mod convert;
 pub mod device_map;
+pub mod devices;
 pub mod digest;
 pub mod error;
 pub mod family;
@@ -23,6 +24,7 @@ pub mod locate;
 pub mod manifest;
 pub mod modules;
 pub mod plan;
+mod program;
 pub mod progress;
 pub mod release;
 pub mod scheme;
