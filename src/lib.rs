@@ -5,8 +5,8 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `bundle`, `release`) → steps (`locate`, `plan`,
-//! `modules`, `device_map`, `devices`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
+//! Imports point down only: `cli` → verbs (`convert`, `bundle`, `release`, `doctor`) → steps (`locate`, `plan`,
+//! `modules`, `device_map`, `devices`, `shard`, `manifest`, `archive`, `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `python`) → words
 //! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`, `program`) → `error`.
 
 mod archive;
@@ -16,6 +16,8 @@ pub mod convert;
 pub mod device_map;
 pub mod devices;
 pub mod digest;
+pub mod doctor;
+pub mod environment;
 pub mod error;
 pub mod family;
 pub mod json_text;
@@ -26,6 +28,7 @@ pub mod modules;
 pub mod plan;
 mod program;
 pub mod progress;
+pub mod python;
 pub mod release;
 pub mod scheme;
 pub mod shard;

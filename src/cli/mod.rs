@@ -3,6 +3,8 @@
 mod args;
 mod convert;
 mod devices;
+mod doctor;
+mod env;
 mod inspect;
 mod release;
 mod ui;
@@ -34,6 +36,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Release(args) => release::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Env(args) => env::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mgpack", &mut script);

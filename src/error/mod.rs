@@ -10,6 +10,7 @@ mod device_map;
 mod family;
 mod locate;
 mod plan;
+mod python;
 mod tiny;
 
 pub use bundle::BundleError;
@@ -21,6 +22,7 @@ pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
 pub use family::FamilyError;
 pub use locate::LocateError;
 pub use plan::PlanError;
+pub use python::PythonError;
 pub use tiny::TinyError;
 
 /// The result of anything in mgpack that can fail.
@@ -67,6 +69,9 @@ pub enum Error {
     /// A family was asked for by a name that does not lead to one.
     #[error(transparent)]
     Family(#[from] FamilyError),
+    /// The Python interpreter does not answer.
+    #[error(transparent)]
+    Python(#[from] PythonError),
     /// The tiny checkpoint could not be written.
     #[error(transparent)]
     Tiny(#[from] TinyError),
@@ -100,6 +105,7 @@ impl Error {
             Error::Locate(inner) => inner,
             Error::Plan(inner) => inner,
             Error::Family(inner) => inner,
+            Error::Python(inner) => inner,
             Error::Tiny(inner) => inner,
         }
     }
