@@ -418,6 +418,24 @@ pub struct Requirement {
     pub reason: String,
     /// Where these facts come from.
     pub source: Source,
+    /// What other versions, or none, are known to end in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+}
+
+/// What a version out of range, or a package that is not installed, ends in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// The versions, as a PEP 440 specifier; `None` where the package is not installed.
+    #[serde(deserialize_with = "required")]
+    pub versions: Option<String>,
+    /// The exception that is raised: its type and text.
+    pub raises: String,
+    /// The call that raises it.
+    pub call: String,
+    /// Where this is known from.
+    pub source: Source,
 }
 
 /// What a device map must respect.

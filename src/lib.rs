@@ -5,18 +5,21 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`) → steps
-//! (`locate`, `plan`, `modules`, `device_map`, `drawing`, `shard`, `manifest`, `archive`) → parts (`checkpoint`,
-//! `family`, `kernels`, `tiny`, `torch_zip`) → words (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `size`,
-//! `progress`) → `error`.
+//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`) → steps
+//! (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`, `environment`) →
+//! parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`) → words (`tensor`, `structure`, `scheme`,
+//! `digest`, `json_text`, `size`, `progress`, `program`) → `error`.
 
 mod archive;
 pub mod bundle;
 pub mod checkpoint;
 pub mod convert;
 pub mod device_map;
+pub mod devices;
 pub mod digest;
+pub mod doctor;
 pub mod drawing;
+pub mod environment;
 pub mod error;
 pub mod family;
 pub mod json_text;
@@ -28,7 +31,9 @@ pub mod manifest;
 pub mod map;
 pub mod modules;
 pub mod plan;
+mod program;
 pub mod progress;
+pub mod python;
 pub mod release;
 pub mod report;
 pub mod scheme;

@@ -59,6 +59,14 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mgpack release MGM-7B-int8 -o release\n  mgpack release MGM-34B-int8 -o release --part-size 4GiB"
     )]
     Release(ReleaseArgs),
+    /// Check the Python environment, the devices and the disk, for a bundle or at large
+    #[command(
+        after_help = "Examples:\n  mgpack doctor MGM-7B-int8\n  mgpack doctor --python .venv/bin/python --json"
+    )]
+    Doctor(DoctorArgs),
+    /// Write the environment of a bundle or family: requirements.txt and environment.yml
+    #[command(after_help = "Examples:\n  mgpack env MGM-7B-int8\n  mgpack env 34b -o mgm-34b")]
+    Env(EnvArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Examples:\n  mgpack completions bash > /etc/bash_completion.d/mgpack\n  mgpack completions zsh > ~/.zfunc/_mgpack"
@@ -312,6 +320,32 @@ pub(crate) struct ReleaseArgs {
     pub(crate) part_size: Option<Size>,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) bundle: Option<PathBuf>,
+    /// The interpreter [default: that of VIRTUAL_ENV, or python3]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    pub(crate) python: Option<PathBuf>,
+    /// Print JSON to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnvArgs {
+    /// A bundle's folder, or an alias (7b, 34b-hd, 8x7b)
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) bundle: String,
+    /// Folder to write into [default: the family's name and -env]
+    #[arg(short, long = "output", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Print JSON to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, Args)]

@@ -3,6 +3,8 @@
 mod args;
 mod convert;
 mod devices;
+mod doctor;
+mod env;
 mod inspect;
 mod map;
 mod release;
@@ -38,6 +40,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Release(args) => release::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Env(args) => env::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mgpack", &mut script);

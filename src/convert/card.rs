@@ -1,51 +1,8 @@
-//! The texts a person reads in a bundle: the model card and requirements.txt.
+//! The text a person reads in a bundle: the model card.
 
 use std::fmt::Write as _;
 
 use super::Conversion;
-use crate::family::Match;
-use crate::manifest::Requirement;
-use crate::scheme::Scheme;
-
-/// What a bundle of no known family needs, by its scheme.
-pub(super) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
-    let need = |package: &str, pin: &str, range: &str, reason: &str| Requirement {
-        package: package.into(),
-        pin: pin.into(),
-        range: range.into(),
-        reason: reason.into(),
-        source: "this project's tests, which load such a bundle with these versions".into(),
-    };
-    let mut list =
-        vec![need("transformers", "5.23.0", ">=5.23.0", "the classes that the bundle is loaded with")];
-    match scheme {
-        Scheme::Bf16 | Scheme::Fp16 => {}
-        Scheme::BnbInt8 => {
-            list.push(need("bitsandbytes", "0.50.2", ">=0.50.2", "reads serialized int8 (weight, SCB)"));
-            list.push(need("accelerate", "1.15.0", ">=1.15.0", "transformers asks for it with bitsandbytes"));
-        }
-        Scheme::W8A8 | Scheme::W8A16 => {
-            list.push(need("compressed-tensors", "0.20.0", ">=0.20.0", "reads the int8 layout"));
-        }
-    }
-    list
-}
-
-/// requirements.txt: one pin a line with its reason above it.
-pub(super) fn requirements_txt(requirements: &[Requirement], family: Option<&Match>) -> String {
-    let of = family.map_or("this bundle".to_owned(), |found| format!("family {}", found.family.name));
-    let mut text =
-        format!("# The environment of {of}. One environment per family: no single set serves all.\n");
-    for requirement in requirements {
-        let Requirement { package, pin, range, reason, .. } = requirement;
-        if package == "python" {
-            let _ = writeln!(text, "# python {pin} (works: {range}): {reason}");
-        } else {
-            let _ = writeln!(text, "# works: {range}; {reason}\n{package}=={pin}");
-        }
-    }
-    text
-}
 
 /// README.md of a bundle: what it is, how to load it, how to check it.
 pub(super) fn model_card(conversion: &Conversion) -> String {

@@ -25,6 +25,7 @@ pub use pipeline::Resources;
 use crate::checkpoint::{Checkpoint, Folder};
 use crate::device_map::Profile;
 use crate::digest::Digest;
+use crate::environment;
 use crate::error::{ConvertError, PlanError, Result};
 use crate::family::{self, Detected, Match};
 use crate::kernels::Isa;
@@ -263,18 +264,16 @@ impl Conversion {
         self.options.isa
     }
 
-    /// The family's requirements, with their reasons; empty for generic checkpoints.
+    /// The family's name, or `generic`.
+    fn family_name(&self) -> String {
+        self.family.as_ref().map_or_else(|| "generic".to_owned(), |found| found.family.name.to_string())
+    }
+
+    /// The packages that the bundle needs, with their reasons.
     pub fn requirements(&self) -> Vec<manifest::Requirement> {
-        let of = |requirement: &family::Requirement| manifest::Requirement {
-            package: requirement.package.clone(),
-            pin: requirement.pin.clone(),
-            range: requirement.range.clone(),
-            reason: requirement.reason.clone(),
-            source: requirement.source.to_string(),
-        };
         match &self.family {
-            Some(found) => found.family.requirements.iter().map(of).collect(),
-            None => card::generic_requirements(self.plan.scheme),
+            Some(found) => environment::requirements(found.family),
+            None => environment::generic_requirements(self.plan.scheme),
         }
     }
 
@@ -438,7 +437,7 @@ impl Conversion {
         texts.push(("device_map.json".to_owned(), map));
         texts.push((
             "requirements.txt".to_owned(),
-            card::requirements_txt(&self.requirements(), self.family.as_ref()).into_bytes(),
+            environment::requirements_txt(&self.requirements(), &self.family_name()).into_bytes(),
         ));
         texts.push(("README.md".to_owned(), card::model_card(self).into_bytes()));
         Ok(texts)

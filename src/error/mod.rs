@@ -11,6 +11,7 @@ mod family;
 mod load;
 mod locate;
 mod plan;
+mod python;
 mod tiny;
 mod torch;
 
@@ -24,6 +25,7 @@ pub use family::FamilyError;
 pub use load::LoadError;
 pub use locate::LocateError;
 pub use plan::PlanError;
+pub use python::PythonError;
 pub use tiny::TinyError;
 pub use torch::TorchFault;
 
@@ -74,6 +76,9 @@ pub enum Error {
     /// A family was asked for by a name that does not lead to one.
     #[error(transparent)]
     Family(#[from] FamilyError),
+    /// The Python interpreter does not answer.
+    #[error(transparent)]
+    Python(#[from] PythonError),
     /// The tiny checkpoint could not be written.
     #[error(transparent)]
     Tiny(#[from] TinyError),
@@ -113,6 +118,7 @@ impl Error {
             Error::Locate(inner) => inner,
             Error::Plan(inner) => inner,
             Error::Family(inner) => inner,
+            Error::Python(inner) => inner,
             Error::Tiny(inner) => inner,
         }
     }

@@ -1,0 +1,187 @@
+//! The doctor: whether an environment and a machine serve a bundle, and what mends it where they do not.
+//!
+//! Compares what [`crate::python`] and [`crate::devices`] read with a manifest. Starts and prints nothing.
+
+use std::path::Path;
+use std::str::FromStr as _;
+
+use pep440_rs::{Version, VersionSpecifiers};
+use serde::Serialize;
+
+use crate::device_map::{Device, Profile, gib};
+use crate::devices::Devices;
+use crate::family::{Failure, Family};
+use crate::manifest::{Manifest, Requirement};
+use crate::python::Python;
+
+/// Where MGM is published; it is on no package index.
+const MGM: &str = "git+https://github.com/dvlab-research/MGM";
+
+/// Something that would fail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What is wrong, in one sentence.
+    pub what: String,
+    /// The exception it ends in and the call that raises it where that is known, and the reason.
+    pub why: String,
+    /// The command, or else the step, that mends it.
+    pub help: String,
+}
+
+/// One package, as wanted and as found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Package {
+    /// Its name; `python` for the interpreter.
+    pub package: String,
+    /// The version found.
+    pub found: Option<String>,
+    /// The version pinned.
+    pub pin: String,
+    /// The range that works.
+    pub range: String,
+    /// Whether the version found is in that range.
+    pub good: bool,
+}
+
+/// Memory of one device, as the map wants it and as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Room {
+    /// The device.
+    pub device: Device,
+    /// Bytes the map takes there, reserve included.
+    pub needed: u64,
+    /// Bytes free there now; `None` where nobody tells.
+    pub free: Option<u64>,
+}
+
+/// Every requirement against what is installed. `failures`: of a package, what is known of other versions.
+pub fn packages<'a>(
+    python: &Python,
+    requirements: &[Requirement],
+    failures: impl Fn(&str) -> Vec<Failure> + 'a,
+) -> (Vec<Package>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let mut packages = Vec::new();
+    for Requirement { package, pin, range, reason, .. } in requirements {
+        let found = python.version_of(package);
+        let good = found.is_some_and(|found| contains(range, found));
+        if !good {
+            let known = failures(package).into_iter().find(|failure| match (&failure.versions, found) {
+                (Some(versions), Some(found)) => contains(versions, found),
+                (None, None) => true,
+                _ => false,
+            });
+            let what = match found {
+                Some(found) => format!("{package} {found} does not serve this bundle: {range} does"),
+                None => format!("{package} is not installed"),
+            };
+            let why = match known {
+                Some(Failure { raises, call, .. }) => format!("`{call}` raises {raises}"),
+                None => reason.clone(),
+            };
+            let help = if package == "python" {
+                format!("make an environment with Python {pin}: `mgpack env` writes it")
+            } else {
+                format!("{} -m pip install '{package}=={pin}'", python.path.display())
+            };
+            findings.push(Finding { what, why, help });
+        }
+        packages.push(Package {
+            package: package.clone(),
+            found: found.map(str::to_owned),
+            pin: pin.clone(),
+            range: range.clone(),
+            good,
+        });
+    }
+    (packages, findings)
+}
+
+/// What is known of a package's other versions, from the facts in a manifest.
+pub fn known_failures(manifest: &Manifest, package: &str) -> Vec<Failure> {
+    let requirements = manifest.model.facts.get("requirements").and_then(serde_json::Value::as_array);
+    let of_package = requirements.and_then(|list| list.iter().find(|entry| entry["package"] == package));
+    // Facts of another version of mgpack may have another form: then the reason is told.
+    of_package.and_then(|entry| serde_json::from_value(entry["failures"].clone()).ok()).unwrap_or_default()
+}
+
+/// A finding where MGM itself is not installed.
+pub fn mgm(python: &Python) -> Option<Finding> {
+    python.version_of("mgm").is_none().then(|| Finding {
+        what: "mgm is not installed".to_owned(),
+        why: "`from mgm.model.builder import load_pretrained_model` raises ModuleNotFoundError: No module named \
+              'mgm', unless MGM's folder is the working directory"
+            .to_owned(),
+        help: format!("{} -m pip install --no-deps '{MGM}'", python.path.display()),
+    })
+}
+
+/// The families whose packages are all installed in a version that works.
+pub fn families_served(python: &Python) -> Vec<String> {
+    let serves = |family: &&Family| {
+        let mut all = family.requirements.iter();
+        all.all(|need| python.version_of(&need.package).is_some_and(|found| contains(&need.range, found)))
+    };
+    Family::all().iter().filter(serves).map(|family| family.name.to_string()).collect()
+}
+
+/// The map of a bundle against the memory that is free: of its profiles the first that fits, or the first. Without
+/// a GPU there is nothing to compare.
+pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<Room>, Vec<Finding>) {
+    let profiles = &manifest.device_maps;
+    let fitting = devices.free_memory().and_then(|free| Profile::choose(profiles, &free));
+    let used = fitting.or_else(|| profiles.first()).into_iter().flat_map(|profile| &profile.used);
+    let mut rooms = Vec::new();
+    let mut findings = Vec::new();
+    for (&device, used) in used {
+        let needed = used.total();
+        let gpu = device.gpu().and_then(|index| devices.gpus.iter().find(|gpu| gpu.index == index));
+        let free = match device {
+            Device::Gpu(_) => gpu.and_then(|gpu| gpu.memory).map(|memory| memory.free),
+            _ => devices.host.map(|memory| memory.free),
+        };
+        let absent = device.gpu().is_some() && gpu.is_none() && !devices.gpus.is_empty();
+        if needed > 0 && (absent || free.is_some_and(|free| free < needed)) {
+            let what = match free {
+                Some(free) => format!("{device} has {} free, and the map takes {}", gib(free), gib(needed)),
+                None => format!("the map uses {device}, which is not here"),
+            };
+            findings.push(Finding {
+                what,
+                why: "loading ends in an out-of-memory or invalid-device error of CUDA".to_owned(),
+                help: "free the memory; `mgpack map BUNDLE --gpus auto` plans for what is free".to_owned(),
+            });
+        }
+        rooms.push(Room { device, needed, free });
+    }
+    (rooms, findings)
+}
+
+/// Bytes free for this user on the file system of `path`, or of the nearest folder above it that exists.
+pub fn disk_free(path: &Path) -> Option<u64> {
+    let there = path.ancestors().find(|path| path.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+/// True where `version` is in `range`, both by PEP 440; a text that is neither is in no range.
+fn contains(range: &str, version: &str) -> bool {
+    match (VersionSpecifiers::from_str(range), Version::from_str(version)) {
+        (Ok(range), Ok(version)) => range.contains(&version),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_those_of_pep_440() {
+        assert!(contains(">=2.0.1,<=2.5.1", "2.5.1+cu121"), "a local label is not compared");
+        assert!(contains("<0.20", "0.19.1") && !contains("<0.20", "0.20.0"));
+        assert!(contains(">=4.38", "4.38.0") && !contains("<4.38", "4.38.0"));
+        assert!(contains(">=3.10,<3.12", "3.11.7") && !contains(">=3.10,<3.12", "3.12.1"));
+        assert!(!contains(">=1", "not a version"));
+    }
+}

@@ -1,0 +1,98 @@
+//! The Python environment of a family: its packages, and the texts that install them.
+//!
+//! One environment per family: no single transformers version serves all. Owns requirements.txt, in a bundle and
+//! from `mgpack env`, environment.yml and the lines that install them. Carries out formats/bundle.md, "Files".
+
+use std::fmt::Write as _;
+
+use crate::family::Family;
+use crate::manifest::Requirement;
+use crate::scheme::Scheme;
+
+/// What a family needs, as its bundles' manifests say it.
+pub fn requirements(family: &Family) -> Vec<Requirement> {
+    let of = |requirement: &crate::family::Requirement| Requirement {
+        package: requirement.package.clone(),
+        pin: requirement.pin.clone(),
+        range: requirement.range.clone(),
+        reason: requirement.reason.clone(),
+        source: requirement.source.to_string(),
+    };
+    family.requirements.iter().map(of).collect()
+}
+
+/// What a bundle of no known family needs, by its scheme.
+pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
+    let need = |package: &str, pin: &str, range: &str, reason: &str| Requirement {
+        package: package.into(),
+        pin: pin.into(),
+        range: range.into(),
+        reason: reason.into(),
+        source: "this project's tests, which load such a bundle with these versions".into(),
+    };
+    let mut list = vec![
+        need(
+            "python",
+            "3.11",
+            ">=3.11",
+            "the interpreter of the tests; transformers 5 asks for 3.10 or later",
+        ),
+        need("torch", "2.13.0", ">=2.13.0", "transformers loads weights with it"),
+        need("transformers", "5.23.0", ">=5.23.0", "the classes that the bundle is loaded with"),
+    ];
+    match scheme {
+        Scheme::Bf16 | Scheme::Fp16 => {}
+        Scheme::BnbInt8 => {
+            list.push(need("bitsandbytes", "0.50.2", ">=0.50.2", "reads serialized int8 (weight, SCB)"));
+            list.push(need("accelerate", "1.15.0", ">=1.15.0", "transformers asks for it with bitsandbytes"));
+        }
+        Scheme::W8A8 | Scheme::W8A16 => {
+            list.push(need("compressed-tensors", "0.20.0", ">=0.20.0", "reads the int8 layout"));
+        }
+    }
+    list
+}
+
+/// requirements.txt: one pin a line with its reason above it. `family`: its name, or `generic`.
+pub fn requirements_txt(requirements: &[Requirement], family: &str) -> String {
+    let of = if family == "generic" { "this bundle".to_owned() } else { format!("family {family}") };
+    let mut text =
+        format!("# The environment of {of}. One environment per family: no single set serves all.\n");
+    for requirement in requirements {
+        let Requirement { package, pin, range, reason, .. } = requirement;
+        // Writing into a String cannot fail.
+        if package == "python" {
+            let _ = writeln!(text, "# python {pin} (works: {range}): {reason}");
+        } else {
+            let _ = writeln!(text, "# works: {range}; {reason}\n{package}=={pin}");
+        }
+    }
+    text
+}
+
+/// environment.yml for conda: the interpreter from conda-forge, the packages by pip.
+pub fn environment_yml(requirements: &[Requirement], family: &str) -> String {
+    let mut text = format!("name: {family}\nchannels:\n  - conda-forge\ndependencies:\n");
+    let _ = writeln!(text, "  - python={}\n  - pip\n  - pip:", python(requirements));
+    for requirement in requirements.iter().filter(|requirement| requirement.package != "python") {
+        let _ = writeln!(text, "      - {}=={}", requirement.package, requirement.pin);
+    }
+    text
+}
+
+/// The line that makes the environment with pip, and the one with uv, beside a requirements.txt.
+pub fn install_lines(requirements: &[Requirement]) -> [String; 2] {
+    let python = python(requirements);
+    [
+        format!("python{python} -m venv .venv && .venv/bin/pip install -r requirements.txt"),
+        format!("uv venv --python {python} && uv pip install -r requirements.txt"),
+    ]
+}
+
+/// The Python version that is pinned; 3.11 where a bundle names none.
+fn python(requirements: &[Requirement]) -> &str {
+    requirements
+        .iter()
+        .find(|requirement| requirement.package == "python")
+        .map_or("3.11", |requirement| requirement.pin.as_str())
+}
