@@ -17,8 +17,19 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use world::{World, assert_same, contents, ran, write};
 
-const COMMANDS: [&str; 10] =
-    ["convert", "plan", "map", "report", "verify", "inspect", "release", "doctor", "env", "completions"];
+const COMMANDS: [&str; 11] = [
+    "convert",
+    "plan",
+    "map",
+    "load",
+    "report",
+    "verify",
+    "inspect",
+    "release",
+    "doctor",
+    "env",
+    "completions",
+];
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const CLIP: &str = "model_zoo/OpenAI/clip-vit-large-patch14-336";
 const AUX: &str = "model_zoo/OpenAI/openclip-convnext-large-d-320-laion2B-s29B-b131K-ft-soup";

@@ -44,6 +44,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mgpack verify MGM-7B-int8\n  mgpack verify release/MGM-7B-int8.tar --json"
     )]
     Verify(VerifyArgs),
+    /// Bring a bundle onto its devices, one part of the model after the other
+    #[cfg(feature = "load")]
+    #[command(
+        after_help = "Stages: embeddings, layer.0, layer.1, …, norm, projector, head, vlm_uni, towers.\n\nExamples:\n  mgpack load MGM-34B-int8 --until layer.10\n  mgpack load MGM-7B-int8 --as bf16 --json"
+    )]
+    Load(LoadArgs),
     /// Compare a bundle with its checkpoint, value by value, and write a page about it
     #[command(
         after_help = "Examples:\n  mgpack report MGM-7B-int8 --against ./MGM-7B -o report.html\n  mgpack report llama-int8 --against ./llama --json"
@@ -265,6 +271,59 @@ pub(crate) struct VerifyArgs {
     pub(crate) threads: Option<u16>,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
+}
+
+#[cfg(feature = "load")]
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// The bundle
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) bundle: PathBuf,
+    /// Stop after this stage
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) until: Option<String>,
+    /// What quantized weights become
+    #[arg(long = "as", value_name = "FORM", value_enum, default_value_t = FormName::Codes)]
+    pub(crate) form: FormName,
+    /// Number of the device map in the bundle, from 1 [default: the first that fits what is free]
+    #[arg(long, value_name = "N")]
+    pub(crate) profile: Option<usize>,
+    /// Do not compare the shards with the seal
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+/// `--as`.
+#[cfg(feature = "load")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormName {
+    /// Codes and scales, as they are stored
+    Codes,
+    /// Values in bfloat16
+    Bf16,
+    /// Values in half precision
+    F16,
+    /// Values in single precision
+    F32,
+    /// The codes in candle's and llama.cpp's blocks of 32
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+#[cfg(feature = "load")]
+impl From<FormName> for mgpack::load::Form {
+    fn from(name: FormName) -> Self {
+        use mgpack::load::{DType, Form};
+        match name {
+            FormName::Codes => Form::Codes,
+            FormName::Bf16 => Form::Values(DType::BF16),
+            FormName::F16 => Form::Values(DType::F16),
+            FormName::F32 => Form::Values(DType::F32),
+            FormName::Q8_0 => Form::Q8_0,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,8 @@ mod devices;
 mod doctor;
 mod env;
 mod inspect;
+#[cfg(feature = "load")]
+mod load;
 mod map;
 mod release;
 mod report;
@@ -37,6 +39,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Plan(args) => convert::plan(&args),
         Command::Map(args) => map::run(&args),
         Command::Verify(args) => verify::run(&args),
+        #[cfg(feature = "load")]
+        Command::Load(args) => load::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Release(args) => release::run(&args),

@@ -1,0 +1,157 @@
+//! `mgpack load`: a bundle brought onto its devices, one stage after the other.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use mgpack::device_map::{MemoryTable, Profile};
+use mgpack::devices::Devices as Machine;
+use mgpack::error::LoadError;
+use mgpack::load::{Devices, LoadOptions, LoadStage, Loader, Place, StageReport};
+use mgpack::structure::Role;
+use mgpack::{Bundle, Result};
+use serde_json::{Value, json};
+
+use super::args::LoadArgs;
+use super::{STOP, ui};
+
+/// Sums over the stages.
+#[derive(Default)]
+struct Totals {
+    read: u64,
+    checked: u64,
+    tensors: usize,
+}
+
+pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
+    let bundle = Bundle::open(&args.bundle)?;
+    let machine = Machine::detect(|name| std::env::var_os(name));
+    let free = machine.free_memory();
+    let profile = choose(&bundle, args.profile, free.as_ref())?;
+    let devices = devices(profile, free, &machine);
+    let stages = upto(&bundle, args.until.as_deref())?;
+    let options = LoadOptions { form: args.form.into(), verify: !args.no_verify, ..LoadOptions::default() };
+
+    let bars = ui::Bars::new(args.talk.progress);
+    let mut loader = Loader::new(&bundle, profile, &devices, options);
+    let (mut totals, mut reports) = (Totals::default(), Vec::new());
+    let start = Instant::now();
+    for stage in &stages {
+        let report = loader.load(stage, &bars, &STOP)?;
+        bars.end();
+        totals.read += report.read;
+        totals.checked += report.checked;
+        totals.tensors += stage.len();
+        if args.talk.json {
+            reports.push(stage_json(stage, &report, &devices, loader.used()));
+        } else {
+            ui::print(&stage_text(stage, &report, devices.places(), loader.used()));
+        }
+    }
+    let time = start.elapsed();
+    if args.talk.json {
+        super::print_json(&json!({
+            "bundle": bundle.manifest().model.name,
+            "stages": reports,
+            "tensors": totals.tensors,
+            "read_bytes": totals.read,
+            "checked_bytes": totals.checked,
+            "seconds": time.as_secs_f64(),
+            "bytes_per_second": rate(totals.read, time),
+        }))?;
+    } else {
+        ui::print(&summary(&bundle, &totals, time, stages.len()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The profile asked for, or the first that the devices can take, or the first.
+fn choose<'a>(bundle: &'a Bundle, number: Option<usize>, free: Option<&MemoryTable>) -> Result<&'a Profile> {
+    let profiles = &bundle.manifest().device_maps;
+    let chosen = match (number, free) {
+        (Some(number), _) => number.checked_sub(1).and_then(|at| profiles.get(at)),
+        (None, Some(free)) => Profile::choose(profiles, free).or_else(|| profiles.first()),
+        (None, None) => profiles.first(),
+    };
+    Ok(chosen.ok_or(LoadError::NoProfile { number: number.unwrap_or(1), count: profiles.len() })?)
+}
+
+/// The GPUs where candle can use them, else host memory in their place.
+fn devices(profile: &Profile, free: Option<MemoryTable>, machine: &Machine) -> Devices {
+    if let Some(free) = free {
+        match Devices::accelerators(&free) {
+            Ok(devices) => return devices,
+            Err(error) => {
+                ui::say(&format!("note: the GPUs cannot be used ({error}): host memory stands in for them"))
+            }
+        }
+    } else if profile.map.values().any(|device| device.gpu().is_some()) {
+        ui::say("note: no GPU here: host memory stands in for the devices of the map");
+    }
+    Devices::host(profile, machine.host.map_or(u64::MAX, |host| host.free))
+}
+
+/// The stages, up to and with the one named.
+fn upto<'a>(bundle: &'a Bundle, until: Option<&str>) -> Result<Vec<LoadStage<'a>>> {
+    let mut stages = bundle.stages();
+    if let Some(name) = until {
+        let is_last = |stage: &LoadStage<'_>| Role::of_stage(name) == Some(stage.role);
+        let Some(last) = stages.iter().position(is_last) else {
+            let known = stages.iter().map(|stage| stage.role.stage_name().into_owned()).collect();
+            return Err(LoadError::NoStage { stage: name.to_owned(), known }.into());
+        };
+        stages.truncate(last + 1);
+    }
+    Ok(stages)
+}
+
+fn stage_text(stage: &LoadStage<'_>, report: &StageReport, places: &[Place], used: &[u64]) -> String {
+    let each = report.places.iter().filter_map(|&at| Some((places.get(at)?, *used.get(at)?)));
+    let each: Vec<String> = each
+        .map(|(place, used)| {
+            let free = place.room.saturating_sub(used);
+            format!("{} {} used, {} free", place.name, ui::bytes(used), ui::bytes(free))
+        })
+        .collect();
+    format!(
+        "{:<12} {:>12} {:>7.2} s  {}\n",
+        stage.role.stage_name(),
+        ui::bytes(report.placed),
+        report.time.as_secs_f64(),
+        each.join("; "),
+    )
+}
+
+fn stage_json(stage: &LoadStage<'_>, report: &StageReport, devices: &Devices, used: &[u64]) -> Value {
+    let places: Vec<Value> = devices
+        .places()
+        .iter()
+        .zip(used)
+        .map(|(place, used)| json!({ "name": place.name, "used": used, "free": place.room.saturating_sub(*used) }))
+        .collect();
+    json!({
+        "stage": stage.role.stage_name(),
+        "tensors": stage.len(),
+        "read_bytes": report.read,
+        "checked_bytes": report.checked,
+        "placed_bytes": report.placed,
+        "seconds": report.time.as_secs_f64(),
+        "places": places,
+    })
+}
+
+fn summary(bundle: &Bundle, totals: &Totals, time: Duration, stages: usize) -> String {
+    format!(
+        "\n{}: {} tensors in {stages} stages, {} in {:.2} s, {:.2} GB/s; {} checked against the seal\n",
+        bundle.manifest().model.name,
+        totals.tensors,
+        ui::bytes(totals.read),
+        time.as_secs_f64(),
+        rate(totals.read, time) / 1e9,
+        ui::bytes(totals.checked),
+    )
+}
+
+/// Bytes a second.
+fn rate(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / time.as_secs_f64().max(1e-9)
+}
