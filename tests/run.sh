@@ -25,4 +25,4 @@ PATH="$PWD/.venv/bin:$PATH" CARGO_TARGET_DIR="$PWD/target" .venv/bin/pip install
     --force-reinstall --disable-pip-version-check ./bindings/python
 
 # -rs tells which tests were left out and why.
-MGPACK=${MGPACK:-$PWD/target/release/mgpack} .venv/bin/python -m pytest -q -rs tests/python bindings/python/tests
+MGPACK=${MGPACK:-$PWD/target/release/mgpack} .venv/bin/python -m pytest -q -rs tests/python bindings/python/tests tests/mgm
