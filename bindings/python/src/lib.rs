@@ -93,7 +93,7 @@ impl Size {
 /// Converts a checkpoint into a bundle and returns the bundle's path. The options are those of `mgpack convert`.
 #[pyfunction]
 #[pyo3(signature = (model, output, *, scheme, format, ignore, on_overflow, stats, max_shard_size, max_memory,
-    threads, towers, revision, gpus, context, batch, reserve, allow_cpu, force, progress))]
+    threads, towers, keep_towers, revision, gpus, context, batch, reserve, allow_cpu, force, progress))]
 #[expect(clippy::too_many_arguments, reason = "one for each option of `mgpack convert`, by keyword only")]
 fn convert_checkpoint(
     py: Python<'_>,
@@ -108,6 +108,7 @@ fn convert_checkpoint(
     max_memory: Option<Size>,
     threads: Option<usize>,
     towers: Option<PathBuf>,
+    keep_towers: bool,
     revision: Option<String>,
     gpus: Vec<String>,
     context: u64,
@@ -154,6 +155,7 @@ fn convert_checkpoint(
         max_memory: bytes(max_memory, convert::DEFAULT_MAX_MEMORY)?,
         threads: work::thread_count(threads),
         isa: Isa::detect(),
+        keep_towers,
         map,
     };
     let mut places = Places::from_env(|name| std::env::var_os(name));

@@ -4,6 +4,7 @@
 //! signals and calls the progress function, so that function is never called from a foreign thread. A stage begins
 //! when its first state has been told: what the function raises then stops even the shortest work.
 
+use std::borrow::Cow;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,15 +23,15 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How far each stage is: label, bytes done, bytes in all. Stages that were told to their end are removed.
 #[derive(Debug, Default)]
-struct Meter(Mutex<Vec<(&'static str, u64, u64)>>);
+struct Meter(Mutex<Vec<(Cow<'static, str>, u64, u64)>>);
 
 impl Meter {
-    fn stages(&self) -> MutexGuard<'_, Vec<(&'static str, u64, u64)>> {
+    fn stages(&self) -> MutexGuard<'_, Vec<(Cow<'static, str>, u64, u64)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be told: the end of every stage that is over, then the state of the one that runs.
-    fn take(&self) -> Vec<(&'static str, u64, u64)> {
+    fn take(&self) -> Vec<(Cow<'static, str>, u64, u64)> {
         let mut stages = self.stages();
         let told = stages.clone();
         let over = stages.len().saturating_sub(1);
@@ -75,8 +76,9 @@ pub(crate) fn run<T: Send>(
     let mut tell = |py: Python<'_>| -> PyResult<()> {
         let Some(progress) = progress else { return Ok(()) };
         for state in meter.take() {
-            if told != Some(state) {
-                progress.call1(py, state)?;
+            if told.as_ref() != Some(&state) {
+                let (stage, done, total) = &state;
+                progress.call1(py, (&**stage, *done, *total))?;
                 told = Some(state);
             }
         }

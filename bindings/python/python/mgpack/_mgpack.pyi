@@ -26,6 +26,7 @@ def convert_checkpoint(
     max_memory: int | str | None,
     threads: int | None,
     towers: str | PathLike[str] | None,
+    keep_towers: bool,
     revision: str | None,
     gpus: Sequence[str],
     context: int,

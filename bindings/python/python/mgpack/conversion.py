@@ -25,6 +25,7 @@ def convert(
     max_memory: Size | None = None,
     threads: int | None = None,
     towers: str | os.PathLike[str] | None = None,
+    keep_towers: bool = False,
     revision: str | None = None,
     gpus: str | Iterable[str] = (),
     context: int = 2048,
@@ -43,6 +44,7 @@ def convert(
     ignore: tensors or modules to leave as they are; `re:` and a regular expression matches from the start.
     on_overflow: `error`, `clamp` or `inf`, for finite values beyond the output type's range.
     stats: False leaves out the error figures of every tensor.
+    keep_towers: copy the towers' weights as they are, not only what MGM reads, as fp16.
     max_shard_size, max_memory, reserve, allow_cpu: bytes, or a text with a unit.
     gpus: GPUs to place the model on, such as `2x24GiB` or `0=22GiB,1=24GiB`; several give a device map for each.
     context, batch: what the device map leaves room for.
@@ -64,6 +66,7 @@ def convert(
         max_memory=max_memory,
         threads=threads,
         towers=towers,
+        keep_towers=keep_towers,
         revision=revision,
         gpus=[gpus] if isinstance(gpus, str) else list(gpus),
         context=context,
