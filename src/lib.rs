@@ -10,9 +10,15 @@
 //! parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`) → words (`tensor`, `structure`, `scheme`,
 //! `digest`, `json_text`, `size`, `progress`, `program`) → `error`.
 
+// The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
+#[cfg(feature = "cli")]
+extern crate self as mgpack;
+
 mod archive;
 pub mod bundle;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod convert;
 pub mod device_map;
 pub mod devices;

@@ -1,7 +1,5 @@
-//! The `mgpack` command: parse, run, exit code; nothing else.
-
-mod cli;
+//! The `mgpack` command: the library's command line, and nothing else.
 
 fn main() -> std::process::ExitCode {
-    cli::run()
+    mgpack::cli::run(std::env::args_os())
 }

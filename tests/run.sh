@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs every test: Rust's, then those against bitsandbytes, llm-compressor, torch and transformers.
+# Runs every test: Rust's, then those against bitsandbytes, llm-compressor, torch and transformers, and those of the
+# Python package.
 #
 # Installs the pinned Python packages into .venv at first use (about 4 GB: PyPI's torch for Linux is the CUDA
 # build, and its libraries must be there even without a GPU). PYTHON names the interpreter, 3.11 by default.
@@ -18,4 +19,10 @@ if ! cmp -s tests/python/requirements.txt "$stamp"; then
     .venv/bin/pip install --quiet --no-deps --disable-pip-version-check -r tests/python/requirements.txt
     cp tests/python/requirements.txt "$stamp"
 fi
-MGPACK=${MGPACK:-target/release/mgpack} .venv/bin/python -m pytest -q tests/python
+
+# The Python package, built with the same target folder so that nothing is compiled twice.
+PATH="$PWD/.venv/bin:$PATH" CARGO_TARGET_DIR="$PWD/target" .venv/bin/pip install --quiet --no-deps --no-build-isolation \
+    --force-reinstall --disable-pip-version-check ./bindings/python
+
+# -rs tells which tests were left out and why.
+MGPACK=${MGPACK:-$PWD/target/release/mgpack} .venv/bin/python -m pytest -q -rs tests/python bindings/python/tests tests/mgm

@@ -1,4 +1,6 @@
 //! The command line: one file per command, `args` for every word, `ui` for everything printed.
+//!
+//! [`run`] is all that is public: the `mgpack` binary calls it, and so does the script of the Python package.
 
 mod args;
 mod convert;
@@ -14,6 +16,7 @@ mod report;
 mod ui;
 mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -26,11 +29,12 @@ use mgpack::{Error, Result};
 /// Set by the first Ctrl-C, SIGTERM or SIGHUP; all long work looks at it.
 static STOP: Stop = Stop::new();
 
-/// Parses the command line and runs it.
+/// Parses the command line and runs it. `args`: the name of the program, then its arguments.
 ///
-/// Exit codes: 0 good, 1 findings or a refusal, 2 could not run, 130 interrupted.
-pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+/// Exit codes: 0 good, 1 findings or a refusal, 2 could not run, 130 interrupted. Ends the process itself for
+/// `--help` and for words it does not know, and takes the handlers of SIGINT, SIGTERM and SIGHUP.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(args);
     if let Err(error) = ctrlc::set_handler(|| STOP.request()) {
         ui::say(&format!("warning: Ctrl-C will not be handled: {error}"));
     }

@@ -1,0 +1,100 @@
+"""Where the modules of a bundle go: the map inside it if the devices match, otherwise one planned anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from . import _mgpack
+from .bundle import Bundle
+from .errors import DeviceMapError
+
+#: Module → device: an accelerator's number, or "cpu".
+DeviceMap = dict[str, int | str]
+
+
+def gpu_memory() -> dict[int, int]:
+    """Free bytes of every GPU that torch sees; empty where there is no torch or no GPU."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    if not torch.cuda.is_available():
+        return {}
+    return {index: torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())}
+
+
+def host_memory() -> int | None:
+    """Bytes of host memory that can be had without swapping; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as meminfo:
+            line = next(line for line in meminfo if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) << 10
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def on_gpus(
+    bundle: Bundle,
+    free: Mapping[int, int],
+    *,
+    context: int | None = None,
+    batch: int | None = None,
+    reserve: int | None = None,
+    allow_cpu: int | None = None,
+) -> DeviceMap:
+    """The map for GPUs with `free` bytes each.
+
+    A map of the bundle is taken if its table was given at conversion and each device has free what the map takes of it
+    (formats/bundle.md, "Device map"). Otherwise the map is planned anew from `free`. `context` (tokens), `batch`
+    (sequences), `reserve` and `allow_cpu` (bytes) are those of the bundle's first map unless given; if any is, the map
+    is planned anew.
+
+    Raises `DeviceMapError` with the shortfall where the model does not fit.
+    """
+    records = bundle.manifest["device_maps"]
+    own = {"context": context, "batch": batch, "reserve": reserve, "allow_cpu": allow_cpu}
+    if all(value is None for value in own.values()):
+        for record in records:
+            if _fits(record, free):
+                return dict(record["map"])
+    asked: dict[str, Any] = records[0]["memory"] if records else {}
+    wanted = {key: asked.get(key) if value is None else value for key, value in own.items()}
+    table = ",".join(f"{index}={count >> 10}KiB" for index, count in sorted(free.items()))
+    return json.loads(_mgpack.plan_device_map(bundle.path, table, **wanted))
+
+
+def require_host_memory(bundle: Bundle, available: int | None = None) -> None:
+    """Raises `DeviceMapError` with the shortfall where the model does not fit into host memory."""
+    available = host_memory() if available is None else available
+    needed = model_bytes(bundle)
+    if available is not None and needed > available:
+        raise DeviceMapError(
+            f"{bundle.name} does not fit into host memory",
+            path=str(bundle.path),
+            why=f"it needs {_gib(needed)}, {_gib(available)} are available: {_gib(needed - available)} short",
+            help="free memory, or load it on a machine that has more",
+        )
+
+
+def model_bytes(bundle: Bundle) -> int:
+    """Bytes of the loaded model, towers included, as the planner counted them."""
+    counted = sum(why["bytes"] for record in bundle.manifest["device_maps"][:1] for why in record["why"])
+    return max(counted, bundle.manifest["totals"]["tensor_bytes"])
+
+
+def _fits(record: Mapping[str, Any], free: Mapping[int, int]) -> bool:
+    """True if `record` was planned for a table, and every device still has free what it takes of it."""
+    if not record["memory"]["given"]:
+        return False
+    for device, use in record["used"].items():
+        taken = use["weights"] + use["kv"] + use["activations"]
+        available = free.get(int(device), 0) if device.isdecimal() else host_memory()
+        if taken and available is not None and taken + use["reserve"] > available:
+            return False
+    return True
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.2f} GiB"

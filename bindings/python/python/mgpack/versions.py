@@ -1,0 +1,96 @@
+"""Compares the versions in a bundle's manifest with what is installed, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion
+
+from .bundle import Bundle
+from .errors import BundleError, VersionError
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A package whose installed version is not in the range that the bundle loads with."""
+
+    #: Its name on the package index, or `python`.
+    package: str
+    #: The installed version, or None.
+    installed: str | None
+    #: The range that works (PEP 440).
+    range: str
+    #: The version to install.
+    pin: str
+    #: Why.
+    reason: str
+
+    def __str__(self) -> str:
+        there = f"{self.package} {self.installed}" if self.installed else f"no {self.package}"
+        return f"{there} is installed, {self.range} is needed ({self.reason})"
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, or of the interpreter for `python`."""
+    if package == "python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def mismatches(
+    bundle: Bundle, installed: Callable[[str], str | None] = installed_version
+) -> tuple[Mismatch, ...]:
+    """The requirements of the bundle that this environment does not meet.
+
+    Raises `BundleError` for a range in the manifest that is none.
+    """
+    return tuple(
+        Mismatch(need["package"], found, need["range"], need["pin"], need["reason"])
+        for need in bundle.manifest["requirements"]
+        if not _is_met(bundle, need, found := installed(need["package"]))
+    )
+
+
+def require_versions(bundle: Bundle, installed: Callable[[str], str | None] = installed_version) -> None:
+    """Raises `VersionError` with the line that mends it, unless every requirement is met."""
+    if found := mismatches(bundle, installed):
+        raise version_error(bundle, found)
+
+
+def version_error(bundle: Bundle, found: tuple[Mismatch, ...]) -> VersionError:
+    """The exception for `found`: which packages, why, and the exact line that installs the right ones."""
+    packages = [f"{miss.package}=={miss.pin}" for miss in found if miss.package != "python"]
+    line = f"pip install {' '.join(packages)}"
+    python = next((miss for miss in found if miss.package == "python"), None)
+    if python is not None:
+        line = f"in an environment of Python {python.pin}: pip install -r {bundle.path / 'requirements.txt'}"
+    return VersionError(
+        f"{bundle.name} does not load with the versions that are installed",
+        path=str(bundle.path),
+        why="\n       ".join(map(str, found)),
+        help=line,
+        mismatches=found,
+    )
+
+
+def _is_met(bundle: Bundle, need: dict[str, Any], found: str | None) -> bool:
+    try:
+        wanted = SpecifierSet(need["range"])
+    except InvalidSpecifier as error:
+        raise BundleError(
+            f"`{need['range']}` is no range of versions of {need['package']}",
+            path=str(bundle.path / "mgpack.json"),
+            why=str(error),
+        ) from error
+    try:
+        return found is not None and wanted.contains(found, prereleases=True)
+    except InvalidVersion:
+        return False

@@ -1,0 +1,25 @@
+//! From the library's errors to the classes of `mgpack.errors`.
+
+use mgpack::{Error, Explain as _};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// The exception for `error`: its sentence, and where, why and help as attributes.
+pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
+    let class = match error {
+        Error::Bundle(_) => "BundleError",
+        Error::DeviceMap(_) => "DeviceMapError",
+        Error::Checkpoint(_) | Error::Locate(_) | Error::Family(_) => "CheckpointError",
+        Error::Plan(_) | Error::Convert(_) => "ConversionError",
+        _ => "Error",
+    };
+    let exception = || -> PyResult<PyErr> {
+        let fields = PyDict::new(py);
+        fields.set_item("path", error.place())?;
+        fields.set_item("why", error.why())?;
+        fields.set_item("help", error.help())?;
+        let class = py.import("mgpack.errors")?.getattr(class)?;
+        Ok(PyErr::from_value(class.call((error.to_string(),), Some(&fields))?))
+    };
+    exception().unwrap_or_else(|failure| failure)
+}

@@ -1,0 +1,133 @@
+//! Long work beside the interpreter: other Python threads run, Ctrl-C works, and progress is told.
+//!
+//! The work runs on a thread of its own without the interpreter's lock. The calling thread waits, looks for
+//! signals and calls the progress function, so that function is never called from a foreign thread. A stage begins
+//! when its first state has been told: what the function raises then stops even the shortest work.
+
+use std::borrow::Cow;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mgpack::error::ConvertError;
+use mgpack::progress::{Progress, Stage, Stop};
+use mgpack::{Error, Result};
+use pyo3::exceptions::PyKeyboardInterrupt;
+use pyo3::panic::PanicException;
+use pyo3::prelude::*;
+
+use crate::errors;
+
+/// How often signals are looked for and progress is told.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How far each stage is: label, bytes done, bytes in all. Stages that were told to their end are removed.
+#[derive(Debug, Default)]
+struct Meter(Mutex<Vec<(Cow<'static, str>, u64, u64)>>);
+
+impl Meter {
+    fn stages(&self) -> MutexGuard<'_, Vec<(Cow<'static, str>, u64, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be told: the end of every stage that is over, then the state of the one that runs.
+    fn take(&self) -> Vec<(Cow<'static, str>, u64, u64)> {
+        let mut stages = self.stages();
+        let told = stages.clone();
+        let over = stages.len().saturating_sub(1);
+        stages.drain(..over);
+        told
+    }
+}
+
+/// The meter as the job sees it, with the bell that wakes the one who waits. Dropped when the job ends.
+pub(crate) struct Teller<'a> {
+    meter: &'a Meter,
+    bell: SyncSender<()>,
+}
+
+impl Progress for Teller<'_> {
+    fn begin(&self, stage: Stage, total: u64) {
+        self.meter.stages().push((stage.label(), 0, total));
+        // The bell holds no message: the second ring is taken when what the first one was about has been told.
+        // Nobody is gone before the job ends, so neither can fail.
+        let _ = self.bell.send(()).and_then(|()| self.bell.send(()));
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Some((_, done, _)) = self.meter.stages().last_mut() {
+            *done = done.saturating_add(bytes);
+        }
+    }
+
+    fn finish(&self) {}
+}
+
+/// Does `job` and returns what it returns. `progress` is called with a stage, the bytes done and those in all.
+///
+/// A signal's exception, or one that `progress` raises, stops the job and is raised once the job has ended.
+pub(crate) fn run<T: Send>(
+    py: Python<'_>,
+    progress: Option<&Py<PyAny>>,
+    job: impl FnOnce(&Teller<'_>, &Stop) -> Result<T> + Send,
+) -> PyResult<T> {
+    let (meter, stop) = (Meter::default(), Stop::new());
+    let mut told = None;
+    let mut tell = |py: Python<'_>| -> PyResult<()> {
+        let Some(progress) = progress else { return Ok(()) };
+        for state in meter.take() {
+            if told.as_ref() != Some(&state) {
+                let (stage, done, total) = &state;
+                progress.call1(py, (&**stage, *done, *total))?;
+                told = Some(state);
+            }
+        }
+        Ok(())
+    };
+    let mut raised = None;
+    let outcome = std::thread::scope(|scope| {
+        let (bell, rung) = sync_channel::<()>(0);
+        let (meter, stop) = (&meter, &stop);
+        let worker = scope.spawn(move || job(&Teller { meter, bell }, stop));
+        let rung = Mutex::new(rung);
+        loop {
+            let waited = py.detach(|| rung.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(POLL));
+            if raised.is_none()
+                && let Err(exception) = py.check_signals().and_then(|()| tell(py))
+            {
+                stop.request();
+                raised = Some(exception);
+            }
+            if waited == Err(RecvTimeoutError::Disconnected) {
+                return py.detach(|| worker.join());
+            }
+        }
+    });
+    match (raised, outcome) {
+        (Some(exception), _) => Err(exception),
+        (None, Ok(Ok(value))) => Ok(value),
+        (None, Ok(Err(Error::Convert(ConvertError::Interrupted)))) => Err(PyKeyboardInterrupt::new_err(())),
+        (None, Ok(Err(error))) => Err(errors::to_python(py, &error)),
+        (None, Err(_)) => {
+            Err(PanicException::new_err("a thread of mgpack panicked; its message is on stderr"))
+        }
+    }
+}
+
+/// A pool of the threads asked for, or one per core.
+pub(crate) fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new().num_threads(thread_count(threads)).build().map_err(|cause| {
+        ConvertError::Io {
+            doing: "starting threads",
+            path: Default::default(),
+            cause: std::io::Error::other(cause),
+        }
+        .into()
+    })
+}
+
+/// The threads asked for, at least one, or one per core.
+pub(crate) fn thread_count(threads: Option<usize>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    threads.map_or_else(cores, |count| count.max(1))
+}
