@@ -5,7 +5,7 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `bundle`, `release`) → steps (`locate`, `plan`,
+//! Imports point down only: `cli` → verbs (`convert`, `bundle`, `release`, `hub`) → steps (`locate`, `plan`,
 //! `modules`, `device_map`, `shard`, `manifest`, `archive`) → parts (`checkpoint`, `family`, `kernels`, `tiny`) → words
 //! (`tensor`, `structure`, `scheme`, `digest`, `json_text`, `progress`) → `error`.
 
@@ -17,6 +17,8 @@ pub mod device_map;
 pub mod digest;
 pub mod error;
 pub mod family;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod json_text;
 pub mod kernels;
 pub mod locate;

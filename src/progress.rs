@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A part of the work that has a length of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Bytes fetched from the hub.
+    Download,
     /// Tensors read, transformed, hashed and written.
     Tensors,
     /// Towers, tokenizer and other files copied and hashed.
@@ -19,6 +21,7 @@ impl Stage {
     /// One word for a bar.
     pub fn label(self) -> &'static str {
         match self {
+            Stage::Download => "download",
             Stage::Tensors => "convert",
             Stage::Files => "copy",
             Stage::Verify => "verify",

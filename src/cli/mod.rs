@@ -3,7 +3,9 @@
 mod args;
 mod convert;
 mod devices;
+mod fetch;
 mod inspect;
+mod pull;
 mod release;
 mod ui;
 mod verify;
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, Command};
-use mgpack::error::ConvertError;
+use mgpack::error::{ConvertError, HubError};
 use mgpack::progress::Stop;
 use mgpack::{Error, Result};
 
@@ -30,6 +32,7 @@ pub(crate) fn run() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Plan(args) => convert::plan(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -49,7 +52,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn exit_code(error: &Error) -> ExitCode {
     match error {
-        Error::Convert(ConvertError::Interrupted) => ExitCode::from(130),
+        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => ExitCode::from(130),
         error if error.is_refusal() => ExitCode::from(1),
         _ => ExitCode::from(2),
     }

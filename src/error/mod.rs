@@ -8,6 +8,7 @@ mod checkpoint;
 mod convert;
 mod device_map;
 mod family;
+mod hub;
 mod locate;
 mod plan;
 mod tiny;
@@ -19,6 +20,7 @@ pub use checkpoint::{
 pub use convert::ConvertError;
 pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
 pub use family::FamilyError;
+pub use hub::HubError;
 pub use locate::LocateError;
 pub use plan::PlanError;
 pub use tiny::TinyError;
@@ -61,6 +63,9 @@ pub enum Error {
     /// A checkpoint or a tower is not where it was looked for.
     #[error(transparent)]
     Locate(#[from] LocateError),
+    /// The hub did not give what was asked for.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The recipe and the checkpoint do not go together.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -98,6 +103,7 @@ impl Error {
             Error::DeviceMap(inner) => inner,
             Error::Convert(inner) => inner,
             Error::Locate(inner) => inner,
+            Error::Hub(inner) => inner,
             Error::Plan(inner) => inner,
             Error::Family(inner) => inner,
             Error::Tiny(inner) => inner,
