@@ -5,8 +5,10 @@ mod convert;
 mod devices;
 mod doctor;
 mod env;
+mod fetch;
 mod inspect;
 mod map;
+mod pull;
 mod release;
 mod report;
 mod ui;
@@ -17,7 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, Command};
-use mgpack::error::ConvertError;
+use mgpack::error::{ConvertError, HubError};
 use mgpack::progress::Stop;
 use mgpack::{Error, Result};
 
@@ -34,6 +36,7 @@ pub(crate) fn run() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Plan(args) => convert::plan(&args),
         Command::Map(args) => map::run(&args),
         Command::Verify(args) => verify::run(&args),
@@ -57,7 +60,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn exit_code(error: &Error) -> ExitCode {
     match error {
-        Error::Convert(ConvertError::Interrupted) => ExitCode::from(130),
+        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => ExitCode::from(130),
         error if error.is_refusal() => ExitCode::from(1),
         _ => ExitCode::from(2),
     }
