@@ -5,10 +5,10 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`) → steps
-//! (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`, `environment`) →
-//! parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`) → words (`tensor`, `structure`, `scheme`,
-//! `digest`, `json_text`, `size`, `progress`, `program`) → `error`.
+//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`, `hub`)
+//! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
+//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`) → words (`tensor`,
+//! `structure`, `scheme`, `digest`, `json_text`, `size`, `progress`, `program`) → `error`.
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
 #[cfg(feature = "cli")]
@@ -28,6 +28,8 @@ pub mod drawing;
 pub mod environment;
 pub mod error;
 pub mod family;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod json_text;
 pub mod kernels;
 #[cfg(feature = "load")]

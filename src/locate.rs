@@ -1,7 +1,7 @@
 //! From what the user typed to folders on disk: the checkpoint, and the towers that belong to it.
 //!
 //! A model is a path, an alias of a family, or a hub id looked up in the Hugging Face cache; nothing is
-//! fetched. A tower is looked for at its path in config.json, in `--towers`, in a `model_zoo` beside the
+//! fetched here (see `hub`). A tower is looked for at its path in config.json, in `--towers`, in a `model_zoo` beside the
 //! checkpoint or the working directory, and in the cache. Carries out formats/bundle.md, "Towers".
 
 use std::ffi::OsString;
@@ -59,18 +59,25 @@ pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
     if path.exists() {
         return Ok(in_cache(path));
     }
+    find_in_cache(&hub_id(model)?, places)
+}
+
+/// The hub id that `model` names: itself, or that of an alias.
+///
+/// # Errors
+/// [`LocateError::NoSuchPath`] where it looks like a path, [`crate::error::FamilyError`] for an unknown alias.
+pub fn hub_id(model: &str) -> Result<String> {
+    let path = Path::new(model);
     let looks_like_path = model.starts_with(['.', '/', '~']) || model.matches('/').count() > 1;
     if looks_like_path || model.is_empty() {
         return Err(LocateError::NoSuchPath { path: path.to_owned() }.into());
     }
-    let hub_id = if model.contains('/') {
-        model.to_owned()
-    } else {
-        let (family, variant) = Family::by_alias(model)?;
-        let hub_id = family.checkpoint(variant).and_then(|published| published.hub_id.as_ref());
-        hub_id.map(ToString::to_string).ok_or_else(|| LocateError::NoSuchPath { path: path.to_owned() })?
-    };
-    find_in_cache(&hub_id, places)
+    if model.contains('/') {
+        return Ok(model.to_owned());
+    }
+    let (family, variant) = Family::by_alias(model)?;
+    let hub_id = family.checkpoint(variant).and_then(|published| published.hub_id.as_ref());
+    hub_id.map(ToString::to_string).ok_or_else(|| LocateError::NoSuchPath { path: path.to_owned() }.into())
 }
 
 fn find_in_cache(hub_id: &str, places: &Places) -> Result<Located> {

@@ -8,6 +8,8 @@ use crate::structure::Role;
 /// A part of the work that has a length of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Bytes fetched from the hub.
+    Download,
     /// Tensors read, transformed, hashed and written.
     Tensors,
     /// Towers, tokenizer and other files copied and hashed.
@@ -26,6 +28,7 @@ impl Stage {
     /// One word for a bar.
     pub fn label(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
+            Stage::Download => "download",
             Stage::Tensors => "convert",
             Stage::Files => "copy",
             Stage::Verify => "verify",

@@ -89,14 +89,9 @@ impl HubCache {
     /// command that fetches it. [`CheckpointError::BadRepoId`], [`CheckpointError::BadRevision`] for names
     /// that cannot be; [`CheckpointError::BadRef`] where the cache itself is damaged.
     pub fn find(&self, repo_id: &str, revision: Option<&str>) -> Result<Snapshot> {
-        let Some((org, name)) = split_repo_id(repo_id) else {
-            return Err(CheckpointError::BadRepoId { repo_id: repo_id.to_owned() }.into());
-        };
-        let wanted = revision.unwrap_or(DEFAULT_REVISION);
-        if !is_revision(wanted) {
-            return Err(CheckpointError::BadRevision { revision: wanted.to_owned() }.into());
-        }
-        let asked = Asked { repo_id, revision, repo: self.dir.join(format!("models--{org}--{name}")) };
+        let repo = self.dir.join(repo_folder(repo_id)?);
+        let wanted = checked_revision(revision)?;
+        let asked = Asked { repo_id, revision, repo };
         let commit = if is_hex(wanted, 40) { wanted.to_owned() } else { asked.read_ref(wanted)? };
         let dir = asked.repo.join("snapshots").join(&commit);
         match fs::symlink_metadata(&dir) {
@@ -183,6 +178,28 @@ impl Asked<'_> {
             file,
         })
     }
+}
+
+/// Name of a repository's folder in the cache: `models--ORG--NAME`.
+///
+/// # Errors
+/// [`CheckpointError::BadRepoId`].
+pub(crate) fn repo_folder(repo_id: &str) -> Result<String, CheckpointError> {
+    let bad = || CheckpointError::BadRepoId { repo_id: repo_id.to_owned() };
+    let (org, name) = split_repo_id(repo_id).ok_or_else(bad)?;
+    Ok(format!("models--{org}--{name}"))
+}
+
+/// The revision that is meant, which is safe as a path and in a URL.
+///
+/// # Errors
+/// [`CheckpointError::BadRevision`].
+pub(crate) fn checked_revision(revision: Option<&str>) -> Result<&str, CheckpointError> {
+    let wanted = revision.unwrap_or(DEFAULT_REVISION);
+    if is_revision(wanted) {
+        return Ok(wanted);
+    }
+    Err(CheckpointError::BadRevision { revision: wanted.to_owned() })
 }
 
 /// The two parts of `org/name`, where both are names that the hub allows.

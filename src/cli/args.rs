@@ -29,6 +29,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mgpack convert 34b --int8 --gpus 2x24GiB\n  mgpack convert ./Llama-3-8B --int8 --ignore 're:.*down_proj' -o llama-int8"
     )]
     Convert(ConvertArgs),
+    /// Download a checkpoint and its towers into the Hugging Face cache
+    #[command(
+        after_help = "Examples:\n  mgpack pull 34b\n  mgpack pull YanweiLi/MGM-7B --dry-run\n  mgpack pull org/model --include '*.json' --exclude 'trainer*'"
+    )]
+    Pull(PullArgs),
     /// Show what `convert` would do with every tensor, without writing
     #[command(
         after_help = "Examples:\n  mgpack plan 8x7b --fp16 --gpus 4x24GiB\n  mgpack plan ./checkpoint --int8 --json | jq .totals"
@@ -93,9 +98,38 @@ pub(crate) struct ConvertArgs {
     /// Show the plan and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Use only what is in the cache, download nothing (also: HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Replace the bundle at the target, once the new one is complete
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// An alias or a hub id
+    pub(crate) model: String,
+    /// Branch, tag or commit [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Only files that fit, `*` for any run of characters [default: what a conversion needs]
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+    /// No file that fits
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Leave MGM's vision towers
+    #[arg(long)]
+    pub(crate) no_towers: bool,
+    /// Show what would be fetched and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Use only what is in the cache (also: HF_HUB_OFFLINE=1)
+    #[arg(long, conflicts_with_all = ["dry_run", "include", "exclude"])]
+    pub(crate) offline: bool,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }

@@ -11,7 +11,7 @@ use mgpack::plan::Fate;
 use mgpack::{Result, convert, tiny};
 use serde_json::{Value, json};
 
-use super::args::{ConvertArgs, PlanArgs, RecipeArgs};
+use super::args::{ConvertArgs, PlanArgs, ProgressMode, RecipeArgs};
 use super::{STOP, ui};
 
 /// Seed of the built-in checkpoint; another one would be another model.
@@ -21,7 +21,8 @@ const TINY_SEED: u64 = 7;
 const WORST: usize = 10;
 
 pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
-    let conversion = prepare(&args.recipe)?;
+    let may_fetch = !args.dry_run && !args.offline;
+    let conversion = prepare(&args.recipe, may_fetch.then_some(args.talk.progress))?;
     if args.dry_run {
         return show_plan(&conversion, args.talk.json);
     }
@@ -48,15 +49,18 @@ pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<ExitCode> {
-    show_plan(&prepare(&args.recipe)?, args.json)
+    show_plan(&prepare(&args.recipe, None)?, args.json)
 }
 
-/// Finds the model and decides everything.
-fn prepare(recipe: &RecipeArgs) -> Result<Conversion> {
+/// Finds the model and decides everything. `fetch`: what is missing is downloaded, with progress shown so.
+fn prepare(recipe: &RecipeArgs, fetch: Option<Option<ProgressMode>>) -> Result<Conversion> {
     let mut places = Places::from_env(|name| std::env::var_os(name));
     places.towers.clone_from(&recipe.towers);
     places.revision.clone_from(&recipe.revision);
     let is_tiny = recipe.model == "tiny" && !Path::new("tiny").exists();
+    if let Some(progress) = fetch.filter(|_| !is_tiny) {
+        super::fetch::missing(&recipe.model, &places, progress)?;
+    }
     let located = if is_tiny { make_tiny(&places)? } else { locate::checkpoint(&recipe.model, &places)? };
     let storage = recipe.storage.chosen();
     let options = Options {

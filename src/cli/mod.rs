@@ -7,10 +7,12 @@ mod convert;
 mod devices;
 mod doctor;
 mod env;
+mod fetch;
 mod inspect;
 #[cfg(feature = "load")]
 mod load;
 mod map;
+mod pull;
 mod release;
 mod report;
 mod ui;
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, Command};
-use mgpack::error::ConvertError;
+use mgpack::error::{ConvertError, HubError};
 use mgpack::progress::Stop;
 use mgpack::{Error, Result};
 
@@ -40,6 +42,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Plan(args) => convert::plan(&args),
         Command::Map(args) => map::run(&args),
         Command::Verify(args) => verify::run(&args),
@@ -65,7 +68,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn exit_code(error: &Error) -> ExitCode {
     match error {
-        Error::Convert(ConvertError::Interrupted) => ExitCode::from(130),
+        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => ExitCode::from(130),
         error if error.is_refusal() => ExitCode::from(1),
         _ => ExitCode::from(2),
     }

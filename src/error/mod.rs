@@ -8,6 +8,7 @@ mod checkpoint;
 mod convert;
 mod device_map;
 mod family;
+mod hub;
 mod load;
 mod locate;
 mod plan;
@@ -22,6 +23,7 @@ pub use checkpoint::{
 pub use convert::ConvertError;
 pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
 pub use family::FamilyError;
+pub use hub::HubError;
 pub use load::LoadError;
 pub use locate::LocateError;
 pub use plan::PlanError;
@@ -70,6 +72,9 @@ pub enum Error {
     /// A checkpoint or a tower is not where it was looked for.
     #[error(transparent)]
     Locate(#[from] LocateError),
+    /// The hub did not give what was asked for.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The recipe and the checkpoint do not go together.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -116,6 +121,7 @@ impl Error {
             Error::Convert(inner) => inner,
             Error::Load(inner) => inner,
             Error::Locate(inner) => inner,
+            Error::Hub(inner) => inner,
             Error::Plan(inner) => inner,
             Error::Family(inner) => inner,
             Error::Python(inner) => inner,

@@ -1,0 +1,150 @@
+//! What `convert` and `pull` share: which repositories belong to a model, and fetching them.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use mgpack::checkpoint::hub::Snapshot;
+use mgpack::error::{CheckpointError, LocateError};
+use mgpack::family::{Detected, Family, Tower};
+use mgpack::hub::{Download, Hub, Wanted, is_offline};
+use mgpack::locate::{self, Places};
+use mgpack::{Error, Result};
+use serde_json::Value;
+
+use super::args::ProgressMode;
+use super::{STOP, ui};
+
+/// Longest config.json looked at.
+const MAX_CONFIG_LEN: u64 = 16 << 20;
+
+/// The hub of the environment with the cache of `places`, or `None` where the network is forbidden.
+pub(super) fn hub(places: &Places) -> Result<Option<Hub>> {
+    let var = |name: &str| std::env::var_os(name);
+    if is_offline(var) {
+        return Ok(None);
+    }
+    let cache = places.cache.clone().ok_or(CheckpointError::NoCacheFolder)?;
+    Hub::from_env(cache, var).map(Some)
+}
+
+/// Downloads what a conversion of `model` needs and no place holds. Asks the hub for nothing else.
+pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMode>) -> Result<()> {
+    let found = locate::checkpoint(model, places);
+    let whole = found.as_ref().ok().map(|found| found.hub_id.is_none() || is_whole(&found.dir));
+    let absent = match &found {
+        Ok(_) => whole == Some(false) && !Path::new(model).exists(),
+        Err(Error::Checkpoint(error)) => {
+            matches!(error, CheckpointError::NotInCache { .. } | CheckpointError::IncompleteSnapshot { .. })
+        }
+        Err(_) => false,
+    };
+    if !absent && found.is_err() {
+        // Whatever it is, it is no download; the conversion tells it.
+        return Ok(());
+    }
+    let Some(hub) = hub(places)? else { return Ok(()) };
+    let mut downloads = Vec::new();
+    let mut known = None;
+    if absent {
+        let hub_id = locate::hub_id(model)?;
+        known = family_of(&hub_id);
+        downloads.push(hub.plan(&hub_id, places.revision.as_deref(), Wanted::Checkpoint, &STOP)?);
+    }
+    if let Some(family) = known {
+        for tower in &family.towers {
+            // The checkpoint is not here yet, so only places that do not depend on it count.
+            if is_missing(tower, None, &places.cwd, places) {
+                downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
+            }
+        }
+    }
+    fetch(&hub, &downloads, progress)?;
+    // Towers of a checkpoint that only its config.json tells to be MGM.
+    if known.is_some() {
+        return Ok(());
+    }
+    let dir = locate::checkpoint(model, places)?.dir;
+    let Some(config) = config(&dir) else { return Ok(()) };
+    let Detected::Mgm(found) = Family::detect(&config) else { return Ok(()) };
+    let mut downloads = Vec::new();
+    for tower in &found.family.towers {
+        let configured = config.get(&tower.config_key).and_then(Value::as_str);
+        if is_missing(tower, configured, &dir, places) {
+            downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
+        }
+    }
+    fetch(&hub, &downloads, progress).map(drop)
+}
+
+fn is_missing(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> bool {
+    matches!(
+        locate::tower(tower, configured, checkpoint, places),
+        Err(Error::Locate(LocateError::NoTower { .. })
+            | Error::Checkpoint(CheckpointError::IncompleteSnapshot { .. }))
+    )
+}
+
+/// The family that publishes a checkpoint under this hub id.
+pub(super) fn family_of(hub_id: &str) -> Option<&'static Family> {
+    let is_it = |family: &&Family| {
+        family.checkpoints.iter().any(|one| one.hub_id.as_ref().is_some_and(|id| id.as_str() == hub_id))
+    };
+    Family::all().iter().find(is_it)
+}
+
+/// Runs downloads, with one line each that says what and how much.
+pub(super) fn fetch(
+    hub: &Hub,
+    downloads: &[Download<'_>],
+    progress: Option<ProgressMode>,
+) -> Result<Vec<Snapshot>> {
+    let needed = downloads.iter().fold(0_u64, |sum, download| sum.saturating_add(download.missing));
+    if needed > 0 {
+        hub.check_space(needed)?;
+    }
+    let mut snapshots = Vec::new();
+    for download in downloads {
+        let count = download.missing_files.len();
+        if count > 0 {
+            ui::say(&format!(
+                "fetching {} at {}: {} in {count} file{}",
+                download.repo_id,
+                download.commit.get(..12).unwrap_or(&download.commit),
+                ui::bytes(download.missing),
+                if count == 1 { "" } else { "s" },
+            ));
+        }
+        let bars = ui::Bars::new(progress);
+        snapshots.push(download.run(&bars, &STOP)?);
+    }
+    Ok(snapshots)
+}
+
+/// True where a snapshot has config.json and all its weights: another program may have fetched a few files.
+pub(super) fn is_whole(dir: &Path) -> bool {
+    let has = |name: &str| dir.join(name).is_file();
+    let shards = |index: &str| -> Option<bool> {
+        let index = read_json(&dir.join(index))?;
+        let names = index.get("weight_map")?.as_object()?.values();
+        Some(names.into_iter().all(|name| name.as_str().is_some_and(&has)))
+    };
+    let listed = || {
+        std::fs::read_dir(dir).is_ok_and(|entries| {
+            let weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".bin");
+            entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(weights))
+        })
+    };
+    let indexed = shards("model.safetensors.index.json").or_else(|| shards("pytorch_model.bin.index.json"));
+    has("config.json") && indexed.unwrap_or_else(listed)
+}
+
+pub(super) fn config(dir: &Path) -> Option<Value> {
+    read_json(&dir.join("config.json"))
+}
+
+fn read_json(path: &Path) -> Option<Value> {
+    let mut text = Vec::new();
+    File::open(path).ok()?.take(4 * MAX_CONFIG_LEN).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}

@@ -1,0 +1,103 @@
+//! `mgpack pull`.
+
+use std::process::ExitCode;
+
+use mgpack::Result;
+use mgpack::checkpoint::hub::Snapshot;
+use mgpack::error::{CheckpointError, HubError};
+use mgpack::family::{Detected, Family};
+use mgpack::hub::{Download, Wanted};
+use mgpack::locate::{self, Places};
+use serde_json::json;
+
+use super::args::PullArgs;
+use super::{STOP, fetch, ui};
+
+pub(super) fn run(args: &PullArgs) -> Result<ExitCode> {
+    let places = Places::from_env(|name| std::env::var_os(name));
+    let hub_id = locate::hub_id(&args.model)?;
+    let known = fetch::family_of(&hub_id).filter(|_| !args.no_towers);
+    let revision = args.revision.as_deref();
+    let hub = if args.offline { None } else { fetch::hub(&places)? };
+    let Some(hub) = hub else {
+        let cache = places.cache.as_ref().ok_or(CheckpointError::NoCacheFolder)?;
+        let mut found = vec![cache.find(&hub_id, revision)?];
+        if !fetch::is_whole(&found[0].dir) {
+            return Err(HubError::Offline { repo_id: hub_id }.into());
+        }
+        for tower in known.into_iter().flat_map(|family| &family.towers) {
+            found.push(cache.find(tower.hub_id.as_str(), None)?);
+        }
+        return show(&found, args);
+    };
+    let patterns = Wanted::Patterns { include: &args.include, exclude: &args.exclude };
+    let mut downloads = vec![hub.plan(&hub_id, revision, patterns, &STOP)?];
+    for tower in known.into_iter().flat_map(|family| &family.towers) {
+        downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
+    }
+    if args.dry_run {
+        return show_plan(&downloads, args);
+    }
+    let mut snapshots = fetch::fetch(&hub, &downloads, args.talk.progress)?;
+    if known.is_none()
+        && !args.no_towers
+        && let Some(config) = fetch::config(&snapshots[0].dir)
+        && let Detected::Mgm(found) = Family::detect(&config)
+    {
+        let plan = |tower| hub.plan(tower_id(tower), None, Wanted::Tower(tower), &STOP);
+        let downloads: Vec<_> = found.family.towers.iter().map(plan).collect::<Result<_>>()?;
+        snapshots.extend(fetch::fetch(&hub, &downloads, args.talk.progress)?);
+    }
+    show(&snapshots, args)
+}
+
+fn tower_id(tower: &mgpack::family::Tower) -> &str {
+    tower.hub_id.as_str()
+}
+
+fn show(snapshots: &[Snapshot], args: &PullArgs) -> Result<ExitCode> {
+    if args.talk.json {
+        let list: Vec<_> = snapshots
+            .iter()
+            .map(|one| json!({ "repo": one.repo_id, "commit": one.commit, "path": one.dir }))
+            .collect();
+        super::print_json(&list)?;
+    } else {
+        for one in snapshots {
+            ui::print(&format!("{}\n", one.dir.display()));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_plan(downloads: &[Download<'_>], args: &PullArgs) -> Result<ExitCode> {
+    let is_missing = |download: &Download<'_>, file: &mgpack::hub::Listed| {
+        download.missing_files.iter().any(|missing| missing.hash == file.hash)
+    };
+    if args.talk.json {
+        let list: Vec<_> = downloads
+            .iter()
+            .map(|download| {
+                let files: Vec<_> = download
+                    .files
+                    .iter()
+                    .map(|file| {
+                        json!({ "path": file.path, "bytes": file.size, "hash": file.hash.name(), "cached": !is_missing(download, file) })
+                    })
+                    .collect();
+                json!({ "repo": download.repo_id, "commit": download.commit, "fetch_bytes": download.missing, "files": files })
+            })
+            .collect();
+        super::print_json(&list)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for download in downloads {
+        let rows = download.files.iter().map(|file| {
+            let state = if is_missing(download, file) { "fetch" } else { "cached" };
+            vec![file.path.clone(), ui::bytes(file.size), state.to_owned()]
+        });
+        ui::print(&ui::table(&[download.repo_id.as_str(), "size", ""], &[1], rows));
+        ui::print(&format!("to fetch: {}\n", ui::bytes(download.missing)));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,167 @@
+//! Errors of downloading from the hub.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::Explain;
+
+/// The hub did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// The network may not be used.
+    #[error("`{repo_id}` is not whole in the cache, and the network may not be used")]
+    Offline {
+        /// The repository.
+        repo_id: String,
+    },
+    /// `HF_ENDPOINT` is no address.
+    #[error("the hub's address is not usable")]
+    BadEndpoint {
+        /// As given.
+        text: String,
+    },
+    /// The hub wants a token, or knows none by this name.
+    #[error("the hub refuses `{repo_id}` without a valid token, or has no such repository")]
+    Unauthorized {
+        /// The repository.
+        repo_id: String,
+    },
+    /// The repository's terms were not accepted, or the token may not read it.
+    #[error("the hub denies access to `{repo_id}`")]
+    Forbidden {
+        /// The repository.
+        repo_id: String,
+        /// Its owner wants terms accepted first.
+        gated: bool,
+    },
+    /// No such repository, revision or file.
+    #[error("the hub does not have `{repo_id}` at revision `{revision}`")]
+    NotFound {
+        /// The repository.
+        repo_id: String,
+        /// The revision asked for.
+        revision: String,
+    },
+    /// An answer that is not expected, or attempts that all failed.
+    #[error("the hub did not answer as it should")]
+    Answer {
+        /// The address, without its query.
+        url: String,
+        /// What came.
+        why: String,
+    },
+    /// A redirect that is not followed.
+    #[error("the hub redirects to an address that is not followed")]
+    Redirect {
+        /// The address that redirects, without its query.
+        url: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// The listing of a repository breaks a rule.
+    #[error("the hub's listing of `{repo_id}` is not usable")]
+    BadListing {
+        /// The repository.
+        repo_id: String,
+        /// Which rule it breaks.
+        why: String,
+    },
+    /// Nothing in the repository is wanted.
+    #[error("`{repo_id}` holds no file that is wanted")]
+    NothingWanted {
+        /// The repository.
+        repo_id: String,
+    },
+    /// Bytes that are not those of the listing, twice.
+    #[error("what was received is not the file that the hub lists")]
+    WrongBytes {
+        /// The file, in its repository.
+        file: String,
+        /// Digest in the listing.
+        listed: String,
+        /// Digest of what came.
+        received: String,
+    },
+    /// The disk has no room.
+    #[error("not enough free space for the download")]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// Bytes that are still to be fetched.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The file system refused.
+    #[error("{doing} failed")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The user asked to stop.
+    #[error("interrupted; what was fetched is kept, and the same command goes on from there")]
+    Interrupted,
+}
+
+impl Explain for HubError {
+    fn place(&self) -> Option<String> {
+        match self {
+            HubError::BadEndpoint { text } => Some(format!("HF_ENDPOINT={text}")),
+            HubError::Answer { url, .. } | HubError::Redirect { url, .. } => Some(url.clone()),
+            HubError::WrongBytes { file, .. } => Some(file.clone()),
+            HubError::NoSpace { path, .. } | HubError::Io { path, .. } => Some(path.display().to_string()),
+            _ => None,
+        }
+    }
+
+    fn why(&self) -> Option<String> {
+        match self {
+            HubError::Answer { why, .. } | HubError::BadListing { why, .. } => Some(why.clone()),
+            HubError::Redirect { why, .. } => Some((*why).to_owned()),
+            HubError::WrongBytes { listed, received, .. } => {
+                Some(format!("the listing says {listed}, the bytes are {received}"))
+            }
+            HubError::NoSpace { needed, free, .. } => Some(format!(
+                "{needed} bytes are still to be fetched, {free} are free: {} too few",
+                needed.saturating_sub(*free)
+            )),
+            HubError::Io { cause, .. } => Some(cause.to_string()),
+            _ => None,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(match self {
+            HubError::Offline { repo_id } => {
+                format!("`mgpack pull {repo_id}` without --offline and HF_HUB_OFFLINE")
+            }
+            HubError::BadEndpoint { .. } => {
+                "give https://HOST, or http://HOST for a server of your own".into()
+            }
+            HubError::Unauthorized { .. } => {
+                "check the name; for a private repository run `hf auth login`, or set HF_TOKEN".into()
+            }
+            HubError::Forbidden { repo_id, gated: true } => {
+                format!(
+                    "accept the terms on the page of {repo_id}, then use a token of that account (HF_TOKEN)"
+                )
+            }
+            HubError::Forbidden { gated: false, .. } => "use a token that may read it (HF_TOKEN)".into(),
+            HubError::NotFound { .. } => "check the name and --revision".into(),
+            HubError::Answer { .. } => "the same command goes on from where this one ended".into(),
+            HubError::NoSpace { .. } => {
+                "free some space, or set HF_HUB_CACHE to a folder on another disk".into()
+            }
+            HubError::WrongBytes { .. } => {
+                "a proxy or mirror may alter files: try without it, or with another HF_ENDPOINT".into()
+            }
+            _ => return None,
+        })
+    }
+}

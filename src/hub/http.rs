@@ -1,0 +1,212 @@
+//! Requests to the hub: redirects, the token, which answers are worth another attempt, and the waits.
+//!
+//! Redirects are followed here, not by the HTTP crate, so that one rule holds in one place: the token goes to
+//! the endpoint's own origin and nowhere else, and https never becomes http. Proxies are those of the
+//! environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::time::{Duration, Instant};
+
+use ureq::http::{Response, Uri};
+use ureq::{Agent, Body};
+
+use crate::error::HubError;
+use crate::progress::Stop;
+
+/// Attempts in a row that bring nothing before a request is given up.
+pub(super) const MAX_ATTEMPTS: u32 = 6;
+
+/// Redirects followed for one request.
+const MAX_REDIRECTS: usize = 8;
+
+/// First wait between attempts; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// Longest wait of our own, and the longest that a server may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// Why one attempt failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Another attempt may succeed, after this wait if the server named one.
+    Again { url: String, why: String, wait: Option<Duration> },
+    /// None will.
+    Final(HubError),
+}
+
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        Failure::Final(error)
+    }
+}
+
+/// What errors of a request name.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) repo_id: &'a str,
+    pub(super) revision: &'a str,
+}
+
+/// Sends requests.
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: Uri,
+    token: Option<String>,
+}
+
+impl Client {
+    /// `endpoint`: `https://HOST[/PATH]`, or http. `stall`: longest silence of a server.
+    pub(super) fn new(endpoint: &str, token: Option<String>, stall: Duration) -> Result<Self, HubError> {
+        let uri = endpoint.parse::<Uri>().ok().filter(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some()
+                && uri.query().is_none()
+        });
+        let Some(endpoint) = uri else {
+            return Err(HubError::BadEndpoint { text: endpoint.to_owned() });
+        };
+        let config = Agent::config_builder()
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_connect(Some(stall))
+            .timeout_recv_response(Some(stall))
+            .timeout_per_read(Some(stall))
+            .user_agent(concat!("mgpack/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Ok(Self { agent: config.new_agent(), endpoint, token })
+    }
+
+    /// One GET of `url`, redirects followed. `from`: the first byte wanted, where it is not the file's first.
+    pub(super) fn get(&self, url: &str, from: u64, subject: Subject<'_>) -> Result<Response<Body>, Failure> {
+        let mut at: Uri = url.parse().map_err(|_| HubError::BadEndpoint { text: bare(url).to_owned() })?;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self.agent.get(&at).header("accept-encoding", "identity");
+            if from > 0 {
+                request = request.header("range", format!("bytes={from}-"));
+            }
+            if let Some(token) = self.token.as_ref().filter(|_| same_origin(&at, &self.endpoint)) {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let shown = bare(&at.to_string()).to_owned();
+            let answer = request.call().map_err(|error| transport(&shown, &error))?;
+            if !answer.status().is_redirection() {
+                return judge(answer, shown, subject);
+            }
+            let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
+            at = redirect(&at, location).map_err(|why| HubError::Redirect { url: shown, why })?;
+        }
+        Err(HubError::Redirect { url: bare(url).to_owned(), why: "too many redirects in a row" }.into())
+    }
+}
+
+/// Sorts an answer that is no redirect. 416 passes: the caller knows what it asked for.
+fn judge(answer: Response<Body>, url: String, subject: Subject<'_>) -> Result<Response<Body>, Failure> {
+    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let repo_id = subject.repo_id.to_owned();
+    let gated = header("x-error-code") == Some("GatedRepo");
+    let status = answer.status().as_u16();
+    match status {
+        200 | 206 | 416 => Ok(answer),
+        401 | 403 if gated => Err(HubError::Forbidden { repo_id, gated }.into()),
+        401 => Err(HubError::Unauthorized { repo_id }.into()),
+        403 => Err(HubError::Forbidden { repo_id, gated }.into()),
+        404 => Err(HubError::NotFound { repo_id, revision: subject.revision.to_owned() }.into()),
+        408 | 429 | 500..=599 => {
+            let wait =
+                header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+            Err(Failure::Again { url, why: format!("HTTP status {status}"), wait })
+        }
+        _ => Err(HubError::Answer { url, why: format!("HTTP status {status}") }.into()),
+    }
+}
+
+/// A failure below HTTP. Only what the network does is worth another attempt.
+fn transport(url: &str, error: &ureq::Error) -> Failure {
+    let (url, why) = (url.to_owned(), error.to_string());
+    match error {
+        ureq::Error::Io(_)
+        | ureq::Error::Timeout(_)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        | ureq::Error::Protocol(_) => Failure::Again { url, why, wait: None },
+        _ => Failure::Final(HubError::Answer { url, why }),
+    }
+}
+
+/// Where a redirect leads.
+fn redirect(from: &Uri, location: Option<&str>) -> Result<Uri, &'static str> {
+    let location = location.ok_or("it names no address")?;
+    let absolute = match (location.strip_prefix('/'), from.scheme_str(), from.authority()) {
+        (Some(rest), ..) if rest.starts_with('/') => return Err("it names no scheme"),
+        (Some(_), Some(scheme), Some(authority)) => format!("{scheme}://{authority}{location}"),
+        _ => location.to_owned(),
+    };
+    let to: Uri = absolute.parse().map_err(|_| "it is no address")?;
+    match (from.scheme_str(), to.scheme_str()) {
+        (Some("https"), Some("https")) | (Some("http"), Some("http" | "https")) => Ok(to),
+        (Some("https"), Some("http")) => Err("it leads from https to http"),
+        _ => Err("it is neither https nor http"),
+    }
+}
+
+/// Scheme, host and port are the same.
+fn same_origin(a: &Uri, b: &Uri) -> bool {
+    let port = |uri: &Uri| uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
+    a.scheme_str() == b.scheme_str() && host(a) == host(b) && port(a) == port(b)
+}
+
+/// An address without its query, which may hold a signature.
+fn bare(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// Waits before attempt number `attempt` (from 1), unless asked to stop.
+pub(super) fn pause(attempt: u32, asked: Option<Duration>, stop: &Stop) -> Result<(), HubError> {
+    let doubled = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(MAX_WAIT);
+    // Between half and the whole, so that many clients do not come back together.
+    let jitter = RandomState::new().build_hasher().finish() % 512;
+    let own = doubled.mul_f64(0.5 + jitter as f64 / 1024.0);
+    let until = Instant::now() + asked.map_or(own, |asked| asked.min(MAX_RETRY_AFTER).max(own));
+    loop {
+        if stop.requested() {
+            return Err(HubError::Interrupted);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_redirect_never_leads_from_https_to_http() {
+        let from = uri("https://hub.test/a/b");
+        assert_eq!(redirect(&from, Some("https://cdn.test/x?s=1")).ok(), Some(uri("https://cdn.test/x?s=1")));
+        assert_eq!(redirect(&from, Some("/c/d")).ok(), Some(uri("https://hub.test/c/d")));
+        for bad in ["http://hub.test/x", "//evil.test/x", "file:///etc/passwd", "", "x y"] {
+            assert!(redirect(&from, Some(bad)).is_err(), "{bad:?}");
+        }
+        assert!(redirect(&from, None).is_err());
+    }
+
+    #[test]
+    fn the_token_is_for_one_scheme_host_and_port() {
+        let hub = uri("https://hub.test");
+        assert!(same_origin(&uri("https://HUB.test:443/a"), &hub));
+        for other in ["http://hub.test/a", "https://hub.test:8443/a", "https://cdn.hub.test/a"] {
+            assert!(!same_origin(&uri(other), &hub), "{other}");
+        }
+    }
+}

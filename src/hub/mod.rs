@@ -1,0 +1,354 @@
+//! Downloads from the Hugging Face hub into its cache on this machine.
+//!
+//! [`Hub::plan`] asks what a revision holds and chooses; [`Download::run`] fetches the chosen files in
+//! parallel. Each file is checked against the digest in the hub's listing before it gets its name in
+//! `blobs/`. The snapshot's links, and then the ref, are made when all files are there, so a broken download
+//! leaves no snapshot that looks whole. The layout is huggingface_hub's; which addresses, tokens and folders
+//! count is read from the same environment variables.
+
+mod choice;
+mod download;
+mod http;
+mod listing;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+pub use choice::fits;
+pub use listing::{BlobHash, Listed, Listing};
+
+use crate::checkpoint::hub::{HubCache, Snapshot, checked_revision, repo_folder};
+use crate::error::{HubError, Result};
+use crate::family::Tower;
+use crate::progress::{Progress, Stage, Stop};
+use download::{Job, incomplete};
+use http::{Client, Failure, MAX_ATTEMPTS, Subject, pause};
+
+/// Where the hub is, unless `HF_ENDPOINT` says otherwise.
+pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// Files fetched at once.
+const PARALLEL: usize = 4;
+
+/// Longest listing.
+const MAX_LISTING_LEN: u64 = 32 << 20;
+
+/// Longest stored token.
+const MAX_TOKEN_LEN: u64 = 4096;
+
+/// Longest silence of a server, unless `HF_HUB_DOWNLOAD_TIMEOUT` (seconds) says otherwise.
+const STALL: Duration = Duration::from_secs(30);
+
+/// What is wanted of a repository.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// A checkpoint: weights in one format, config, tokenizer, texts.
+    Checkpoint,
+    /// One of MGM's towers: what MGM opens.
+    Tower(&'a Tower),
+    /// Whatever fits these patterns.
+    Patterns {
+        /// Only these, where there are any; else those of a checkpoint.
+        include: &'a [String],
+        /// None of these.
+        exclude: &'a [String],
+    },
+}
+
+/// The hub, and the cache that its files go to.
+pub struct Hub {
+    client: Client,
+    endpoint: String,
+    cache: HubCache,
+}
+
+/// True where the environment forbids the network: `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`.
+pub fn is_offline(var: impl Fn(&str) -> Option<OsString>) -> bool {
+    ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().any(|name| is_true(var(name)))
+}
+
+fn is_true(value: Option<OsString>) -> bool {
+    let text = value.map(|value| value.to_string_lossy().to_ascii_lowercase());
+    matches!(text.as_deref(), Some("1" | "on" | "yes" | "true"))
+}
+
+impl Hub {
+    /// The hub that the environment names: `HF_ENDPOINT`, the token, `HF_HUB_DOWNLOAD_TIMEOUT`.
+    ///
+    /// # Errors
+    /// [`HubError::BadEndpoint`].
+    pub fn from_env(cache: HubCache, var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+        let text = |name: &str| var(name)?.into_string().ok().filter(|text| !text.trim().is_empty());
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let endpoint = endpoint.trim().trim_end_matches('/').to_owned();
+        let stall = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|text| text.trim().parse().ok());
+        let stall = stall.filter(|seconds| *seconds > 0).map_or(STALL, Duration::from_secs);
+        let client = Client::new(&endpoint, token(&var), stall)?;
+        Ok(Self { client, endpoint, cache })
+    }
+
+    /// Checks that the cache's disk has room for `needed` bytes.
+    ///
+    /// # Errors
+    /// [`HubError::NoSpace`] with the shortfall.
+    pub fn check_space(&self, needed: u64) -> Result<(), HubError> {
+        let dir = self.cache.dir();
+        fs::create_dir_all(dir).map_err(io_error("making a folder", dir))?;
+        let stat = rustix::fs::statvfs(dir);
+        let stat = stat.map_err(|cause| io_error("asking for the free space", dir)(cause.into()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free < needed {
+            return Err(HubError::NoSpace { path: dir.to_owned(), needed, free });
+        }
+        Ok(())
+    }
+
+    /// Asks what `repo_id` holds at `revision` and chooses what is `wanted`. Writes nothing.
+    ///
+    /// # Errors
+    /// [`HubError`] for whatever the hub answers but a sound listing; the cache's errors for bad names.
+    pub fn plan(
+        &self,
+        repo_id: &str,
+        revision: Option<&str>,
+        wanted: Wanted<'_>,
+        stop: &Stop,
+    ) -> Result<Download<'_>> {
+        let repo = self.cache.dir().join(repo_folder(repo_id)?);
+        let locks = self.cache.dir().join(".locks").join(repo_folder(repo_id)?);
+        let revision = checked_revision(revision)?;
+        let listing = self.listing(Subject { repo_id, revision }, stop)?;
+        let files = match wanted {
+            Wanted::Checkpoint => choice::checkpoint(&listing),
+            Wanted::Tower(tower) => choice::tower(&listing, tower),
+            Wanted::Patterns { include, exclude } => {
+                let any = |patterns: &[String], file: &Listed| {
+                    patterns.iter().any(|pattern| fits(pattern, &file.path))
+                };
+                let base =
+                    if include.is_empty() { choice::checkpoint(&listing) } else { listing.files.clone() };
+                let chosen =
+                    |file: &Listed| (include.is_empty() || any(include, file)) && !any(exclude, file);
+                base.into_iter().filter(chosen).collect()
+            }
+        };
+        if files.is_empty() {
+            return Err(HubError::NothingWanted { repo_id: repo_id.to_owned() }.into());
+        }
+        let mut jobs: Vec<&Listed> = Vec::new();
+        for file in &files {
+            let is_new = jobs.iter().all(|job| job.hash != file.hash);
+            if is_new && !repo.join("blobs").join(file.hash.name()).exists() {
+                jobs.push(file);
+            }
+        }
+        let kept = |file: &Listed| {
+            let meta = fs::metadata(incomplete(&repo.join("blobs").join(file.hash.name())));
+            meta.map_or(0, |meta| meta.len().min(file.size))
+        };
+        let missing = jobs.iter().map(|file| file.size - kept(file)).sum();
+        let missing_files = jobs.into_iter().cloned().collect();
+        Ok(Download {
+            hub: self,
+            repo_id: repo_id.to_owned(),
+            revision: revision.to_owned(),
+            commit: listing.commit,
+            files,
+            missing_files,
+            missing,
+            repo,
+            locks,
+        })
+    }
+
+    fn listing(&self, subject: Subject<'_>, stop: &Stop) -> Result<Listing, HubError> {
+        let revision = subject.revision.replace('/', "%2F");
+        let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, subject.repo_id);
+        for attempt in 1.. {
+            let body = self.client.get(&url, 0, subject).and_then(|answer| {
+                let mut text = Vec::new();
+                let mut body = answer.into_body().into_with_config().limit(u64::MAX).reader();
+                let read = body.by_ref().take(MAX_LISTING_LEN + 1).read_to_end(&mut text);
+                let shown = || url.split('?').next().unwrap_or_default().to_owned();
+                read.map_err(|error| Failure::Again { url: shown(), why: error.to_string(), wait: None })?;
+                Ok(text)
+            });
+            match body {
+                Ok(text) => {
+                    let bad = |why| HubError::BadListing { repo_id: subject.repo_id.to_owned(), why };
+                    if text.len() as u64 > MAX_LISTING_LEN {
+                        return Err(bad(format!("it is longer than {MAX_LISTING_LEN} bytes")));
+                    }
+                    return listing::parse(&text).map_err(bad);
+                }
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again { url, why, .. }) if attempt == MAX_ATTEMPTS => {
+                    return Err(HubError::Answer { url, why: format!("{why}, {attempt} times in a row") });
+                }
+                Err(Failure::Again { wait, .. }) => pause(attempt, wait, stop)?,
+            }
+        }
+        Err(HubError::Interrupted)
+    }
+}
+
+/// `HF_TOKEN`, else its old name, else the stored token: `HF_TOKEN_PATH`, else `HF_HOME`/token.
+fn token(var: &impl Fn(&str) -> Option<OsString>) -> Option<String> {
+    if is_true(var("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
+        return None;
+    }
+    let clean = |text: String| {
+        let text: String = text.split_whitespace().collect();
+        (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(text)
+    };
+    let given = |name: &str| clean(var(name)?.into_string().ok()?);
+    let folder = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let stored = || {
+        let path = folder("HF_TOKEN_PATH")
+            .or_else(|| Some(folder("HF_HOME")?.join("token")))
+            .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("huggingface/token")))
+            .or_else(|| Some(folder("HOME")?.join(".cache/huggingface/token")))?;
+        let mut text = String::new();
+        fs::File::open(path).ok()?.take(MAX_TOKEN_LEN).read_to_string(&mut text).ok()?;
+        clean(text)
+    };
+    given("HF_TOKEN").or_else(|| given("HUGGING_FACE_HUB_TOKEN")).or_else(stored)
+}
+
+/// A decided download.
+pub struct Download<'a> {
+    hub: &'a Hub,
+    /// The repository.
+    pub repo_id: String,
+    /// The revision asked for.
+    pub revision: String,
+    /// The commit that it is now.
+    pub commit: String,
+    /// All files that are wanted.
+    pub files: Vec<Listed>,
+    /// Those whose content is not in the cache, each content once.
+    pub missing_files: Vec<Listed>,
+    /// Bytes that are still to be fetched.
+    pub missing: u64,
+    repo: PathBuf,
+    locks: PathBuf,
+}
+
+impl Download<'_> {
+    /// Fetches what is missing, then makes the snapshot and the ref.
+    ///
+    /// # Errors
+    /// [`HubError::NoSpace`] before the first byte; [`HubError`] of the first file that fails. What was
+    /// fetched stays, and another run goes on from there.
+    pub fn run(&self, progress: &dyn Progress, stop: &Stop) -> Result<Snapshot> {
+        let blobs = self.repo.join("blobs");
+        for dir in [&blobs, &self.locks] {
+            fs::create_dir_all(dir).map_err(io_error("making a folder", dir))?;
+        }
+        self.hub.check_space(self.missing)?;
+        if !self.missing_files.is_empty() {
+            progress.begin(Stage::Download, self.missing);
+            self.fetch_all(&blobs, progress, stop)?;
+            progress.finish();
+        }
+        self.link_all()?;
+        let dir = self.repo.join("snapshots").join(&self.commit);
+        Ok(Snapshot { dir, repo_id: self.repo_id.clone(), commit: self.commit.clone() })
+    }
+
+    fn fetch_all(&self, blobs: &Path, progress: &dyn Progress, stop: &Stop) -> Result<(), HubError> {
+        let next = AtomicUsize::new(0);
+        let first: Mutex<Option<HubError>> = Mutex::new(None);
+        let failed = AtomicBool::new(false);
+        let subject = Subject { repo_id: &self.repo_id, revision: &self.revision };
+        let work = || {
+            while let Some(file) = self.missing_files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.load(Ordering::Relaxed) {
+                    return;
+                }
+                let name = file.hash.name();
+                let job = Job {
+                    client: &self.hub.client,
+                    subject,
+                    url: self.url(file),
+                    file,
+                    blob: blobs.join(name),
+                    lock: self.locks.join(format!("{name}.lock")),
+                    progress,
+                    stop,
+                    failed: &failed,
+                };
+                if let Err(error) = job.run() {
+                    let mut first = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    first.get_or_insert(error);
+                    failed.store(true, Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..PARALLEL.min(self.missing_files.len()) {
+                scope.spawn(work);
+            }
+        });
+        let first = first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        first.map_or(Ok(()), Err)
+    }
+
+    fn url(&self, file: &Listed) -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+        let mut path = String::new();
+        for byte in file.path.bytes() {
+            if plain(byte) {
+                path.push(char::from(byte));
+            } else {
+                path.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        format!("{}/{}/resolve/{}/{path}", self.hub.endpoint, self.repo_id, self.commit)
+    }
+
+    /// The snapshot's links, and then the ref.
+    fn link_all(&self) -> Result<(), HubError> {
+        let snapshot = self.repo.join("snapshots").join(&self.commit);
+        for file in &self.files {
+            let link = snapshot.join(&file.path);
+            let blob = self.repo.join("blobs").join(file.hash.name());
+            let parent = link.parent().unwrap_or(&snapshot);
+            fs::create_dir_all(parent).map_err(io_error("making a folder", parent))?;
+            let leads_there = || Some(link.canonicalize().ok()? == blob.canonicalize().ok()?);
+            if leads_there() == Some(true) {
+                continue;
+            }
+            let up = "../".repeat(2 + file.path.matches('/').count());
+            replace(&link, |path| {
+                std::os::unix::fs::symlink(format!("{up}blobs/{}", file.hash.name()), path)
+            })?;
+        }
+        if self.revision != self.commit {
+            let path = self.repo.join("refs").join(&self.revision);
+            let parent = path.parent().unwrap_or(&path);
+            fs::create_dir_all(parent).map_err(io_error("making a folder", parent))?;
+            replace(&path, |path| fs::write(path, &self.commit))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes something under a name of this process and renames it to `path`, in one step for readers.
+fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<(), HubError> {
+    let mut name = OsString::from(format!(".{}.", std::process::id()));
+    name.push(path.file_name().unwrap_or_default());
+    let staged = path.with_file_name(name);
+    // Best effort: a left-over of a killed process with this number.
+    let _ = fs::remove_file(&staged);
+    make(&staged).and_then(|()| fs::rename(&staged, path)).map_err(io_error("writing into the cache", path))
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HubError {
+    move |cause| HubError::Io { doing, path: path.to_owned(), cause }
+}
