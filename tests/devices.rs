@@ -79,7 +79,7 @@ impl Machine {
     fn auto(&self) -> (Value, String) {
         let ran = self.run(&["plan", "tiny", "--int8", "--gpus", "auto", "--json"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
-        let used = &ran.json()["device_map"]["used"];
+        let used = &ran.json()["device_maps"][0]["used"];
         // A map without a table is for one device as large as the model, with no reserve.
         let given = used["0"]["reserve"] != 0 || used.get("0").is_none();
         let budgets = used.as_object().unwrap().iter();

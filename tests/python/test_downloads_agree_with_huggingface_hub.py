@@ -85,23 +85,27 @@ def test_the_token_stays_with_the_endpoint(hub, tmp_path):
 def test_ten_kills_lose_nothing_and_no_finished_file_comes_twice(hub, tmp_path):
     hub.rate, chance = 2 << 20, random.Random(11)
     blobs = tmp_path / "hub/models--org--model/blobs"
+    finished, torn = set(), 0
     for _ in range(10):
+        seen = len(hub.log)
         command = [conftest.BINARY, "pull", REPO, "--progress", "none"]
         running = subprocess.Popen(command, env=environment(hub, tmp_path), stderr=subprocess.DEVNULL)
         time.sleep(chance.uniform(0.02, 0.25))
         running.kill()
         running.wait()
         time.sleep(0.1)
+        assert not [entry for entry in hub.log[seen:] if entry[0] in finished]
         finished = {name for name in hub.files if (blobs / hub.digest(name)).exists()}
-        seen = len(hub.log)
-        hub.finished = finished
+        torn += any(blobs.glob("*.incomplete"))
+    assert torn >= 3, "the kills came between files"
     hub.rate = None
     time.sleep(0.3)
     seen = len(hub.log)
     assert pull(hub, tmp_path).returncode == 0
     assert not [entry for entry in hub.log[seen:] if entry[0] in finished]
     check(hub, tmp_path)
-    assert pull(hub, tmp_path).returncode == 0 and len({e[0] for e in hub.log[seen:]}) == len(hub.log[seen:])
+    asked = len(hub.log)
+    assert pull(hub, tmp_path).returncode == 0 and len(hub.log) == asked, "a whole snapshot asks for no file"
 
 
 PYTHON = "import sys, huggingface_hub as h; print(h.snapshot_download('org/model', local_files_only=sys.argv[1] == '1'))"
