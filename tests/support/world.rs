@@ -44,7 +44,10 @@ impl World {
             }
         }
         // No test of Rust reaches for the network.
-        command.env("HOME", self.path("home")).env("XDG_CACHE_HOME", self.path("cache")).env("HF_HUB_OFFLINE", "1");
+        command
+            .env("HOME", self.path("home"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("HF_HUB_OFFLINE", "1");
         command
     }
 
