@@ -128,10 +128,13 @@ fn loading_goes_stage_by_stage_and_stops_where_it_is_told() {
     let world = World::new();
     world.tiny();
     let all = world.good(&["load", "tiny-bundle"]);
-    for stage in ["embeddings", "layer.0", "layer.3", "norm", "projector", "head", "vlm_uni"] {
+    for stage in ["embeddings", "layer.0", "layer.3", "norm", "projector", "head", "vlm_uni", "towers"] {
         assert!(all.out.lines().any(|line| line.starts_with(stage)), "{stage}: {}", all.out);
     }
     assert!(all.out.contains("GB/s") && all.out.contains("checked against the seal"), "{}", all.out);
+    // The tiny checkpoint has 55 tensors; its auxiliary tower has MGM's 340, and CLIP the rest.
+    let tensors = world.good(&["load", "tiny-bundle", "--json"]).json()["tensors"].as_u64().unwrap();
+    assert!(tensors > 55 + 340, "{tensors}");
     let part = world.good(&["load", "tiny-bundle", "--until", "layer.1", "--json"]).json();
     let stages: Vec<&str> =
         part["stages"].as_array().unwrap().iter().map(|stage| stage["stage"].as_str().unwrap()).collect();

@@ -40,7 +40,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
         bars.end();
         totals.read += report.read;
         totals.checked += report.checked;
-        totals.tensors += stage.len();
+        totals.tensors += report.tensors;
         if args.talk.json {
             reports.push(stage_json(stage, &report, &devices, loader.used()));
         } else {
@@ -130,7 +130,7 @@ fn stage_json(stage: &LoadStage<'_>, report: &StageReport, devices: &Devices, us
         .collect();
     json!({
         "stage": stage.role.stage_name(),
-        "tensors": stage.len(),
+        "tensors": report.tensors,
         "read_bytes": report.read,
         "checked_bytes": report.checked,
         "placed_bytes": report.placed,

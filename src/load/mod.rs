@@ -1,8 +1,8 @@
 //! Loads a bundle onto devices, one part of the model after the other.
 //!
-//! Owns the stages (embeddings, each decoder layer, norm, projector, head, `vlm_uni`), their order, and what each
-//! device has left. `tensors` makes candle's tensors. One tensor is in host memory at a time. Before a stage is
-//! loaded, every shard it reads from is compared with the seal, once.
+//! Owns the stages (embeddings, each decoder layer, norm, projector, head, `vlm_uni`, towers), their order, and what
+//! each device has left. `tensors` makes candle's tensors. One tensor is in host memory at a time. Before a stage is
+//! loaded, every file it reads from is compared with the seal, once.
 
 mod devices;
 mod tensors;
@@ -14,10 +14,14 @@ pub use candle_core::DType;
 pub use devices::{Devices, Place};
 pub use tensors::{Form, Stored};
 
+use serde_json::Value;
+
 use crate::bundle::{Bundle, Weight};
+use crate::checkpoint::Checkpoint;
 use crate::device_map::Profile;
 use crate::error::{LoadError, Result};
 use crate::kernels::Isa;
+use crate::manifest::FileRecord;
 use crate::modules::unit_of;
 use crate::progress::{Progress, Silent, Stage, Stop};
 use crate::structure::{Role, role_of};
@@ -35,12 +39,23 @@ pub struct LoadStage<'a> {
     /// Which part.
     pub role: Role,
     weights: Vec<Weight<'a>>,
+    towers: Vec<TowerFile<'a>>,
+}
+
+/// A tower's weights, which lie beside the shards.
+#[derive(Debug)]
+struct TowerFile<'a> {
+    /// Its module in the model: the names of its tensors follow.
+    module: &'a str,
+    file: &'a FileRecord,
 }
 
 /// What one stage did.
 #[derive(Clone, Debug)]
 pub struct StageReport {
-    /// Bytes read from the shards.
+    /// Tensors placed.
+    pub tensors: usize,
+    /// Bytes read from the bundle.
     pub read: u64,
     /// Bytes that its tensors take on devices.
     pub placed: u64,
@@ -95,34 +110,43 @@ impl Bundle {
         Ok(loader.finish())
     }
 
-    /// The parts of the model in the order they are loaded. Towers that lie beside the shards are not among them.
+    /// The parts of the model in the order they are loaded, towers last, whether they lie in shards or beside them.
     pub fn stages(&self) -> Vec<LoadStage<'_>> {
         let mut stages: Vec<LoadStage<'_>> = Vec::new();
         for weight in self.weights() {
             let role = role_of(weight.name.as_str());
             match stages.last_mut() {
                 Some(stage) if stage.role == role => stage.weights.push(weight),
-                _ => stages.push(LoadStage { role, weights: vec![weight] }),
+                _ => stages.push(LoadStage { role, weights: vec![weight], towers: Vec::new() }),
             }
         }
+        let towers: Vec<_> = self.tower_files().collect();
+        match stages.last_mut() {
+            Some(stage) if stage.role == Role::Tower => stage.towers = towers,
+            _ if towers.is_empty() => {}
+            _ => stages.push(LoadStage { role: Role::Tower, weights: Vec::new(), towers }),
+        }
         stages
+    }
+
+    /// The towers' weights by the family's facts in the manifest.
+    fn tower_files(&self) -> impl Iterator<Item = TowerFile<'_>> {
+        let towers = self.manifest().model.facts.get("towers").and_then(Value::as_array);
+        towers.into_iter().flatten().filter_map(|tower| {
+            let folder = tower.get("path")?.as_str()?;
+            let names = tower.get("weights_one_of")?.as_array()?.iter().filter_map(Value::as_str);
+            let mut paths = names.map(|name| format!("{folder}/{name}"));
+            let file = paths.find_map(|path| self.manifest().files.iter().find(|file| file.path == path))?;
+            Some(TowerFile { module: tower.get("module")?.as_str()?, file })
+        })
     }
 }
 
 impl LoadStage<'_> {
-    /// Bytes its tensors have in the shards.
+    /// Bytes its tensors have in the shards, and of the towers' files.
     pub fn byte_len(&self) -> u64 {
-        self.weights.iter().map(Weight::byte_len).fold(0, u64::saturating_add)
-    }
-
-    /// How many tensors of the checkpoint it has.
-    pub fn len(&self) -> usize {
-        self.weights.len()
-    }
-
-    /// Never true: a stage is made of its first tensor.
-    pub fn is_empty(&self) -> bool {
-        self.weights.is_empty()
+        let towers = self.towers.iter().map(|tower| tower.file.size);
+        self.weights.iter().map(Weight::byte_len).chain(towers).fold(0, u64::saturating_add)
     }
 }
 
@@ -147,9 +171,11 @@ impl<'a> Loader<'a> {
         let start = Instant::now();
         let places = self.places_of(stage)?;
         let mut after = self.used.clone();
-        for (weight, &place) in stage.weights.iter().zip(&places) {
+        let weights = stage.weights.iter().map(|weight| self.options.form.placed_len(weight));
+        let towers = stage.towers.iter().map(|tower| tower.file.size);
+        for (len, &place) in weights.chain(towers).zip(&places) {
             if let Some(used) = after.get_mut(place) {
-                *used = used.saturating_add(self.options.form.placed_len(weight));
+                *used = used.saturating_add(len);
             }
         }
         for ((place, &after), &used) in self.devices.places().iter().zip(&after).zip(&self.used) {
@@ -174,18 +200,32 @@ impl<'a> Loader<'a> {
             if stop.requested() {
                 return Err(crate::error::ConvertError::Interrupted.into());
             }
-            let device = self.devices.places().get(place).map(|place| &place.device);
-            let device = device.ok_or_else(|| LoadError::NotInMap { module: weight.name.to_string() })?;
-            let stored = tensors::load(self.bundle, weight, &self.options, device)?;
+            let stored =
+                tensors::load(self.bundle, weight, &self.options, self.device(place, weight.name.as_str())?)?;
             self.loaded.tensors.insert(weight.name.to_string(), stored);
             progress.advance(weight.byte_len());
         }
+        let before = self.loaded.tensors.len();
+        for (tower, &place) in stage.towers.iter().zip(places.iter().skip(stage.weights.len())) {
+            let device = self.device(place, tower.module)?.clone();
+            let file = Checkpoint::open_file(&self.bundle.dir().join(&tower.file.path))?;
+            for tensor in file.tensors() {
+                if stop.requested() {
+                    return Err(crate::error::ConvertError::Interrupted.into());
+                }
+                let name = format!("{}.{}", tower.module, tensor.name);
+                let stored = tensors::load_source(&file, tensor, &name, &device)?;
+                self.loaded.tensors.insert(name, stored);
+            }
+            progress.advance(tower.file.size);
+        }
+        let tensors = stage.weights.len() + (self.loaded.tensors.len() - before);
         let placed = after.iter().sum::<u64>() - self.used.iter().sum::<u64>();
         self.used = after;
         let mut places = places;
         places.sort_unstable();
         places.dedup();
-        Ok(StageReport { read: stage.byte_len(), placed, places, time: start.elapsed(), checked })
+        Ok(StageReport { tensors, read: stage.byte_len(), placed, places, time: start.elapsed(), checked })
     }
 
     /// Bytes taken at every place, in the order of [`Devices::places`].
@@ -198,21 +238,28 @@ impl<'a> Loader<'a> {
         self.loaded
     }
 
-    /// The place of every weight of a stage.
+    /// The place of every weight of a stage, and then of its towers.
     fn places_of(&self, stage: &LoadStage<'_>) -> Result<Vec<usize>> {
-        let place = |weight: &Weight<'_>| {
-            let module = unit_of(weight.name.as_str(), role_of(weight.name.as_str()));
+        let module = |weight: &Weight<'_>| unit_of(weight.name.as_str(), role_of(weight.name.as_str()));
+        let towers = stage.towers.iter().map(|tower| tower.module.to_owned());
+        let place = |module: String| {
             let device = self.profile.map.get(&module).copied();
             let device = device.ok_or(LoadError::NotInMap { module })?;
             Ok(self.devices.place_of(device).ok_or(LoadError::NoDevice { device })?)
         };
-        stage.weights.iter().map(place).collect()
+        stage.weights.iter().map(module).chain(towers).map(place).collect()
     }
 
-    /// The shards of a stage that were not compared with the seal yet.
-    fn unchecked_files(&self, stage: &LoadStage<'a>) -> Vec<&'a crate::manifest::FileRecord> {
+    fn device(&self, place: usize, name: &str) -> Result<&'a candle_core::Device> {
+        let place = self.devices.places().get(place);
+        Ok(place.map(|place| &place.device).ok_or_else(|| LoadError::NotInMap { module: name.to_owned() })?)
+    }
+
+    /// The files of a stage that were not compared with the seal yet.
+    fn unchecked_files(&self, stage: &LoadStage<'a>) -> Vec<&'a FileRecord> {
+        let shards = stage.weights.iter().flat_map(|weight| weight.parts).map(|part| part.shard.as_str());
         let shards: HashSet<&str> =
-            stage.weights.iter().flat_map(|weight| weight.parts).map(|part| part.shard.as_str()).collect();
+            shards.chain(stage.towers.iter().map(|tower| tower.file.path.as_str())).collect();
         let files = self.bundle.manifest().files.iter();
         let is_due = |path: &str| shards.contains(path) && !self.checked.contains(path);
         files.filter(|file| self.options.verify && is_due(&file.path)).collect()

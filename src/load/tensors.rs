@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use super::LoadOptions;
 use crate::bundle::{Bundle, Weight};
+use crate::checkpoint::{Checkpoint, SourceTensor};
 use crate::error::{LoadError, Result};
 use crate::manifest::TensorRecord;
 use crate::scheme::{PartKind, Scheme};
@@ -93,12 +94,36 @@ fn is_blocked(weight: &Weight<'_>) -> bool {
 
 /// A stored tensor with its own bytes, or the next wider type where candle has none.
 fn raw(bundle: &Bundle, record: &TensorRecord, device: &Device) -> Result<Tensor> {
-    let failed = |error: candle_core::Error| candle(record.name.as_str(), &error);
-    let shape = dims(&record.shape);
     let bytes = bundle.read(record)?;
-    let dtype = match record.dtype {
+    let is_codes = record.kind == PartKind::Codes;
+    of_bytes(record.name.as_str(), record.dtype, &record.shape, is_codes, &bytes, device)
+}
+
+/// Loads a tensor of a tower's own file. `name`: what it is called in the model.
+pub(super) fn load_source(
+    file: &Checkpoint,
+    tensor: &SourceTensor,
+    name: &str,
+    device: &Device,
+) -> Result<Stored> {
+    let mut bytes = vec![0; usize::try_from(tensor.byte_len).unwrap_or(usize::MAX)];
+    file.read(tensor, 0, &mut bytes)?;
+    of_bytes(name, tensor.dtype, &tensor.shape, false, &bytes, device).map(Stored::Values)
+}
+
+fn of_bytes(
+    name: &str,
+    dtype: Dtype,
+    shape: &[u64],
+    is_codes: bool,
+    bytes: &[u8],
+    device: &Device,
+) -> Result<Tensor> {
+    let failed = |error: candle_core::Error| candle(name, &error);
+    let shape = dims(shape);
+    let dtype = match dtype {
         // Codes keep their bits; other signed bytes are numbers to be computed with.
-        Dtype::I8 if record.kind != PartKind::Codes => {
+        Dtype::I8 if !is_codes => {
             let wide: Vec<i16> = bytes.iter().map(|&byte| i16::from(byte.cast_signed())).collect();
             return Ok(Tensor::from_vec(wide, shape, device).map_err(failed)?);
         }
@@ -112,9 +137,9 @@ fn raw(bundle: &Bundle, record: &TensorRecord, device: &Device) -> Result<Tensor
         Dtype::F32 => DType::F32,
         Dtype::F64 => DType::F64,
         Dtype::F8_E4M3 => DType::F8E4M3,
-        dtype => return Err(LoadError::Dtype { tensor: record.name.to_string(), dtype }.into()),
+        dtype => return Err(LoadError::Dtype { tensor: name.to_owned(), dtype }.into()),
     };
-    Ok(Tensor::from_raw_buffer(&bytes, dtype, &shape, device).map_err(failed)?)
+    Ok(Tensor::from_raw_buffer(bytes, dtype, &shape, device).map_err(failed)?)
 }
 
 fn decoded(
