@@ -218,3 +218,27 @@ fn gpus_of_several_models_need_a_fixed_order() {
     let (table, said) = Machine::new().nvml(&mixed).var("CUDA_DEVICE_ORDER", "PCI_BUS_ID").auto();
     assert_eq!((table, said.as_str()), (json!({ "0": 7100 * MIB, "1": 7300 * MIB }), ""));
 }
+
+#[test]
+fn doctor_holds_the_map_of_a_bundle_against_what_is_free() {
+    let found =
+        Command::new("sh").args(["-c", "command -v python3.11 || command -v python3"]).output().unwrap();
+    let python = String::from_utf8(found.stdout).unwrap();
+    let gpus = ["--gpus", "0=571MB,1=400MiB", "--context", "64", "--reserve", "1MiB"];
+    let findings = |machine: Machine| -> Vec<String> {
+        machine.world.good(&[&["convert", "tiny", "--int8", "-o", "bundle"][..], &gpus].concat());
+        let ran = machine.run(&["doctor", "bundle", "--python", python.trim(), "--json"]);
+        let report = ran.json();
+        assert_eq!(report["memory"].as_array().unwrap().len(), 2, "{}", ran.err);
+        let findings = report["findings"].as_array().unwrap().iter();
+        let findings = findings.map(|finding| finding["what"].as_str().unwrap().to_owned());
+        findings.filter(|what| what.contains("map")).collect()
+    };
+    let two = |free: u64| gpu(600, 24576, UUIDS[0]) + &gpu(free, 24576, UUIDS[1]);
+    assert_eq!(findings(Machine::new().nvml(&two(500))), Vec::<String>::new());
+    let short = findings(Machine::new().nvml(&two(2)));
+    assert!(short[0].starts_with("gpu 1 has 0.00 GiB free, and the map takes"), "{short:?}");
+    let one = findings(Machine::new().nvml(&gpu(600, 24576, UUIDS[0])));
+    assert_eq!(one, ["the map uses gpu 1, which is not here"]);
+    assert_eq!(findings(Machine::new()), Vec::<String>::new(), "without a GPU there is nothing to compare");
+}
