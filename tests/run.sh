@@ -24,5 +24,7 @@ fi
 PATH="$PWD/.venv/bin:$PATH" CARGO_TARGET_DIR="$PWD/target" .venv/bin/pip install --quiet --no-deps --no-build-isolation \
     --force-reinstall --disable-pip-version-check ./bindings/python
 
-# -rs tells which tests were left out and why.
-MGPACK=${MGPACK:-$PWD/target/release/mgpack} .venv/bin/python -m pytest -q -rs tests/python bindings/python/tests tests/mgm
+# One run for each folder: each has a conftest.py of its own. -rs tells which tests were left out and why.
+for tests in tests/python bindings/python/tests tests/mgm; do
+    MGPACK=${MGPACK:-$PWD/target/release/mgpack} .venv/bin/python -m pytest -q -rs "$tests"
+done
