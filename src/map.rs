@@ -245,14 +245,7 @@ impl Model {
         let map = device_map::plan_accelerate(&tree, &sizing, &memory, &device_map::no_split_classes(&tree))?;
         let is_tied = !tree.tied.is_empty();
         let broken = if self.is_mgm { device_map::broken_rules(&map.map, is_tied) } else { Vec::new() };
-        let memory = ProfileMemory {
-            table: table.clone(),
-            given,
-            context: None,
-            batch: None,
-            reserve: None,
-            allow_cpu: None,
-        };
+        let memory = ProfileMemory::of_table(table.clone(), given);
         Ok(Planned { profile: Profile::new(map, memory), broken })
     }
 }

@@ -170,9 +170,7 @@ impl ModelModules {
             allow_cpu: request.allow_cpu,
             alternatives: Alternatives::default(),
         })?;
-        let memory =
-            ProfileMemory { table, given: false, context: None, batch: None, reserve: None, allow_cpu: None };
-        Ok(Profile::new(map, memory))
+        Ok(Profile::new(map, ProfileMemory::of_table(table, false)))
     }
 
     /// Working memory of MGM's encoders on the first device; none for language models.

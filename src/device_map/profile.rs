@@ -43,6 +43,13 @@ pub struct ProfileMemory {
     pub allow_cpu: Option<u64>,
 }
 
+impl ProfileMemory {
+    /// A table alone: no workload and no reserve were asked for.
+    pub fn of_table(table: MemoryTable, given: bool) -> Self {
+        Self { table, given, context: None, batch: None, reserve: None, allow_cpu: None }
+    }
+}
+
 impl Profile {
     /// A map with what it was planned for.
     pub fn new(map: DeviceMap, memory: ProfileMemory) -> Self {
@@ -82,14 +89,7 @@ mod tests {
             map: IndexMap::new(),
             used: used.collect(),
             why: Vec::new(),
-            memory: ProfileMemory {
-                table: table.clone(),
-                given,
-                context: None,
-                batch: None,
-                reserve: None,
-                allow_cpu: None,
-            },
+            memory: ProfileMemory::of_table(table, given),
         }
     }
 
