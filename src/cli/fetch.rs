@@ -65,16 +65,26 @@ pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMod
         return Ok(());
     }
     let dir = locate::checkpoint(model, places)?.dir;
-    let Some(config) = config(&dir) else { return Ok(()) };
+    towers_of(&dir, places, &hub, progress)
+}
+
+/// Downloads the towers that the checkpoint at `dir` needs, by its config.json, and no place holds.
+pub(super) fn towers_of(
+    dir: &Path,
+    places: &Places,
+    hub: &Hub,
+    progress: Option<ProgressMode>,
+) -> Result<()> {
+    let Some(config) = config(dir) else { return Ok(()) };
     let Detected::Mgm(found) = Family::detect(&config) else { return Ok(()) };
     let mut downloads = Vec::new();
     for tower in &found.family.towers {
         let configured = config.get(&tower.config_key).and_then(Value::as_str);
-        if is_missing(tower, configured, &dir, places) {
+        if is_missing(tower, configured, dir, places) {
             downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
         }
     }
-    fetch(&hub, &downloads, progress).map(drop)
+    fetch(hub, &downloads, progress).map(drop)
 }
 
 fn is_missing(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> bool {

@@ -158,6 +158,18 @@ pub enum CheckpointError {
         /// Bytes wanted.
         byte_len: u64,
     },
+    /// A file of weights that is yet to come, or was let go.
+    #[error("a file of weights is not here to be read")]
+    NotHere {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of weights that came is not the one whose head was told before.
+    #[error("a file of weights is not the one that was announced")]
+    NotAsAwaited {
+        /// The file.
+        path: PathBuf,
+    },
     /// A path that is not among the checkpoint's side files.
     #[error("the checkpoint has no side file {}", shown(path))]
     NotASideFile {
@@ -730,6 +742,8 @@ impl Explain for CheckpointError {
             | Self::TextNotUtf8 { path, .. }
             | Self::FileChanged { path, .. }
             | Self::ReadPastEnd { path, .. }
+            | Self::NotHere { path }
+            | Self::NotAsAwaited { path }
             | Self::NotASideFile { root: path, .. }
             | Self::MissingShard { index: path, .. }
             | Self::TensorNotInShard { shard: path, .. }
@@ -783,6 +797,10 @@ impl Explain for CheckpointError {
             Self::FileChanged { change, .. } => change.to_string(),
             Self::ReadPastEnd { offset, byte_len, .. } => {
                 format!("{byte_len} bytes were wanted from byte {offset} on")
+            }
+            Self::NotHere { .. } => "it is yet to come, or was read to the end and let go".to_owned(),
+            Self::NotAsAwaited { .. } => {
+                "its length or its header differ from what the hub sent before the file".to_owned()
             }
             Self::NotASideFile { .. } => "only files that it listed when opened can be read".to_owned(),
             Self::Header(inner) => return inner.fault.why(),
@@ -853,6 +871,7 @@ impl Explain for CheckpointError {
             Self::TooManyFiles { .. } | Self::TooDeep { .. } => {
                 "give the folder that holds the weights, not one above it".to_owned()
             }
+            Self::NotAsAwaited { .. } => "run the same command again".to_owned(),
             Self::FileChanged { .. } | Self::ReadPastEnd { .. } => {
                 "wait until nothing writes to the checkpoint, then start again".to_owned()
             }
@@ -874,7 +893,7 @@ impl Explain for CheckpointError {
                 download_line(repo_id, revision.as_deref())
             }
             Self::TextTooLarge { .. } | Self::TextNotUtf8 { .. } => "fetch that file again".to_owned(),
-            Self::Io { .. } | Self::NotASideFile { .. } => return None,
+            Self::Io { .. } | Self::NotASideFile { .. } | Self::NotHere { .. } => return None,
         })
     }
 }

@@ -73,6 +73,12 @@ pub enum HubError {
         /// The repository.
         repo_id: String,
     },
+    /// The weights cannot be planned before they are whole.
+    #[error("the weights of `{repo_id}` cannot be converted as they arrive")]
+    NotStreamable {
+        /// The repository.
+        repo_id: String,
+    },
     /// Bytes that are not those of the listing, twice.
     #[error("what was received is not the file that the hub lists")]
     WrongBytes {
@@ -131,6 +137,9 @@ impl Explain for HubError {
                 "{needed} bytes are still to be fetched, {free} are free: {} too few",
                 needed.saturating_sub(*free)
             )),
+            HubError::NotStreamable { .. } => {
+                Some("they are no safetensors files, and others tell nothing before they are whole".into())
+            }
             HubError::Io { cause, .. } => Some(cause.to_string()),
             _ => None,
         }
@@ -158,6 +167,7 @@ impl Explain for HubError {
             HubError::NoSpace { .. } => {
                 "free some space, or set HF_HUB_CACHE to a folder on another disk".into()
             }
+            HubError::NotStreamable { .. } => "convert it without --stream".into(),
             HubError::WrongBytes { .. } => {
                 "a proxy or mirror may alter files: try without it, or with another HF_ENDPOINT".into()
             }

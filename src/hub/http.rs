@@ -79,11 +79,30 @@ impl Client {
 
     /// One GET of `url`, redirects followed. `from`: the first byte wanted, where it is not the file's first.
     pub(super) fn get(&self, url: &str, from: u64, subject: Subject<'_>) -> Result<Response<Body>, Failure> {
+        self.send(url, (from > 0).then(|| format!("bytes={from}-")), subject)
+    }
+
+    /// The same for the first `len` bytes; a server that knows no ranges sends more.
+    pub(super) fn get_first(
+        &self,
+        url: &str,
+        len: u64,
+        subject: Subject<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        self.send(url, Some(format!("bytes=0-{}", len.saturating_sub(1))), subject)
+    }
+
+    fn send(
+        &self,
+        url: &str,
+        range: Option<String>,
+        subject: Subject<'_>,
+    ) -> Result<Response<Body>, Failure> {
         let mut at: Uri = url.parse().map_err(|_| HubError::BadEndpoint { text: bare(url).to_owned() })?;
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.agent.get(&at).header("accept-encoding", "identity");
-            if from > 0 {
-                request = request.header("range", format!("bytes={from}-"));
+            if let Some(range) = &range {
+                request = request.header("range", range);
             }
             if let Some(token) = self.token.as_ref().filter(|_| same_origin(&at, &self.endpoint)) {
                 request = request.header("authorization", format!("Bearer {token}"));

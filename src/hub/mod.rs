@@ -10,6 +10,7 @@ mod choice;
 mod download;
 mod http;
 mod listing;
+mod stream;
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use choice::fits;
 pub use listing::{BlobHash, Listed, Listing};
+pub use stream::{Arrivals, Stream};
 
 use crate::checkpoint::hub::{HubCache, Snapshot, checked_revision, repo_folder};
 use crate::error::{HubError, Result};
@@ -147,23 +149,20 @@ impl Hub {
                 jobs.push(file);
             }
         }
-        let kept = |file: &Listed| {
-            let meta = fs::metadata(incomplete(&repo.join("blobs").join(file.hash.name())));
-            meta.map_or(0, |meta| meta.len().min(file.size))
-        };
-        let missing = jobs.iter().map(|file| file.size - kept(file)).sum();
         let missing_files = jobs.into_iter().cloned().collect();
-        Ok(Download {
+        let mut download = Download {
             hub: self,
             repo_id: repo_id.to_owned(),
             revision: revision.to_owned(),
             commit: listing.commit,
             files,
             missing_files,
-            missing,
+            missing: 0,
             repo,
             locks,
-        })
+        };
+        download.missing = download.missing_files.iter().map(|file| download.left(file)).sum();
+        Ok(download)
     }
 
     fn listing(&self, subject: Subject<'_>, stop: &Stop) -> Result<Listing, HubError> {
@@ -246,44 +245,40 @@ impl Download<'_> {
     /// [`HubError::NoSpace`] before the first byte; [`HubError`] of the first file that fails. What was
     /// fetched stays, and another run goes on from there.
     pub fn run(&self, progress: &dyn Progress, stop: &Stop) -> Result<Snapshot> {
-        let blobs = self.repo.join("blobs");
-        for dir in [&blobs, &self.locks] {
-            fs::create_dir_all(dir).map_err(io_error("making a folder", dir))?;
-        }
+        self.make_folders()?;
         self.hub.check_space(self.missing)?;
         if !self.missing_files.is_empty() {
             progress.begin(Stage::Download, self.missing);
-            self.fetch_all(&blobs, progress, stop)?;
+            self.fetch_all(&self.missing_files, progress, stop)?;
             progress.finish();
         }
-        self.link_all()?;
-        let dir = self.repo.join("snapshots").join(&self.commit);
-        Ok(Snapshot { dir, repo_id: self.repo_id.clone(), commit: self.commit.clone() })
+        self.files.iter().try_for_each(|file| self.link(file))?;
+        self.write_ref()?;
+        Ok(self.snapshot())
     }
 
-    fn fetch_all(&self, blobs: &Path, progress: &dyn Progress, stop: &Stop) -> Result<(), HubError> {
+    fn make_folders(&self) -> Result<(), HubError> {
+        [&self.repo.join("blobs"), &self.locks]
+            .into_iter()
+            .try_for_each(|dir| fs::create_dir_all(dir).map_err(io_error("making a folder", dir)))
+    }
+
+    /// Where the files of this commit are.
+    pub fn snapshot(&self) -> Snapshot {
+        let dir = self.repo.join("snapshots").join(&self.commit);
+        Snapshot { dir, repo_id: self.repo_id.clone(), commit: self.commit.clone() }
+    }
+
+    fn fetch_all(&self, files: &[Listed], progress: &dyn Progress, stop: &Stop) -> Result<(), HubError> {
         let next = AtomicUsize::new(0);
         let first: Mutex<Option<HubError>> = Mutex::new(None);
         let failed = AtomicBool::new(false);
-        let subject = Subject { repo_id: &self.repo_id, revision: &self.revision };
         let work = || {
-            while let Some(file) = self.missing_files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if failed.load(Ordering::Relaxed) {
                     return;
                 }
-                let name = file.hash.name();
-                let job = Job {
-                    client: &self.hub.client,
-                    subject,
-                    url: self.url(file),
-                    file,
-                    blob: blobs.join(name),
-                    lock: self.locks.join(format!("{name}.lock")),
-                    progress,
-                    stop,
-                    failed: &failed,
-                };
-                if let Err(error) = job.run() {
+                if let Err(error) = self.job(file, progress, stop, &failed).run() {
                     let mut first = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     first.get_or_insert(error);
                     failed.store(true, Ordering::Relaxed);
@@ -291,12 +286,47 @@ impl Download<'_> {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 0..PARALLEL.min(self.missing_files.len()) {
+            for _ in 0..PARALLEL.min(files.len()) {
                 scope.spawn(work);
             }
         });
         let first = first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.map_or(Ok(()), Err)
+    }
+
+    fn job<'a>(
+        &'a self,
+        file: &'a Listed,
+        progress: &'a dyn Progress,
+        stop: &'a Stop,
+        failed: &'a AtomicBool,
+    ) -> Job<'a> {
+        Job {
+            client: &self.hub.client,
+            subject: self.subject(),
+            url: self.url(file),
+            file,
+            blob: self.blob(file),
+            lock: self.locks.join(format!("{}.lock", file.hash.name())),
+            progress,
+            stop,
+            failed,
+        }
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject { repo_id: &self.repo_id, revision: &self.revision }
+    }
+
+    /// Where the content of a file lies in the cache.
+    fn blob(&self, file: &Listed) -> PathBuf {
+        self.repo.join("blobs").join(file.hash.name())
+    }
+
+    /// Bytes of a file that are still to be fetched, where it is not in the cache.
+    fn left(&self, file: &Listed) -> u64 {
+        let meta = fs::metadata(incomplete(&self.blob(file)));
+        file.size - meta.map_or(0, |meta| meta.len().min(file.size))
     }
 
     fn url(&self, file: &Listed) -> String {
@@ -312,23 +342,22 @@ impl Download<'_> {
         format!("{}/{}/resolve/{}/{path}", self.hub.endpoint, self.repo_id, self.commit)
     }
 
-    /// The snapshot's links, and then the ref.
-    fn link_all(&self) -> Result<(), HubError> {
+    /// The snapshot's link to a file that is in the cache.
+    fn link(&self, file: &Listed) -> Result<(), HubError> {
         let snapshot = self.repo.join("snapshots").join(&self.commit);
-        for file in &self.files {
-            let link = snapshot.join(&file.path);
-            let blob = self.repo.join("blobs").join(file.hash.name());
-            let parent = link.parent().unwrap_or(&snapshot);
-            fs::create_dir_all(parent).map_err(io_error("making a folder", parent))?;
-            let leads_there = || Some(link.canonicalize().ok()? == blob.canonicalize().ok()?);
-            if leads_there() == Some(true) {
-                continue;
-            }
-            let up = "../".repeat(2 + file.path.matches('/').count());
-            replace(&link, |path| {
-                std::os::unix::fs::symlink(format!("{up}blobs/{}", file.hash.name()), path)
-            })?;
+        let (link, blob) = (snapshot.join(&file.path), self.blob(file));
+        let parent = link.parent().unwrap_or(&snapshot);
+        fs::create_dir_all(parent).map_err(io_error("making a folder", parent))?;
+        let leads_there = || Some(link.canonicalize().ok()? == blob.canonicalize().ok()?);
+        if leads_there() == Some(true) {
+            return Ok(());
         }
+        let up = "../".repeat(2 + file.path.matches('/').count());
+        replace(&link, |path| std::os::unix::fs::symlink(format!("{up}blobs/{}", file.hash.name()), path))
+    }
+
+    /// The ref, by which the revision is found without the hub.
+    fn write_ref(&self) -> Result<(), HubError> {
         if self.revision != self.commit {
             let path = self.repo.join("refs").join(&self.revision);
             let parent = path.parent().unwrap_or(&path);

@@ -16,6 +16,7 @@ class Hub:
     def __init__(self, repo, files):
         self.repo, self.files = repo, files
         self.faults = {}
+        self.heads = {}  # path to the bytes that a request for a file's begin gets
         self.log = []  # (path, first byte, bytes sent, authorization)
         self.rate = None
         hub = self
@@ -90,11 +91,16 @@ class Hub:
         first = 0
         asked = request.headers.get("Range")
         if asked and fault != "no range":
-            first = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            start, end = asked.removeprefix("bytes=").split("-")
+            first, last = int(start), min(int(end or len(data)), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            if end and name in self.heads:
+                data = self.heads[name]
+        else:
+            last = len(data) - 1
         if fault == "wrong":
             data = bytes(255 - b for b in data)
-        data = data[first:]
+        data = data[first : last + 1]
         cut = len(data) // 2 if fault in ("cut", "stall") else len(data)
         request.send_response(206 if "Content-Range" in headers else 200)
         for key, value in (headers | {"Content-Length": str(len(data))}).items():
