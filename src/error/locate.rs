@@ -56,7 +56,7 @@ impl Explain for LocateError {
                     .into(),
             ),
             LocateError::NoTower { hub_id, .. } => Some(format!(
-                "`hf download {hub_id}`, or name the folder that holds the towers with --towers"
+                "`mgpack pull {hub_id}`, or name the folder that holds the towers with --towers"
             )),
         }
     }
