@@ -53,7 +53,7 @@ impl<'a> Stream<'a> {
         download.make_folders()?;
         download.hub.check_space(len)?;
         progress.begin(Stage::Download, len);
-        download.fetch_all(&missing, progress, stop)?;
+        download.hub.until(stop, || download.fetch_all(&missing, progress, stop))?;
         progress.finish();
         rest.into_iter().try_for_each(|file| download.link(file))?;
         let mut awaited = Vec::new();
@@ -63,7 +63,7 @@ impl<'a> Stream<'a> {
             } else {
                 // A link that an earlier run left leads nowhere.
                 remove_if_there(&download.snapshot().dir.join(&file.path))?;
-                awaited.push(download.head(file, stop)?);
+                awaited.push(download.hub.until(stop, || download.head(file, stop))?);
             }
         }
         Ok(Self { download, awaited })
@@ -139,16 +139,19 @@ impl<'a> Stream<'a> {
             changed: Condvar::new(),
             failed: AtomicBool::new(false),
         };
-        let outcome = std::thread::scope(|scope| {
-            for _ in 0..PARALLEL {
-                scope.spawn(|| arrivals.fetch());
-            }
-            let outcome = work(&arrivals);
-            arrivals.lock().over = true;
-            arrivals.failed.store(true, Ordering::Relaxed);
-            arrivals.changed.notify_all();
-            outcome
-        });
+        let run = || {
+            std::thread::scope(|scope| {
+                for _ in 0..PARALLEL {
+                    scope.spawn(|| arrivals.fetch());
+                }
+                let outcome = work(&arrivals);
+                arrivals.lock().over = true;
+                arrivals.failed.store(true, Ordering::Relaxed);
+                arrivals.changed.notify_all();
+                outcome
+            })
+        };
+        let outcome = self.download.hub.until(stop, run);
         if let Some(error) = arrivals.lock().error.take() {
             return Err(error);
         }
@@ -325,7 +328,7 @@ impl Download<'_> {
     fn first(&self, file: &Listed, len: u64, stop: &Stop) -> Result<Vec<u8>, HubError> {
         let url = self.url(file);
         for attempt in 1.. {
-            let answer = self.hub.client.get_first(&url, len, self.subject()).and_then(|answer| {
+            let answer = self.hub.client.get_first(&url, len, self.subject(file)).and_then(|answer| {
                 let again = |why: String| Failure::Again { url: url.clone(), why, wait: None };
                 let mut bytes = Vec::new();
                 let body = answer.into_body().into_with_config().limit(u64::MAX).reader();

@@ -211,7 +211,7 @@ def test_content_that_another_revision_has_is_not_removed(hub, tmp_path):
 
 
 def test_what_cannot_be_streamed_is_refused_before_anything_is_fetched(hub, checkpoint, tmp_path):
-    hub.files = {"config.json": hub.files["config.json"], "pytorch_model.bin": b"x" * 5000}
+    hub.commits[COMMIT] = {"config.json": hub.files["config.json"], "pytorch_model.bin": b"x" * 5000}
     done = convert(hub, tmp_path / "cache", tmp_path / "out", "--stream", "--discard-source")
     assert done.returncode == 2 and "without --stream" in done.stderr, done.stderr
     line = [conftest.BINARY, "convert", checkpoint, "--int8", "--stream", "--discard-source", "-o", tmp_path / "out"]
