@@ -11,6 +11,7 @@ mod folder;
 pub mod hub;
 pub mod index;
 mod json;
+pub mod needed;
 mod notice;
 pub mod safetensors;
 mod shards;

@@ -268,8 +268,8 @@ pub enum CheckpointError {
         /// The start of what it holds.
         text: String,
     },
-    /// A download was interrupted: a link of the snapshot leads to nothing.
-    #[error("the download of `{repo_id}` is not complete: `{}` is missing", shown_bare(file))]
+    /// A download was interrupted, or only some files were fetched.
+    #[error("the download of `{repo_id}` is not complete: {} missing", are_missing(files))]
     IncompleteSnapshot {
         /// `org/name`.
         repo_id: String,
@@ -277,8 +277,8 @@ pub enum CheckpointError {
         revision: Option<String>,
         /// The snapshot's folder.
         path: PathBuf,
-        /// The first missing file, relative to it.
-        file: String,
+        /// The missing files, relative to it, sorted.
+        files: Vec<String>,
     },
 }
 
@@ -833,7 +833,13 @@ impl Explain for CheckpointError {
                 why
             }
             Self::BadRef { text, .. } => format!("the file holds {}, not a commit", shown(text)),
-            Self::IncompleteSnapshot { .. } => "its link in the cache leads to nothing".to_owned(),
+            Self::IncompleteSnapshot { files, .. } => {
+                const MOST: usize = 10;
+                let names: Vec<String> = files.iter().take(MOST).map(|file| shown_bare(file)).collect();
+                let more = files.len().saturating_sub(MOST);
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                format!("the snapshot in the cache lacks {}{more}", names.join(", "))
+            }
         })
     }
 
@@ -998,13 +1004,17 @@ impl Explain for IndexFault {
 /// The command that fetches a repository.
 fn download_line(repo_id: &str, revision: Option<&str>) -> String {
     match revision {
-        Some(revision) => format!("hf download {repo_id} --revision {revision}"),
-        None => format!("hf download {repo_id}"),
+        Some(revision) => format!("`mgpack pull {repo_id} --revision {revision}`"),
+        None => format!("`mgpack pull {repo_id}`"),
     }
 }
 
 fn at_revision(revision: Option<&str>) -> String {
     revision.map_or_else(String::new, |revision| format!(" at revision `{revision}`"))
+}
+
+fn are_missing(files: &[String]) -> String {
+    format!("{} {}", listed(files), if files.len() == 1 { "is" } else { "are" })
 }
 
 fn looks_like_short_commit(revision: &str) -> bool {
@@ -1071,8 +1081,8 @@ mod tests {
 
     #[test]
     fn tells_the_download_line_with_and_without_a_revision() {
-        assert_eq!(download_line("a/b", None), "hf download a/b");
-        assert_eq!(download_line("a/b", Some("v1")), "hf download a/b --revision v1");
+        assert_eq!(download_line("a/b", None), "`mgpack pull a/b`");
+        assert_eq!(download_line("a/b", Some("v1")), "`mgpack pull a/b --revision v1`");
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Explain for LocateError {
             ),
             LocateError::NothingToStream { .. } => Some("leave --stream and --discard-source out".into()),
             LocateError::NoTower { hub_id, .. } => Some(format!(
-                "`hf download {hub_id}`, or name the folder that holds the towers with --towers"
+                "`mgpack pull {hub_id}`, or name the folder that holds the towers with --towers"
             )),
         }
     }

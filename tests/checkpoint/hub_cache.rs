@@ -75,9 +75,9 @@ fn finds_branches_tags_and_whole_commits() {
 fn tells_the_command_that_fetches_what_is_missing() {
     let cache = downloaded();
     let cases = [
-        ("YanweiLi/MGM-7B", None, "hf download YanweiLi/MGM-7B"),
-        (ID, Some("v2"), "hf download YanweiLi/MGM-2B --revision v2"),
-        (ID, Some(SHA1), "hf download YanweiLi/MGM-2B --revision 89abcdef0123456789abcdef0123456789abcdef"),
+        ("YanweiLi/MGM-7B", None, "`mgpack pull YanweiLi/MGM-7B`"),
+        (ID, Some("v2"), "`mgpack pull YanweiLi/MGM-2B --revision v2`"),
+        (ID, Some(SHA1), "`mgpack pull YanweiLi/MGM-2B --revision 89abcdef0123456789abcdef0123456789abcdef`"),
     ];
     for (id, revision, line) in cases {
         let error = refused(&hub(&cache), id, revision);
@@ -100,11 +100,8 @@ fn refuses_a_snapshot_whose_download_was_interrupted() {
         let cache = downloaded();
         fs::remove_file(cache.folder.path().join(REPO).join("blobs").join(gone)).expect("removed");
         let error = refused(&hub(&cache), ID, None);
-        assert!(
-            matches!(&error, E::IncompleteSnapshot { file: missing, .. } if missing == file),
-            "{error:?}"
-        );
-        assert_eq!(error.help().as_deref(), Some("hf download YanweiLi/MGM-2B"));
+        assert!(matches!(&error, E::IncompleteSnapshot { files, .. } if *files == [file]), "{error:?}");
+        assert_eq!(error.help().as_deref(), Some("`mgpack pull YanweiLi/MGM-2B`"));
         // By its path, without the name, it is refused as well.
         let opened = Checkpoint::open(&cache.snapshot);
         assert!(matches!(opened, Err(Error::Checkpoint(E::DanglingLink { .. }))), "{opened:?}");
