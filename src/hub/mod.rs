@@ -3,13 +3,17 @@
 //! [`Hub::plan`] asks what a revision holds and chooses; [`Download::run`] fetches the chosen files in
 //! parallel. Each file is checked against the digest in the hub's listing before it gets its name in
 //! `blobs/`. The snapshot's links, and then the ref, are made when all files are there, so a broken download
-//! leaves no snapshot that looks whole. The layout is huggingface_hub's; which addresses, tokens and folders
-//! count is read from the same environment variables.
+//! leaves no snapshot that looks whole. The layout is huggingface_hub's; which addresses, tokens, proxies and
+//! folders count is read from the same environment variables.
+//!
+//! huggingface_hub keeps the listing of a commit that it fetched whole in `trees/COMMIT.json`. It is read
+//! (`checkpoint::hub`) and never written: with it, huggingface_hub would ask for the files that are left out here.
 
 mod choice;
 mod download;
 mod http;
 mod listing;
+mod proxy;
 mod stream;
 
 use std::ffi::OsString;
@@ -24,7 +28,7 @@ pub use choice::fits;
 pub use listing::{BlobHash, Listed, Listing};
 pub use stream::{Arrivals, Stream};
 
-use crate::checkpoint::hub::{HubCache, Snapshot, checked_revision, repo_folder};
+use crate::checkpoint::hub::{HubCache, Snapshot, checked_revision, hub_home, hub_path, repo_folder};
 use crate::error::{HubError, Result};
 use crate::family::Tower;
 use crate::progress::{Progress, Stage, Stop};
@@ -42,6 +46,9 @@ const MAX_LISTING_LEN: u64 = 32 << 20;
 
 /// Longest stored token.
 const MAX_TOKEN_LEN: u64 = 4096;
+
+/// Time between two looks at a request to stop.
+const WATCH: Duration = Duration::from_millis(20);
 
 /// Longest silence of a server, unless `HF_HUB_DOWNLOAD_TIMEOUT` (seconds) says otherwise.
 const STALL: Duration = Duration::from_secs(30);
@@ -80,17 +87,18 @@ fn is_true(value: Option<OsString>) -> bool {
 }
 
 impl Hub {
-    /// The hub that the environment names: `HF_ENDPOINT`, the token, `HF_HUB_DOWNLOAD_TIMEOUT`.
+    /// The hub that the environment names: `HF_ENDPOINT`, the token, `HF_HUB_DOWNLOAD_TIMEOUT`, proxies,
+    /// certificates.
     ///
     /// # Errors
-    /// [`HubError::BadEndpoint`].
+    /// [`HubError::BadEndpoint`]; [`HubError::Io`] for certificates that cannot be read.
     pub fn from_env(cache: HubCache, var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let text = |name: &str| var(name)?.into_string().ok().filter(|text| !text.trim().is_empty());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let endpoint = endpoint.trim().trim_end_matches('/').to_owned();
         let stall = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|text| text.trim().parse().ok());
         let stall = stall.filter(|seconds| *seconds > 0).map_or(STALL, Duration::from_secs);
-        let client = Client::new(&endpoint, token(&var), stall)?;
+        let client = Client::new(&endpoint, token(&var), stall, &var)?;
         Ok(Self { client, endpoint, cache })
     }
 
@@ -124,7 +132,8 @@ impl Hub {
         let repo = self.cache.dir().join(repo_folder(repo_id)?);
         let locks = self.cache.dir().join(".locks").join(repo_folder(repo_id)?);
         let revision = checked_revision(revision)?;
-        let listing = self.listing(Subject { repo_id, revision }, stop)?;
+        let subject = Subject { repo_id, revision, file: None };
+        let listing = self.until(stop, || self.listing(subject, stop))?;
         let files = match wanted {
             Wanted::Checkpoint => choice::checkpoint(&listing),
             Wanted::Tower(tower) => choice::tower(&listing, tower),
@@ -163,6 +172,24 @@ impl Hub {
         };
         download.missing = download.missing_files.iter().map(|file| download.left(file)).sum();
         Ok(download)
+    }
+
+    /// Does `work`, and ends its requests as soon as `stop` is asked, also where a server keeps silent.
+    fn until<T>(&self, stop: &Stop, work: impl FnOnce() -> T) -> T {
+        let done = AtomicBool::new(false);
+        let watch = || {
+            while !done.load(Ordering::Relaxed) {
+                if stop.requested() {
+                    return self.client.shut_down();
+                }
+                std::thread::sleep(WATCH);
+            }
+        };
+        std::thread::scope(|scope| {
+            let _done = SetOnDrop(&done);
+            scope.spawn(watch);
+            work()
+        })
     }
 
     fn listing(&self, subject: Subject<'_>, stop: &Stop) -> Result<Listing, HubError> {
@@ -206,12 +233,8 @@ fn token(var: &impl Fn(&str) -> Option<OsString>) -> Option<String> {
         (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(text)
     };
     let given = |name: &str| clean(var(name)?.into_string().ok()?);
-    let folder = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let stored = || {
-        let path = folder("HF_TOKEN_PATH")
-            .or_else(|| Some(folder("HF_HOME")?.join("token")))
-            .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("huggingface/token")))
-            .or_else(|| Some(folder("HOME")?.join(".cache/huggingface/token")))?;
+        let path = hub_path(var, "HF_TOKEN_PATH").or_else(|| Some(hub_home(var)?.join("token")))?;
         let mut text = String::new();
         fs::File::open(path).ok()?.take(MAX_TOKEN_LEN).read_to_string(&mut text).ok()?;
         clean(text)
@@ -285,10 +308,12 @@ impl Download<'_> {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 0..PARALLEL.min(files.len()) {
-                scope.spawn(work);
-            }
+        self.hub.until(stop, || {
+            std::thread::scope(|scope| {
+                for _ in 0..PARALLEL.min(files.len()) {
+                    scope.spawn(work);
+                }
+            });
         });
         let first = first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.map_or(Ok(()), Err)
@@ -303,7 +328,7 @@ impl Download<'_> {
     ) -> Job<'a> {
         Job {
             client: &self.hub.client,
-            subject: self.subject(),
+            subject: self.subject(file),
             url: self.url(file),
             file,
             blob: self.blob(file),
@@ -314,8 +339,8 @@ impl Download<'_> {
         }
     }
 
-    fn subject(&self) -> Subject<'_> {
-        Subject { repo_id: &self.repo_id, revision: &self.revision }
+    fn subject<'a>(&'a self, file: &'a Listed) -> Subject<'a> {
+        Subject { repo_id: &self.repo_id, revision: &self.revision, file: Some(&file.path) }
     }
 
     /// Where the content of a file lies in the cache.
@@ -348,6 +373,8 @@ impl Download<'_> {
         let (link, blob) = (snapshot.join(&file.path), self.blob(file));
         let parent = link.parent().unwrap_or(&snapshot);
         fs::create_dir_all(parent).map_err(io_error("making a folder", parent))?;
+        // Another program finished the blob that an earlier run began. Best effort.
+        let _ = fs::remove_file(incomplete(&blob));
         let leads_there = || Some(link.canonicalize().ok()? == blob.canonicalize().ok()?);
         if leads_there() == Some(true) {
             return Ok(());
@@ -365,6 +392,15 @@ impl Download<'_> {
             replace(&path, |path| fs::write(path, &self.commit))?;
         }
         Ok(())
+    }
+}
+
+/// Set when dropped, so also when what was watched panics.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

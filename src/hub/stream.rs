@@ -63,7 +63,7 @@ impl<'a> Stream<'a> {
             } else {
                 // A link that an earlier run left leads nowhere.
                 remove_if_there(&download.snapshot().dir.join(&file.path))?;
-                awaited.push(download.head(file, stop)?);
+                awaited.push(download.hub.until(stop, || download.head(file, stop))?);
             }
         }
         Ok(Self { download, awaited })
@@ -296,7 +296,8 @@ impl Arrivals<'_> {
 
     fn fetch_one(&self, file: usize) -> Result<()> {
         let Some(listed) = self.listed.get(file).copied().flatten() else { return Ok(()) };
-        self.download.job(listed, self.progress, self.stop, &self.failed).run()?;
+        let job = self.download.job(listed, self.progress, self.stop, &self.failed);
+        self.download.hub.until(self.stop, || job.run())?;
         self.download.link(listed)?;
         self.checkpoint.arrived(file)
     }
@@ -325,7 +326,7 @@ impl Download<'_> {
     fn first(&self, file: &Listed, len: u64, stop: &Stop) -> Result<Vec<u8>, HubError> {
         let url = self.url(file);
         for attempt in 1.. {
-            let answer = self.hub.client.get_first(&url, len, self.subject()).and_then(|answer| {
+            let answer = self.hub.client.get_first(&url, len, self.subject(file)).and_then(|answer| {
                 let again = |why: String| Failure::Again { url: url.clone(), why, wait: None };
                 let mut bytes = Vec::new();
                 let body = answer.into_body().into_with_config().limit(u64::MAX).reader();
