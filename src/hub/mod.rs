@@ -272,7 +272,7 @@ impl Download<'_> {
         self.hub.check_space(self.missing)?;
         if !self.missing_files.is_empty() {
             progress.begin(Stage::Download, self.missing);
-            self.hub.until(stop, || self.fetch_all(&self.missing_files, progress, stop))?;
+            self.fetch_all(&self.missing_files, progress, stop)?;
             progress.finish();
         }
         self.files.iter().try_for_each(|file| self.link(file))?;
@@ -308,10 +308,12 @@ impl Download<'_> {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 0..PARALLEL.min(files.len()) {
-                scope.spawn(work);
-            }
+        self.hub.until(stop, || {
+            std::thread::scope(|scope| {
+                for _ in 0..PARALLEL.min(files.len()) {
+                    scope.spawn(work);
+                }
+            });
         });
         let first = first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.map_or(Ok(()), Err)

@@ -53,7 +53,7 @@ impl<'a> Stream<'a> {
         download.make_folders()?;
         download.hub.check_space(len)?;
         progress.begin(Stage::Download, len);
-        download.hub.until(stop, || download.fetch_all(&missing, progress, stop))?;
+        download.fetch_all(&missing, progress, stop)?;
         progress.finish();
         rest.into_iter().try_for_each(|file| download.link(file))?;
         let mut awaited = Vec::new();
@@ -139,19 +139,16 @@ impl<'a> Stream<'a> {
             changed: Condvar::new(),
             failed: AtomicBool::new(false),
         };
-        let run = || {
-            std::thread::scope(|scope| {
-                for _ in 0..PARALLEL {
-                    scope.spawn(|| arrivals.fetch());
-                }
-                let outcome = work(&arrivals);
-                arrivals.lock().over = true;
-                arrivals.failed.store(true, Ordering::Relaxed);
-                arrivals.changed.notify_all();
-                outcome
-            })
-        };
-        let outcome = self.download.hub.until(stop, run);
+        let outcome = std::thread::scope(|scope| {
+            for _ in 0..PARALLEL {
+                scope.spawn(|| arrivals.fetch());
+            }
+            let outcome = work(&arrivals);
+            arrivals.lock().over = true;
+            arrivals.failed.store(true, Ordering::Relaxed);
+            arrivals.changed.notify_all();
+            outcome
+        });
         if let Some(error) = arrivals.lock().error.take() {
             return Err(error);
         }
@@ -299,7 +296,8 @@ impl Arrivals<'_> {
 
     fn fetch_one(&self, file: usize) -> Result<()> {
         let Some(listed) = self.listed.get(file).copied().flatten() else { return Ok(()) };
-        self.download.job(listed, self.progress, self.stop, &self.failed).run()?;
+        let job = self.download.job(listed, self.progress, self.stop, &self.failed);
+        self.download.hub.until(self.stop, || job.run())?;
         self.download.link(listed)?;
         self.checkpoint.arrived(file)
     }
