@@ -2,8 +2,8 @@
 //! quantized.
 //!
 //! Facts only, read in transformers 5.23.0 (`conversion_mapping.py`, `quantizers/base.py`) and seen by
-//! tests/python/test_other_architectures.py. Carries out formats/bundle.md, "Device map", and schemes.md, "What is
-//! quantized" and "config.json".
+//! tests/python/test_other_architectures.py. Carries out formats/bundle.md, "Device map", and formats/schemes.md,
+//! "What is quantized" and "quantization_config".
 
 use std::borrow::Cow;
 

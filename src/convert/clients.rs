@@ -1,7 +1,7 @@
 //! What a generic bundle has to tell the programs that load it, and the user about them.
 //!
 //! Owns the list of modules that stay float, the notices and the one refusal that follow from what a client can do.
-//! What that is stands in `transformers`. Carries out formats/schemes.md, "config.json".
+//! What that is stands in `transformers`. Carries out formats/schemes.md, "quantization_config".
 
 use serde_json::Value;
 
