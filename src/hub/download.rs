@@ -2,9 +2,11 @@
 //!
 //! Unfinished bytes lie in `blobs/HASH.incomplete`, under a lock on `.locks/REPO/HASH.lock`: the lock is the
 //! one that huggingface_hub takes (flock), so two programs never fetch one blob at once. The blob appears
-//! under its name only when its digest is right and it is on the disk. huggingface_hub 2 writes to
-//! `blobs/HASH.XXXXXXXX.incomplete`, a name of each process, and removes it when it fails: those are never read
-//! here, because with Xet their bytes do not come in order.
+//! under its name only when its digest is right and it is on the disk.
+//!
+//! huggingface_hub 0.20 has the same name for unfinished bytes, and either program goes on where the other ended.
+//! Version 2.4 writes to `blobs/HASH.XXXXXXXX.incomplete`, a name of each process, and removes it when it fails.
+//! Those are never read here: with Xet their bytes do not come in order.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};

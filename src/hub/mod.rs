@@ -308,10 +308,12 @@ impl Download<'_> {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 0..PARALLEL.min(files.len()) {
-                scope.spawn(work);
-            }
+        self.hub.until(stop, || {
+            std::thread::scope(|scope| {
+                for _ in 0..PARALLEL.min(files.len()) {
+                    scope.spawn(work);
+                }
+            });
         });
         let first = first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.map_or(Ok(()), Err)

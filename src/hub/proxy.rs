@@ -2,7 +2,8 @@
 //!
 //! `HTTPS_PROXY` for https, `HTTP_PROXY` for http, else `ALL_PROXY`; `NO_PROXY` names what goes there directly.
 //! A name in small letters comes before the same in capitals, also where it is empty. Source: getproxies of
-//! Python's urllib and the rules of httpx, by which huggingface_hub chooses.
+//! Python's urllib and the rules of httpx, by which huggingface_hub chooses. The HTTP crate asks a proxy for a
+//! tunnel (CONNECT) to http addresses as well; a proxy that gives tunnels to port 443 alone serves https only.
 
 use std::ffi::OsString;
 use std::net::IpAddr;

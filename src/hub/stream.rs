@@ -299,7 +299,8 @@ impl Arrivals<'_> {
 
     fn fetch_one(&self, file: usize) -> Result<()> {
         let Some(listed) = self.listed.get(file).copied().flatten() else { return Ok(()) };
-        self.download.job(listed, self.progress, self.stop, &self.failed).run()?;
+        let job = self.download.job(listed, self.progress, self.stop, &self.failed);
+        self.download.hub.until(self.stop, || job.run())?;
         self.download.link(listed)?;
         self.checkpoint.arrived(file)
     }

@@ -108,6 +108,48 @@ fn refuses_a_snapshot_whose_download_was_interrupted() {
     }
 }
 
+/// `find_checkpoint`'s missing files.
+fn missing(cache: &Cache) -> Vec<String> {
+    match hub(cache).find_checkpoint(ID, None) {
+        Ok(_) => Vec::new(),
+        Err(Error::Checkpoint(E::IncompleteSnapshot { files, .. })) => files,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_checkpoint_is_whole_by_the_listing_that_huggingface_hub_left() {
+    let cache = downloaded();
+    assert_eq!(missing(&cache), [""; 0]);
+    let tree = cache.folder.path().join(REPO).join(format!("trees/{COMMIT}.json"));
+    fs::create_dir_all(tree.parent().expect("a folder")).expect("folders");
+    let files =
+        r#"{"config.json": {}, "model.safetensors": {}, "pytorch_model.bin": {}, "vocab.txt": {"size": 1}}"#;
+    let listing = |version: u64| format!(r#"{{"format_version": {version}, "files": {files}}}"#);
+    fs::write(&tree, listing(1)).expect("a listing");
+    assert_eq!(missing(&cache), ["vocab.txt"]);
+    // Another form, or none: what the snapshot itself tells.
+    for other in [listing(2), "{".to_owned(), "[]".to_owned()] {
+        fs::write(&tree, other).expect("a listing");
+        assert_eq!(missing(&cache), [""; 0]);
+    }
+}
+
+#[test]
+fn without_a_listing_an_index_or_a_shard_tells_what_is_missing() {
+    let shard = "model-00002-of-00003.safetensors";
+    let weights = sound(&[("a", 4)]);
+    let cache = cache(&[(shard, SHA256, &weights)]);
+    let all = ["config.json", "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"];
+    assert_eq!(missing(&cache), [&all[..], &["model.safetensors.index.json"]].concat());
+    let index = format!(r#"{{"weight_map": {{"a": "{shard}", "b": "{}"}}}}"#, all[1]);
+    fs::write(cache.snapshot.join("model.safetensors.index.json"), index).expect("an index");
+    fs::write(cache.snapshot.join("config.json"), "{}").expect("a config");
+    assert_eq!(missing(&cache), &all[1..]);
+    fs::remove_file(cache.snapshot.join(shard)).expect("removed");
+    assert_eq!(missing(&cache), [all[1], shard]);
+}
+
 #[test]
 fn refuses_names_that_could_become_other_paths() {
     let cache = downloaded();

@@ -17,7 +17,7 @@ class Hub:
     """
 
     def __init__(self, repo, files, tls=None):
-        self.repo, self.files = repo, files
+        self.repo = repo
         self.commits = {COMMIT: files}
         self.revisions = {"main": COMMIT}
         self.faults = {}
@@ -49,6 +49,15 @@ class Hub:
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.cdn = f"{scheme}://localhost:{self.port}"  # another host, so that a token must not follow
+
+    @property
+    def files(self):
+        """Those of `main`."""
+        return self.commits[COMMIT]
+
+    @files.setter
+    def files(self, files):
+        self.commits[COMMIT] = files
 
     def digest(self, path, commit=COMMIT):
         data = self.commits[commit][path]

@@ -10,7 +10,7 @@ import time
 
 import conftest
 import pytest
-from hub_server import COMMIT
+from hub_server import COMMIT, Hub
 from pulling import BIG, BLOBS, REPO, SNAPSHOT, check, environment, model_hub, pull, python, run
 
 OTHER = "d" * 40
@@ -242,6 +242,19 @@ def test_convert_fetches_what_the_cache_lacks_of_a_model(made, tmp_path):
     assert digests[0] == digests[1] == digests[2]
 
 
+def test_a_tower_is_pulled_as_far_as_mgm_opens_it(tmp_path):
+    repo = "openai/clip-vit-large-patch14-336"
+    wanted = {"config.json": b"{}", "preprocessor_config.json": b"{}", "pytorch_model.bin": bytes(2000), "README.md": b"x"}
+    hub = Hub(repo, wanted | {"tf_model.h5": bytes(2000), "tokenizer.json": b"{}", "vocab.json": b"{}"})
+    python(hub, tmp_path, f"h.hf_hub_download({repo!r}, 'config.json')")
+    done = run(["pull", repo, "--offline"], hub, tmp_path)
+    assert done.returncode == 2 and "lacks preprocessor_config.json, model.safetensors\n" in done.stderr, done.stderr
+    done = run(["pull", repo], hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "hub").glob("models--*/snapshots/*/*")} == set(wanted)
+    assert run(["pull", repo, "--offline"], hub, tmp_path).returncode == 0
+
+
 def test_the_partial_file_of_a_huggingface_hub_that_was_killed_is_left_alone(hub, tmp_path):
     hub.rate = 1 << 20
     code = "from huggingface_hub import constants as c, snapshot_download; c.DOWNLOAD_CHUNK_SIZE = 1 << 16"
@@ -260,7 +273,8 @@ def test_the_partial_file_of_a_huggingface_hub_that_was_killed_is_left_alone(hub
     hub.rate = None
     assert pull(hub, tmp_path).returncode == 0
     assert orphan.read_bytes() == before and len(before) > 0
-    orphan.unlink()
+    for path in orphan.parent.glob("*.*.incomplete"):  # of the other files too, where the kill met them
+        path.unlink()
     check(hub, tmp_path)
 
 
@@ -275,7 +289,7 @@ def test_huggingface_hub_completes_what_mgpack_began_and_the_other_way_round(hub
     seen = len(hub.log)
     assert pull(hub, tmp_path).returncode == 0 and len(hub.log) == seen
     check(hub, tmp_path)  # and the partial file is gone
-    # huggingface_hub before 1.0 wrote under the name that mgpack uses.
+    # huggingface_hub 0.20 writes under the name that mgpack uses, and goes on with what it finds there.
     blob.unlink()
     part.write_bytes(hub.files[BIG][:1_000_000])
     assert pull(hub, tmp_path).returncode == 0
