@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::hub::HubCache;
+use crate::checkpoint::hub::{HubCache, Snapshot};
 use crate::error::{CheckpointError, Error, LocateError, Result};
 use crate::family::{Family, Tower};
 use crate::tensor;
@@ -82,7 +82,7 @@ pub fn hub_id(model: &str) -> Result<String> {
 
 fn find_in_cache(hub_id: &str, places: &Places) -> Result<Located> {
     let cache = places.cache.as_ref().ok_or(CheckpointError::NoCacheFolder)?;
-    let snapshot = cache.find(hub_id, places.revision.as_deref())?;
+    let snapshot = cache.find_checkpoint(hub_id, places.revision.as_deref())?;
     Ok(Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) })
 }
 
@@ -120,17 +120,12 @@ pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places:
         candidates.push(parent.join(&tower.path));
     }
     candidates.push(places.cwd.join(&tower.path));
-    let is_tower = |dir: &&PathBuf| {
-        tower.files.iter().all(|file| dir.join(file).is_file())
-            && tower.weights_one_of.iter().any(|file| dir.join(file).is_file())
-    };
-    if let Some(dir) = candidates.iter().find(is_tower) {
+    if let Some(dir) = candidates.iter().find(|dir| missing_of_tower(tower, dir).is_empty()) {
         return Ok(in_cache(dir));
     }
     let hub_id = tower.hub_id.as_str();
-    let from_cache = places.cache.as_ref().map(|cache| cache.find(hub_id, None));
-    match from_cache {
-        Some(Ok(snapshot)) if is_tower(&&snapshot.dir) => {
+    match places.cache.as_ref().map(|cache| tower_in_cache(tower, cache)) {
+        Some(Ok(snapshot)) => {
             Ok(Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) })
         }
         Some(Err(Error::Checkpoint(error @ CheckpointError::IncompleteSnapshot { .. }))) => Err(error.into()),
@@ -142,6 +137,24 @@ pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places:
         }
         .into()),
     }
+}
+
+/// The snapshot of a tower in the hub's cache, with all that MGM opens.
+///
+/// # Errors
+/// The cache's own; [`CheckpointError::IncompleteSnapshot`] with the files that are missing.
+pub fn tower_in_cache(tower: &Tower, cache: &HubCache) -> Result<Snapshot> {
+    let snapshot = cache.find(tower.hub_id.as_str(), None)?;
+    let missing = missing_of_tower(tower, &snapshot.dir);
+    if missing.is_empty() { Ok(snapshot) } else { Err(snapshot.incomplete(None, missing).into()) }
+}
+
+/// What MGM opens of a tower and `dir` does not have.
+fn missing_of_tower(tower: &Tower, dir: &Path) -> Vec<String> {
+    let has = |file: &&String| dir.join(file).is_file();
+    let weights =
+        tower.weights_one_of.first().filter(|_| !tower.weights_one_of.iter().any(|file| has(&file)));
+    tower.files.iter().filter(|file| !has(file)).chain(weights).cloned().collect()
 }
 
 /// Bytes that the used part of a tower takes in 16 bits: counted where its weights are safetensors, otherwise

@@ -10,6 +10,8 @@ use crate::structure::Role;
 pub enum Stage {
     /// Bytes fetched from the hub.
     Download,
+    /// Bytes fetched from the hub and bytes written, where a conversion does both at once.
+    Stream,
     /// Tensors read, transformed, hashed and written.
     Tensors,
     /// Towers, tokenizer and other files copied and hashed.
@@ -29,6 +31,7 @@ impl Stage {
     pub fn label(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Stage::Download => "download",
+            Stage::Stream => "stream",
             Stage::Tensors => "convert",
             Stage::Files => "copy",
             Stage::Verify => "verify",

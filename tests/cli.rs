@@ -189,7 +189,7 @@ fn a_model_that_is_not_in_the_cache_is_named_with_the_line_that_fetches_it() {
     ] {
         let ran = world.run(&["plan", model, "--int8"]);
         assert_eq!(ran.code, 2, "{ran:?}");
-        assert!(ran.err.contains(&format!("hf download {hub_id}")), "{model}: {}", ran.err);
+        assert!(ran.err.contains(&format!("mgpack pull {hub_id}")), "{model}: {}", ran.err);
     }
 }
 
@@ -204,7 +204,7 @@ fn a_missing_tower_is_named_with_every_place_and_the_line_that_fetches_it() {
         "{}",
         ran.err
     );
-    assert!(ran.err.contains("`hf download openai/clip-vit-large-patch14-336`"), "{}", ran.err);
+    assert!(ran.err.contains("`mgpack pull openai/clip-vit-large-patch14-336`"), "{}", ran.err);
     assert!(ran.err.contains(&format!("ckpt/{CLIP}")), "{}", ran.err);
 
     // Only the second one is missing.
@@ -213,7 +213,7 @@ fn a_missing_tower_is_named_with_every_place_and_the_line_that_fetches_it() {
     let ran = world.run(&["plan", "ckpt", "--int8"]);
     assert_eq!(ran.code, 2);
     assert!(
-        ran.err.contains("`hf download laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup`"),
+        ran.err.contains("`mgpack pull laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup`"),
         "{}",
         ran.err
     );

@@ -270,6 +270,20 @@ fn every_tensor_and_every_file_of_the_checkpoint_is_accounted_for() {
     assert!(!files.contains_key("training_args.bin"));
 }
 
+/// A bundle taken as a checkpoint has both; they once met under one name and the conversion was refused.
+#[test]
+fn every_card_of_the_checkpoint_is_kept_under_a_name_of_its_own() {
+    let world = World::new();
+    save_two(&world.path("ckpt"), &zoo());
+    fs::write(world.path("ckpt/README.source.md"), "The first card\n").unwrap();
+    world.good(&args(&["--fp16"], "out"));
+    let files = contents(&world.path("out"));
+    assert_eq!(files["README.source.md"], b"# The original card\n");
+    assert_eq!(files["README.source.source.md"], b"The first card\n");
+    assert!(files["README.md"] != files["README.source.md"]);
+    assert_eq!(world.run(&["verify", "out"]).code, 0);
+}
+
 #[test]
 fn threads_memory_instruction_sets_and_places_do_not_change_a_byte() {
     let world = World::new();

@@ -1,15 +1,22 @@
 //! The hub's cache on this machine: from a repository's name to a snapshot's folder.
 //!
-//! Owns where the cache is, and its layout `models--ORG--NAME/{refs,snapshots,blobs}`. Downloads nothing
-//! and reads no process environment: values are passed in. A commit is checked to be 40 hexadecimal digits
+//! Owns where the cache is, its layout `models--ORG--NAME/{refs,snapshots,blobs,trees}`, and whether a snapshot
+//! is whole. Downloads nothing and reads no process environment: values are passed in. A commit is checked to be 40 hexadecimal digits
 //! before it becomes part of a path, and so are names and revisions. Source: huggingface_hub, constants.py
 //! and file_download.py.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
+
 use super::files::{MAX_DEPTH, MAX_FILES, is_absent, is_hex, open_regular, read_small};
+use super::index::{INDEX_NAME, MAX_INDEX_LEN, TORCH_INDEX_NAME};
+use super::needed;
 use crate::error::{CheckpointError, Result};
 
 /// The branch of a repository that is meant where none is given.
@@ -20,6 +27,15 @@ const MAX_REPO_ID_LEN: usize = 96;
 
 /// Longest file in `refs/`: a commit and perhaps a line end.
 const MAX_REF_LEN: u64 = 1024;
+
+/// Longest listing of a commit in `trees/`.
+const MAX_TREE_LEN: u64 = 64 << 20;
+
+/// The form of those listings that is known.
+const TREE_VERSION: u64 = 1;
+
+/// Most shards that a shard's name may tell of.
+const MAX_SHARDS: u32 = 10_000;
 
 /// The hub's cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,19 +74,9 @@ impl HubCache {
     /// # Ok::<(), mgpack::Error>(())
     /// ```
     pub fn from_env(var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
-        let set = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let expanded = |name: &str| {
-            let path = set(name)?;
-            match (path.strip_prefix("~"), set("HOME")) {
-                (Ok(rest), Some(home)) => Some(home.join(rest)),
-                _ => Some(path),
-            }
-        };
-        let dir = expanded("HF_HUB_CACHE")
-            .or_else(|| expanded("HUGGINGFACE_HUB_CACHE"))
-            .or_else(|| Some(expanded("HF_HOME")?.join("hub")))
-            .or_else(|| Some(expanded("XDG_CACHE_HOME")?.join("huggingface/hub")))
-            .or_else(|| Some(set("HOME")?.join(".cache/huggingface/hub")))
+        let dir = hub_path(&var, "HF_HUB_CACHE")
+            .or_else(|| hub_path(&var, "HUGGINGFACE_HUB_CACHE"))
+            .or_else(|| Some(hub_home(&var)?.join("hub")))
             .ok_or(CheckpointError::NoCacheFolder)?;
         Ok(Self { dir })
     }
@@ -102,6 +108,98 @@ impl HubCache {
         }
         asked.check_links(&dir)?;
         Ok(Snapshot { dir, repo_id: repo_id.to_owned(), commit })
+    }
+
+    /// Finds a downloaded checkpoint, whole: config.json, its weights in one format, and all else that belongs to
+    /// it, as far as the cache tells what that is. The ref and the snapshot exist before the files where another
+    /// program downloads, or where only some files were wanted.
+    ///
+    /// # Errors
+    /// As [`HubCache::find`]; [`CheckpointError::IncompleteSnapshot`] with the files that are missing.
+    pub fn find_checkpoint(&self, repo_id: &str, revision: Option<&str>) -> Result<Snapshot> {
+        let snapshot = self.find(repo_id, revision)?;
+        let missing = snapshot.missing()?;
+        if missing.is_empty() {
+            return Ok(snapshot);
+        }
+        Err(snapshot.incomplete(revision, missing).into())
+    }
+}
+
+impl Snapshot {
+    /// The error that `files` are missing.
+    pub(crate) fn incomplete(&self, revision: Option<&str>, files: Vec<String>) -> CheckpointError {
+        CheckpointError::IncompleteSnapshot {
+            repo_id: self.repo_id.clone(),
+            revision: revision.map(str::to_owned),
+            path: self.dir.clone(),
+            files,
+        }
+    }
+
+    /// Files of a checkpoint that the snapshot lacks, sorted.
+    fn missing(&self) -> Result<Vec<String>, CheckpointError> {
+        let paths = match self.tree() {
+            Some(paths) => paths,
+            None => self.told()?,
+        };
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let missing = needed::missing_files(&paths, |path| self.dir.join(path).is_file());
+        let missing: BTreeSet<&str> = missing.into_iter().collect();
+        Ok(missing.into_iter().map(str::to_owned).collect())
+    }
+
+    /// True where the cache has no listing of this commit and the snapshot has no tokenizer. Then only the hub
+    /// knows whether there is one: `AutoModel.from_pretrained` fetches the weights alone.
+    pub fn may_lack_tokenizer(&self) -> bool {
+        let names = self.top_names().unwrap_or_default();
+        !needed::has_tokenizer(names.iter().map(String::as_str)) && self.tree().is_none()
+    }
+
+    /// All paths of the commit, where huggingface_hub has left its listing: `trees/COMMIT.json` of version 1.
+    fn tree(&self) -> Option<BTreeSet<String>> {
+        #[derive(Deserialize)]
+        struct Tree {
+            format_version: u64,
+            files: std::collections::BTreeMap<String, IgnoredAny>,
+        }
+        let path = self.dir.parent()?.parent()?.join("trees").join(format!("{}.json", self.commit));
+        let text = read_small(&open_regular(&path, &path).ok()?, &path, MAX_TREE_LEN).ok()?;
+        let tree: Tree = serde_json::from_slice(&text).ok()?;
+        (tree.format_version == TREE_VERSION).then(|| tree.files.into_keys().collect())
+    }
+
+    /// All paths that the snapshot itself tells of: what is there, what an index lists, what a shard's name counts.
+    fn told(&self) -> Result<BTreeSet<String>, CheckpointError> {
+        let mut paths = self.top_names()?;
+        for name in paths.clone() {
+            let shards = needed::sibling_shards(&name, MAX_SHARDS);
+            if let [first, _, ..] = shards.as_slice() {
+                paths.insert(if first.ends_with(".bin") { TORCH_INDEX_NAME } else { INDEX_NAME }.to_owned());
+            }
+            paths.extend(shards);
+        }
+        for name in [INDEX_NAME, TORCH_INDEX_NAME] {
+            paths.extend(self.listed_shards(&self.dir.join(name)).unwrap_or_default());
+        }
+        paths.insert("config.json".to_owned());
+        Ok(paths)
+    }
+
+    /// Shards in an index. One that cannot be read lists none: opening the checkpoint tells why.
+    fn listed_shards(&self, path: &Path) -> Option<BTreeSet<String>> {
+        let text = read_small(&open_regular(path, path).ok()?, path, MAX_INDEX_LEN).ok()?;
+        let index: Map<String, Value> = serde_json::from_slice(&text).ok()?;
+        let shards = index.get("weight_map")?.as_object()?.values();
+        Some(shards.filter_map(|shard| shard.as_str().map(str::to_owned)).collect())
+    }
+
+    fn top_names(&self) -> Result<BTreeSet<String>, CheckpointError> {
+        let failed = |source| CheckpointError::io(self.dir.as_path(), "list", source);
+        let entries = fs::read_dir(&self.dir).map_err(failed)?;
+        let name =
+            |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        entries.map(name).collect::<std::io::Result<_>>().map_err(failed)
     }
 }
 
@@ -147,7 +245,7 @@ impl Asked<'_> {
     /// Every link of a snapshot must lead to something: an interrupted download leaves some that do not.
     fn check_links(&self, dir: &Path) -> Result<(), CheckpointError> {
         let mut folders = vec![(dir.to_owned(), 0)];
-        let mut dangling: Option<PathBuf> = None;
+        let mut dangling = BTreeSet::new();
         let mut seen = 0;
         while let Some((folder, depth)) = folders.pop() {
             let failed = |source| CheckpointError::io(folder.as_path(), "list", source);
@@ -164,20 +262,36 @@ impl Asked<'_> {
                     }
                     folders.push((path, depth + 1));
                 } else if kind.is_symlink() && fs::metadata(&path).is_err_and(|error| is_absent(&error)) {
-                    // The first by name, so that the error does not depend on the folder's order.
-                    dangling = Some(dangling.map_or(path.clone(), |first| first.min(path)));
+                    dangling.insert(path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned());
                 }
             }
         }
-        let Some(path) = dangling else { return Ok(()) };
-        let file = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
+        if dangling.is_empty() {
+            return Ok(());
+        }
         Err(CheckpointError::IncompleteSnapshot {
             repo_id: self.repo_id.to_owned(),
             revision: self.revision.map(str::to_owned),
             path: dir.to_owned(),
-            file,
+            files: dangling.into_iter().collect(),
         })
     }
+}
+
+/// The folder that an environment variable names. A leading `~` stands for `HOME`; an empty value counts as none.
+pub(crate) fn hub_path(var: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(var(name).filter(|value| !value.is_empty())?);
+    match (path.strip_prefix("~"), var("HOME").filter(|value| !value.is_empty())) {
+        (Ok(rest), Some(home)) => Some(Path::new(&home).join(rest)),
+        _ => Some(path),
+    }
+}
+
+/// huggingface_hub's folder: `HF_HOME`, else `XDG_CACHE_HOME`/huggingface, else `HOME`/.cache/huggingface.
+pub(crate) fn hub_home(var: &impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    hub_path(var, "HF_HOME")
+        .or_else(|| Some(hub_path(var, "XDG_CACHE_HOME")?.join("huggingface")))
+        .or_else(|| Some(hub_path(var, "HOME")?.join(".cache/huggingface")))
 }
 
 /// Name of a repository's folder in the cache: `models--ORG--NAME`.

@@ -5,11 +5,13 @@
 //! number of threads. Leaves to others what a model is (`family`) and what becomes of a tensor (`plan`).
 //! Stricter than the usual loaders: where two of them would read one file differently, it is refused.
 
+mod awaited;
 mod files;
 mod folder;
 pub mod hub;
 pub mod index;
 mod json;
+pub mod needed;
 mod notice;
 pub mod safetensors;
 mod shards;
@@ -26,9 +28,11 @@ use serde_json::Value;
 
 use crate::error::{CheckpointError, ConvertError, Result};
 use crate::tensor::{Dtype, TensorName, element_len};
+use awaited::{Handle, Held};
 use files::{Fingerprint, Found, Root};
 use index::{Listed, TORCH_INDEX_NAME};
 
+pub use awaited::Awaited;
 pub use files::{MAX_DEPTH, MAX_FILES};
 pub use folder::Folder;
 pub use notice::{Notice, SkipReason, Skipped};
@@ -48,7 +52,7 @@ pub struct Checkpoint {
     notices: Vec<Notice>,
 }
 
-/// One file of weights of a checkpoint, open: safetensors or torch.
+/// One file of weights of a checkpoint: safetensors or torch.
 #[derive(Debug)]
 pub struct SourceFile {
     /// Below the root, with `/`.
@@ -61,8 +65,7 @@ pub struct SourceFile {
     pub metadata: BTreeMap<String, String>,
     /// Those of a torch file that tensors are views of.
     storages: Vec<torch::Storage>,
-    file: File,
-    fingerprint: Fingerprint,
+    handle: Handle,
 }
 
 /// One tensor of a checkpoint.
@@ -108,10 +111,23 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`], for anything that is missing, unsound, or read differently by different loaders.
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_awaiting(dir, &[])
+    }
+
+    /// The same, where some files of weights are yet to come: [`Checkpoint::arrived`] opens each. All other files
+    /// of the checkpoint must be there.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_awaiting(dir: &Path, awaited: &[Awaited]) -> Result<Self> {
         let root = Root::new(dir)?;
-        let names = root.top_names()?;
+        let mut names = root.top_names()?;
+        names.extend(awaited.iter().map(|file| file.path.clone()));
+        names.sort();
+        names.dedup();
         let mut notices = Vec::new();
-        let shards::Weights { kind, files, mut tensors } = shards::open(&root, &names, &mut notices)?;
+        let shards::Weights { kind, files, mut tensors } =
+            shards::open(&root, &names, awaited, &mut notices)?;
         let has_config = names.iter().any(|name| name == "config.json");
         let config = if has_config { Some(read_config(&root)?) } else { None };
         notices.extend(tied::resolve(&mut tensors, config.as_deref()));
@@ -221,7 +237,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError::ReadPastEnd`] where the file or the tensor ends before `buf` is full;
-    /// [`CheckpointError::Torch`] where a storage is damaged.
+    /// [`CheckpointError::Torch`] where a storage is damaged; [`CheckpointError::NotHere`] where the file is
+    /// awaited or was let go.
     pub fn read(&self, tensor: &SourceTensor, first: u64, buf: &mut [u8]) -> Result<()> {
         let start = first.saturating_mul(element_len(tensor.dtype).unwrap_or(1));
         let past_end = |path: &str, offset: u64| CheckpointError::ReadPastEnd {
@@ -241,15 +258,17 @@ impl Checkpoint {
                 CheckpointError::io(self.root.shown(&source.path), "read", error)
             }
         };
+        let held = source.handle.get();
+        let Held::Open(file, _) = &*held else {
+            return Err(CheckpointError::NotHere { path: self.root.shown(&source.path) }.into());
+        };
         let storage = tensor.view.as_ref().and_then(|view| Some((view, source.storages.get(view.storage)?)));
         let Some((view, storage)) = storage else {
-            return Ok(source.file.read_exact_at(buf, tensor.offset + start).map_err(failed)?);
+            return Ok(file.read_exact_at(buf, tensor.offset + start).map_err(failed)?);
         };
-        storage.read(&source.file, view, (tensor.dtype, &tensor.shape), first, buf).map_err(|fault| {
-            match fault {
-                torch::ReadFault::Io(error) => failed(error).into(),
-                fault => fault.at(&self.root.shown(&source.path)).into(),
-            }
+        storage.read(file, view, (tensor.dtype, &tensor.shape), first, buf).map_err(|fault| match fault {
+            torch::ReadFault::Io(error) => failed(error).into(),
+            fault => fault.at(&self.root.shown(&source.path)).into(),
         })
     }
 
@@ -272,8 +291,7 @@ impl Checkpoint {
     /// [`CheckpointError::FileChanged`] for the first that has.
     pub fn recheck(&self) -> Result<()> {
         for file in &self.files {
-            files::recheck_open(&file.file, &self.root.shown(&file.path), &file.fingerprint)?;
-            self.root.recheck(&file.path, &file.fingerprint)?;
+            self.recheck_weights(file)?;
         }
         for file in &self.side_files {
             self.root.recheck(&file.path, &file.fingerprint)?;

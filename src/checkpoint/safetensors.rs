@@ -84,6 +84,25 @@ pub(super) fn read_header(file: &File, file_len: u64) -> Result<Header, ReadFaul
     Ok(parse(&text, file_len - data_start)?)
 }
 
+/// Bytes of the head of a file of `file_len` bytes that begins with `prefix`: of the length and the header.
+///
+/// # Errors
+/// The fault in the length.
+pub fn head_len(prefix: [u8; PREFIX_LEN as usize], file_len: u64) -> Result<u64, HeaderFault> {
+    header_len(u64::from_le_bytes(prefix), file_len).map(|len| PREFIX_LEN + len as u64)
+}
+
+/// The header in `head`, the first bytes of a file of `file_len` bytes.
+pub(super) fn parse_head(head: &[u8], file_len: u64) -> Result<Header, HeaderFault> {
+    let too_short = HeaderFault::TooShort { len: head.len() as u64 };
+    let Some((prefix, text)) = head.split_first_chunk() else { return Err(too_short) };
+    let len = header_len(u64::from_le_bytes(*prefix), file_len)?;
+    if text.len() != len {
+        return Err(too_short);
+    }
+    parse(text, file_len - head.len() as u64)
+}
+
 /// Checks the length that a file's first eight bytes tell, before anything is allocated.
 fn header_len(len: u64, file_len: u64) -> Result<usize, HeaderFault> {
     let out_of_range = HeaderFault::HeaderLen { len, limit: MAX_HEADER_LEN };

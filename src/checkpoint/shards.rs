@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 
+use super::awaited::{Awaited, Handle, Held};
 use super::files::{self, Found, Root};
 use super::index::{self, INDEX_NAME, Index, IndexEntry, Listed, TORCH_INDEX_NAME, TotalSize};
 use super::safetensors;
@@ -34,6 +35,7 @@ pub(super) struct Weights {
 pub(super) fn open(
     root: &Root,
     names: &[String],
+    awaited: &[Awaited],
     notices: &mut Vec<Notice>,
 ) -> Result<Weights, CheckpointError> {
     let has = |name: &str| names.iter().any(|other| other == name);
@@ -53,12 +55,12 @@ pub(super) fn open(
                 file: single_name.to_owned(),
             });
         }
-        open_indexed(root, (index_name, kind), &index, notices)?
+        open_indexed(root, (index_name, kind), &index, awaited, notices)?
     } else {
         if loose.is_empty() {
             return Err(no_weights(&root.given, names));
         }
-        let opened = open_shards(root, kind, &loose, notices, |_| None)?;
+        let opened = open_shards(root, kind, &loose, awaited, notices, |_| None)?;
         if loose.len() > 1 {
             notices.push(Notice::NoIndex { shards: loose });
         }
@@ -84,10 +86,11 @@ fn open_indexed(
     root: &Root,
     (index_name, kind): (&str, Listed),
     index: &Index,
+    awaited: &[Awaited],
     notices: &mut Vec<Notice>,
 ) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
     let shards: Vec<String> = index.shards().into_iter().map(str::to_owned).collect();
-    let (files, tensors) = open_shards(root, kind, &shards, notices, |shard| {
+    let (files, tensors) = open_shards(root, kind, &shards, awaited, notices, |shard| {
         let tensor = index.entries.iter().find(|entry| entry.shard == shard)?.name.to_string();
         Some(CheckpointError::MissingShard { index: root.shown(index_name), shard: shard.to_owned(), tensor })
     })?;
@@ -152,11 +155,16 @@ fn open_shards(
     root: &Root,
     kind: Listed,
     shards: &[String],
+    awaited: &[Awaited],
     notices: &mut Vec<Notice>,
     missing: impl Fn(&str) -> Option<CheckpointError>,
 ) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
     let mut opened = Vec::with_capacity(shards.len());
     for shard in shards {
+        if let Some(awaited) = awaited.iter().find(|awaited| awaited.path == *shard) {
+            opened.push(await_shard(root, awaited)?);
+            continue;
+        }
         let Some(found) = root.find(shard)? else {
             return Err(missing(shard).unwrap_or_else(|| {
                 CheckpointError::io(root.shown(shard), "open", io::ErrorKind::NotFound.into())
@@ -176,40 +184,66 @@ fn open_shard(
     let Found { path, len, sha256, fingerprint } = found;
     let shown = root.shown(&path);
     let file = root.open(&path, &fingerprint)?;
-    let mut source =
-        SourceFile { path, len, sha256, metadata: BTreeMap::new(), storages: Vec::new(), file, fingerprint };
-    if kind == Listed::Safetensors {
-        let header = safetensors::read_header(&source.file, len).map_err(|fault| fault.at(&shown))?;
-        source.metadata = header.metadata;
-        let data_start = header.data_start;
-        let tensors = header.tensors.into_iter().map(|tensor| SourceTensor {
-            name: tensor.name,
-            dtype: tensor.dtype,
-            shape: tensor.shape,
-            file: 0,
-            // Checked: start <= end <= the file's data, which begins at data_start.
-            offset: data_start + tensor.start,
-            byte_len: tensor.end - tensor.start,
-            view: None,
-        });
-        return Ok((source, tensors.collect()));
-    }
-    let content = torch::open(&source.file, len).map_err(|fault| fault.at(&shown))?;
-    if !content.path.is_empty() || !content.left.is_empty() {
-        let (file, path) = (source.path.clone(), content.path.join("."));
-        notices.push(Notice::StateDict { file, path, left: content.left });
-    }
-    source.storages = content.storages;
-    let tensors = content.tensors.into_iter().map(|tensor| SourceTensor {
+    let shard = match kind {
+        Listed::Safetensors => {
+            let header = safetensors::read_header(&file, len).map_err(|fault| fault.at(&shown))?;
+            let (metadata, tensors) = of_header(header);
+            let held = Handle::new(Held::Open(file, fingerprint));
+            (SourceFile { path, len, sha256, metadata, storages: Vec::new(), handle: held }, tensors)
+        }
+        Listed::Torch => {
+            let content = torch::open(&file, len).map_err(|fault| fault.at(&shown))?;
+            if !content.path.is_empty() || !content.left.is_empty() {
+                let (file, path) = (path.clone(), content.path.join("."));
+                notices.push(Notice::StateDict { file, path, left: content.left });
+            }
+            let tensors = content.tensors.into_iter().map(|tensor| SourceTensor {
+                name: tensor.name,
+                dtype: tensor.dtype,
+                shape: tensor.shape,
+                file: 0,
+                offset: tensor.offset,
+                byte_len: tensor.byte_len,
+                view: Some(Box::new(tensor.view)),
+            });
+            let held = Handle::new(Held::Open(file, fingerprint));
+            let (metadata, storages) = (BTreeMap::new(), content.storages);
+            (SourceFile { path, len, sha256, metadata, storages, handle: held }, tensors.collect())
+        }
+    };
+    Ok(shard)
+}
+
+/// A safetensors file that is yet to come, by its head.
+fn await_shard(root: &Root, awaited: &Awaited) -> Result<Shard, CheckpointError> {
+    let shown = root.shown(&awaited.path);
+    let header = awaited.header().map_err(|fault| CheckpointError::header(&shown, fault))?;
+    let (metadata, tensors) = of_header(header);
+    let file = SourceFile {
+        path: awaited.path.clone(),
+        len: awaited.len,
+        sha256: awaited.sha256.clone(),
+        metadata,
+        storages: Vec::new(),
+        handle: Handle::new(Held::Awaited(awaited.head.clone())),
+    };
+    Ok((file, tensors))
+}
+
+/// Metadata and tensors of a safetensors header.
+fn of_header(header: safetensors::Header) -> (BTreeMap<String, String>, Vec<SourceTensor>) {
+    let data_start = header.data_start;
+    let tensors = header.tensors.into_iter().map(|tensor| SourceTensor {
         name: tensor.name,
         dtype: tensor.dtype,
         shape: tensor.shape,
         file: 0,
-        offset: tensor.offset,
-        byte_len: tensor.byte_len,
-        view: Some(Box::new(tensor.view)),
+        // Checked: start <= end <= the file's data, which begins at data_start.
+        offset: data_start + tensor.start,
+        byte_len: tensor.end - tensor.start,
+        view: None,
     });
-    Ok((source, tensors.collect()))
+    (header.metadata, tensors.collect())
 }
 
 /// All shards' tensors in one list, sorted by name; refuses a name that two shards hold.

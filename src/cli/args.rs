@@ -101,6 +101,12 @@ pub(crate) struct ConvertArgs {
     /// Use only what is in the cache, download nothing (also: HF_HUB_OFFLINE=1)
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Convert shard by shard while the checkpoint arrives from the hub
+    #[arg(long, conflicts_with = "offline")]
+    pub(crate) stream: bool,
+    /// Remove each source shard from the cache once all that is made from it is on the disk
+    #[arg(long, requires = "stream")]
+    pub(crate) discard_source: bool,
     /// Replace the bundle at the target, once the new one is complete
     #[arg(long)]
     pub(crate) force: bool,

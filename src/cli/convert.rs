@@ -26,13 +26,31 @@ pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     if args.dry_run {
         return show_plan(&conversion, args.talk.json);
     }
+    carry_out(args, &conversion, |target, bars| conversion.run(target, args.force, bars, &STOP))
+}
+
+/// Says what should be known before, does the work, and shows the bundle.
+pub(super) fn carry_out(
+    args: &ConvertArgs,
+    conversion: &Conversion,
+    work: impl FnOnce(&Path, &ui::Bars) -> Result<Outcome>,
+) -> Result<ExitCode> {
     let target = args.output.clone().unwrap_or_else(|| PathBuf::from(&conversion.name));
     for notice in conversion.notices.iter().cloned().chain(conversion.folder_notice(&target)) {
         ui::say(&format!("note: {notice}"));
     }
     let bars = ui::Bars::new(args.talk.progress);
-    let outcome = conversion.run(&target, args.force, &bars, &STOP)?;
+    let outcome = work(&target, &bars);
     drop(bars);
+    if outcome.is_err()
+        && let Some(dir) = Conversion::unfinished(&target)
+    {
+        ui::say(&format!(
+            "note: finished shards are kept in {}; the same command goes on from there",
+            dir.display()
+        ));
+    }
+    let outcome = outcome?;
     if args.talk.json {
         super::print_json(&json!({
             "path": outcome.path,
@@ -43,7 +61,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
             "worst": worst_json(&outcome),
         }))?;
     } else {
-        ui::print(&describe_bundle(&conversion, &outcome));
+        ui::print(&describe_bundle(conversion, &outcome));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -54,30 +72,41 @@ pub(super) fn plan(args: &PlanArgs) -> Result<ExitCode> {
 
 /// Finds the model and decides everything. `fetch`: what is missing is downloaded, with progress shown so.
 fn prepare(recipe: &RecipeArgs, fetch: Option<Option<ProgressMode>>) -> Result<Conversion> {
-    let mut places = Places::from_env(|name| std::env::var_os(name));
-    places.towers.clone_from(&recipe.towers);
-    places.revision.clone_from(&recipe.revision);
+    let places = places(recipe);
     let is_tiny = recipe.model == "tiny" && !Path::new("tiny").exists();
     if let Some(progress) = fetch.filter(|_| !is_tiny) {
         super::fetch::missing(&recipe.model, &places, progress)?;
     }
     let located = if is_tiny { make_tiny(&places)? } else { locate::checkpoint(&recipe.model, &places)? };
+    let options = Options { name: is_tiny.then(|| "MGM-7B-tiny".to_owned()), ..options(recipe) };
+    Conversion::prepare(located, &places, options)
+}
+
+/// Where models and towers are looked for.
+pub(super) fn places(recipe: &RecipeArgs) -> Places {
+    let mut places = Places::from_env(|name| std::env::var_os(name));
+    places.towers.clone_from(&recipe.towers);
+    places.revision.clone_from(&recipe.revision);
+    places
+}
+
+/// The conversion's options, as the words on the command line say.
+pub(super) fn options(recipe: &RecipeArgs) -> Options {
     let storage = recipe.storage.chosen();
-    let options = Options {
+    Options {
         precision: storage.precision,
         layout: storage.layout,
         ignore: storage.ignore,
         max_shard_len: recipe.max_shard_size.0,
         on_overflow: recipe.on_overflow.into(),
         stats: !recipe.no_stats,
-        name: is_tiny.then(|| "MGM-7B-tiny".to_owned()),
+        name: None,
         max_memory: recipe.max_memory.0,
         keep_towers: recipe.keep_towers,
         threads: super::thread_count(recipe.threads),
         isa: recipe.isa.unwrap_or_else(Isa::detect),
         map: super::map::request(&recipe.map),
-    };
-    Conversion::prepare(located, &places, options)
+    }
 }
 
 /// The built-in checkpoint, written into the user's cache folder at first use.
@@ -98,7 +127,7 @@ fn make_tiny(places: &Places) -> Result<Located> {
     Ok(Located { dir, hub_id: None, revision: None })
 }
 
-fn show_plan(conversion: &Conversion, as_json: bool) -> Result<ExitCode> {
+pub(super) fn show_plan(conversion: &Conversion, as_json: bool) -> Result<ExitCode> {
     if as_json {
         super::print_json(&plan_json(conversion))?;
     } else {

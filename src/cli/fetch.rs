@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use mgpack::checkpoint::hub::Snapshot;
-use mgpack::error::{CheckpointError, LocateError};
+use mgpack::error::{CheckpointError, HubError, LocateError};
 use mgpack::family::{Detected, Family, Tower};
 use mgpack::hub::{Download, Hub, Wanted, is_offline};
 use mgpack::locate::{self, Places};
@@ -30,19 +30,14 @@ pub(super) fn hub(places: &Places) -> Result<Option<Hub>> {
 
 /// Downloads what a conversion of `model` needs and no place holds. Asks the hub for nothing else.
 pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMode>) -> Result<()> {
-    let found = locate::checkpoint(model, places);
-    let whole = found.as_ref().ok().map(|found| found.hub_id.is_none() || is_whole(&found.dir));
-    let absent = match &found {
-        Ok(_) => whole == Some(false) && !Path::new(model).exists(),
-        Err(Error::Checkpoint(error)) => {
-            matches!(error, CheckpointError::NotInCache { .. } | CheckpointError::IncompleteSnapshot { .. })
-        }
-        Err(_) => false,
-    };
-    if !absent && found.is_err() {
+    let absent = match locate::checkpoint(model, places) {
+        Ok(_) => false,
+        Err(Error::Checkpoint(
+            CheckpointError::NotInCache { .. } | CheckpointError::IncompleteSnapshot { .. },
+        )) => true,
         // Whatever it is, it is no download; the conversion tells it.
-        return Ok(());
-    }
+        Err(_) => return Ok(()),
+    };
     let Some(hub) = hub(places)? else { return Ok(()) };
     let mut downloads = Vec::new();
     let mut known = None;
@@ -50,6 +45,15 @@ pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMod
         let hub_id = locate::hub_id(model)?;
         known = family_of(&hub_id);
         downloads.push(hub.plan(&hub_id, places.revision.as_deref(), Wanted::Checkpoint, &STOP)?);
+    }
+    if !absent && let Some(snapshot) = without_tokenizer(model, places) {
+        // Of this commit, so that the weights stay those that are here.
+        match hub.plan(&snapshot.repo_id, Some(&snapshot.commit), Wanted::Checkpoint, &STOP) {
+            Ok(download) => downloads.push(download),
+            // There may be none, and then nothing is missing.
+            Err(Error::Hub(HubError::Answer { .. })) => {}
+            Err(error) => return Err(error),
+        }
     }
     if let Some(family) = known {
         for tower in &family.towers {
@@ -65,16 +69,36 @@ pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMod
         return Ok(());
     }
     let dir = locate::checkpoint(model, places)?.dir;
-    let Some(config) = config(&dir) else { return Ok(()) };
+    towers_of(&dir, places, &hub, progress)
+}
+
+/// Downloads the towers that the checkpoint at `dir` needs, by its config.json, and no place holds.
+pub(super) fn towers_of(
+    dir: &Path,
+    places: &Places,
+    hub: &Hub,
+    progress: Option<ProgressMode>,
+) -> Result<()> {
+    let Some(config) = config(dir) else { return Ok(()) };
     let Detected::Mgm(found) = Family::detect(&config) else { return Ok(()) };
     let mut downloads = Vec::new();
     for tower in &found.family.towers {
         let configured = config.get(&tower.config_key).and_then(Value::as_str);
-        if is_missing(tower, configured, &dir, places) {
+        if is_missing(tower, configured, dir, places) {
             downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
         }
     }
-    fetch(&hub, &downloads, progress).map(drop)
+    fetch(hub, &downloads, progress).map(drop)
+}
+
+/// The snapshot that `model` names, where it has no tokenizer and only the hub knows whether there is one.
+fn without_tokenizer(model: &str, places: &Places) -> Option<Snapshot> {
+    if Path::new(model).exists() {
+        return None;
+    }
+    let hub_id = locate::hub_id(model).ok()?;
+    let found = places.cache.as_ref()?.find(&hub_id, places.revision.as_deref());
+    found.ok().filter(Snapshot::may_lack_tokenizer)
 }
 
 fn is_missing(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> bool {
@@ -91,6 +115,11 @@ pub(super) fn family_of(hub_id: &str) -> Option<&'static Family> {
         family.checkpoints.iter().any(|one| one.hub_id.as_ref().is_some_and(|id| id.as_str() == hub_id))
     };
     Family::all().iter().find(is_it)
+}
+
+/// The tower that the hub has under this id.
+pub(super) fn tower_of(hub_id: &str) -> Option<&'static Tower> {
+    Family::all().iter().flat_map(|family| &family.towers).find(|tower| tower.hub_id.as_str() == hub_id)
 }
 
 /// Runs downloads, with one line each that says what and how much.
@@ -121,30 +150,8 @@ pub(super) fn fetch(
     Ok(snapshots)
 }
 
-/// True where a snapshot has config.json and all its weights: another program may have fetched a few files.
-pub(super) fn is_whole(dir: &Path) -> bool {
-    let has = |name: &str| dir.join(name).is_file();
-    let shards = |index: &str| -> Option<bool> {
-        let index = read_json(&dir.join(index))?;
-        let names = index.get("weight_map")?.as_object()?.values();
-        Some(names.into_iter().all(|name| name.as_str().is_some_and(&has)))
-    };
-    let listed = || {
-        std::fs::read_dir(dir).is_ok_and(|entries| {
-            let weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".bin");
-            entries.flatten().any(|entry| entry.file_name().to_str().is_some_and(weights))
-        })
-    };
-    let indexed = shards("model.safetensors.index.json").or_else(|| shards("pytorch_model.bin.index.json"));
-    has("config.json") && indexed.unwrap_or_else(listed)
-}
-
 pub(super) fn config(dir: &Path) -> Option<Value> {
-    read_json(&dir.join("config.json"))
-}
-
-fn read_json(path: &Path) -> Option<Value> {
     let mut text = Vec::new();
-    File::open(path).ok()?.take(4 * MAX_CONFIG_LEN).read_to_end(&mut text).ok()?;
+    File::open(dir.join("config.json")).ok()?.take(MAX_CONFIG_LEN).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }

@@ -15,6 +15,7 @@ mod map;
 mod pull;
 mod release;
 mod report;
+mod stream;
 mod ui;
 mod verify;
 
@@ -41,6 +42,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         ui::say(&format!("warning: Ctrl-C will not be handled: {error}"));
     }
     let outcome = match cli.command {
+        Command::Convert(args) if args.stream => stream::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Plan(args) => convert::plan(&args),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use mgpack::Result;
 use mgpack::checkpoint::hub::Snapshot;
-use mgpack::error::{CheckpointError, HubError};
+use mgpack::error::CheckpointError;
 use mgpack::family::{Detected, Family};
 use mgpack::hub::{Download, Wanted};
 use mgpack::locate::{self, Places};
@@ -17,21 +17,25 @@ pub(super) fn run(args: &PullArgs) -> Result<ExitCode> {
     let places = Places::from_env(|name| std::env::var_os(name));
     let hub_id = locate::hub_id(&args.model)?;
     let known = fetch::family_of(&hub_id).filter(|_| !args.no_towers);
+    let tower = fetch::tower_of(&hub_id);
     let revision = args.revision.as_deref();
     let hub = if args.offline { None } else { fetch::hub(&places)? };
     let Some(hub) = hub else {
         let cache = places.cache.as_ref().ok_or(CheckpointError::NoCacheFolder)?;
-        let mut found = vec![cache.find(&hub_id, revision)?];
-        if !fetch::is_whole(&found[0].dir) {
-            return Err(HubError::Offline { repo_id: hub_id }.into());
-        }
+        let mut found = vec![match tower {
+            Some(tower) => locate::tower_in_cache(tower, cache)?,
+            None => cache.find_checkpoint(&hub_id, revision)?,
+        }];
         for tower in known.into_iter().flat_map(|family| &family.towers) {
-            found.push(cache.find(tower.hub_id.as_str(), None)?);
+            found.push(locate::tower_in_cache(tower, cache)?);
         }
         return show(&found, args);
     };
-    let patterns = Wanted::Patterns { include: &args.include, exclude: &args.exclude };
-    let mut downloads = vec![hub.plan(&hub_id, revision, patterns, &STOP)?];
+    let wanted = match tower {
+        Some(tower) if args.include.is_empty() && args.exclude.is_empty() => Wanted::Tower(tower),
+        _ => Wanted::Patterns { include: &args.include, exclude: &args.exclude },
+    };
+    let mut downloads = vec![hub.plan(&hub_id, revision, wanted, &STOP)?];
     for tower in known.into_iter().flat_map(|family| &family.towers) {
         downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
     }

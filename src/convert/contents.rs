@@ -40,9 +40,6 @@ const LEFT_OUT: [(&str, &str); 13] = [
     (".gitattributes", "only for git"),
 ];
 
-/// Where the card of the checkpoint is kept; the bundle has its own README.md.
-const CARD_COPY: &str = "README.source.md";
-
 /// What becomes of a side file of the checkpoint: its fate, its path in the bundle, and a note.
 pub(super) fn side_file(
     path: &str,
@@ -55,12 +52,8 @@ pub(super) fn side_file(
             Some("a tower's place; the tower is listed for itself"),
         ));
     }
-    if path == "README.md" {
-        return Ok((
-            FileFate::Copied,
-            CARD_COPY.into(),
-            Some("kept under another name: the bundle has its own card"),
-        ));
+    if let Some(copy) = card_copy(path) {
+        return Ok((FileFate::Copied, copy, Some("kept under another name: the bundle has its own card")));
     }
     if OWN.contains(&path) {
         return Ok((FileFate::Replaced, String::new(), Some("the bundle has its own")));
@@ -72,6 +65,17 @@ pub(super) fn side_file(
         return Err(ConvertError::BadFileName { name: path.to_owned() }.into());
     }
     Ok((FileFate::Copied, path.to_owned(), None))
+}
+
+/// Where a card of the checkpoint is kept, since the bundle has its own README.md: `README.md` as
+/// `README.source.md`, `README.source.md` (of a checkpoint that was a bundle) as `README.source.source.md`.
+fn card_copy(path: &str) -> Option<String> {
+    let stem = path.strip_suffix(".md")?;
+    let mut rest = stem.strip_prefix("README")?;
+    while let Some(shorter) = rest.strip_suffix(".source") {
+        rest = shorter;
+    }
+    rest.is_empty().then(|| format!("{stem}.source.md"))
 }
 
 /// What becomes of a file in a tower's folder. `weights`: the file of its weights, `rewritten` if they are written
@@ -200,6 +204,8 @@ mod tests {
         assert_eq!(fate("pytorch_model.bin.index.json"), FileFate::LeftOut);
         assert_eq!(fate("model_zoo/OpenAI/x"), FileFate::LeftOut);
         assert!(side_file("a\nb", &[]).is_err());
+        assert_eq!(side_file("README.source.md", &[]).unwrap().1, "README.source.source.md");
+        assert_eq!(side_file("README.other.md", &[]).unwrap().1, "README.other.md");
     }
 
     #[test]

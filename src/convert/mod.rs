@@ -8,10 +8,12 @@ mod block;
 mod card;
 mod clients;
 mod contents;
+mod journal;
 mod pipeline;
 mod prepare;
 mod record;
 mod staging;
+mod supply;
 mod towers;
 
 use std::io::{Read as _, Write as _};
@@ -22,6 +24,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 pub use pipeline::Resources;
+pub use supply::{Present, Supply};
 
 use crate::checkpoint::{Checkpoint, Folder};
 use crate::device_map::Profile;
@@ -39,6 +42,7 @@ use crate::scheme::{Layout, OnOverflow, Scheme};
 use crate::shard::{Seal, SealedFile};
 use crate::tensor::TensorName;
 use crate::transformers;
+use journal::Journal;
 
 /// Bytes copied at a time.
 const COPY_LEN: usize = 1 << 20;
@@ -160,7 +164,19 @@ impl Conversion {
     /// # Errors
     /// Whatever makes the conversion impossible and can be known now.
     pub fn prepare(located: Located, places: &Places, options: Options) -> Result<Self> {
-        let checkpoint = Checkpoint::open(&located.dir)?;
+        Self::prepare_opened(Checkpoint::open(&located.dir)?, located, places, options)
+    }
+
+    /// The same for a checkpoint that is open, and of which files of weights may be yet to come.
+    ///
+    /// # Errors
+    /// As [`Conversion::prepare`].
+    pub fn prepare_opened(
+        checkpoint: Checkpoint,
+        located: Located,
+        places: &Places,
+        options: Options,
+    ) -> Result<Self> {
         if checkpoint.root().join(MANIFEST_NAME).exists() {
             return Err(PlanError::AlreadyQuantized { method: "mgpack bundle".into() }.into());
         }
@@ -274,19 +290,107 @@ impl Conversion {
         }
     }
 
+    /// The checkpoint's files of weights that each shard reads, by number; none for shards that an interrupted
+    /// [`Conversion::run_from`] to `target` finished.
+    pub fn reads(&self, target: &Path) -> Vec<Vec<usize>> {
+        let mut reads = supply::reads(&self.plan, &self.checkpoint);
+        if let Some(dir) = Self::unfinished(target) {
+            for shard in journal::told(&dir, self.identity()) {
+                if let Some(files) = reads.get_mut(shard) {
+                    files.clear();
+                }
+            }
+        }
+        reads
+    }
+
+    /// The folder that an interrupted [`Conversion::run_from`] left to go on with, if there is one.
+    pub fn unfinished(target: &Path) -> Option<PathBuf> {
+        staging::unfinished(target).ok().filter(|dir| dir.join(journal::JOURNAL_NAME).is_file())
+    }
+
     /// Writes the bundle to `target`. With `force` an older bundle there is replaced in the last step.
     ///
     /// # Errors
     /// [`ConvertError`] and reading errors. Whatever happens, nothing half-made is left at `target`.
     pub fn run(&self, target: &Path, force: bool, progress: &dyn Progress, stop: &Stop) -> Result<Outcome> {
+        self.run_from(&Present, target, force, progress, stop)
+    }
+
+    /// The same, where `supply` brings the files of weights. If it removes them on the way, what is finished stays
+    /// beside the target after an interruption, and the next run goes on from there.
+    ///
+    /// # Errors
+    /// As [`Conversion::run`], and the supply's.
+    pub fn run_from(
+        &self,
+        supply: &dyn Supply,
+        target: &Path,
+        force: bool,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<Outcome> {
         self.check_target(target)?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.options.threads)
             .build()
             .map_err(|cause| io_error("starting threads", target, std::io::Error::other(cause)))?;
-        let staging = staging::Staging::create(target, self.bundle_len + (self.bundle_len / 100), force)?;
-        let dir = staging.dir();
+        let len = self.bundle_len + (self.bundle_len / 100);
+        let outcome = if supply.removes() {
+            let mut staging = staging::Staging::create_or_resume(target, len, force)?;
+            let journal = self.resume(&staging)?;
+            let filled = self.fill(staging.dir(), supply, Some(&journal), &pool, progress, stop);
+            if filled.is_err() && journal.is_empty() {
+                staging.give_up();
+            }
+            let filled = filled?;
+            journal.remove().map_err(|cause| io_error("removing the journal", staging.dir(), cause))?;
+            staging.commit()?;
+            filled
+        } else {
+            let staging = staging::Staging::create(target, len, force)?;
+            let filled = self.fill(staging.dir(), supply, None, &pool, progress, stop)?;
+            staging.commit()?;
+            filled
+        };
+        progress.finish();
+        let (manifest, id) = outcome;
+        Ok(Outcome { path: target.to_owned(), id, manifest })
+    }
 
+    /// What an earlier run of the same conversion finished; all else in the folder is removed.
+    fn resume(&self, staging: &staging::Staging) -> Result<Journal> {
+        let name = |shard: usize| self.plan.shards.get(shard).map(|shard| shard.name.as_str());
+        let path = |shard: usize| name(shard).map(|name| staging.dir().join(name));
+        let opened = Journal::open(staging.dir(), self.identity(), path)
+            .map_err(|cause| io_error("opening the journal", staging.dir(), cause))?;
+        let Some(journal) = opened else {
+            return Err(ConvertError::OtherUnfinished { path: staging.dir().to_owned() }.into());
+        };
+        let mut kept: Vec<&str> = journal.shards().filter_map(name).collect();
+        kept.push(journal::JOURNAL_NAME);
+        staging.clear_all_but(&kept)?;
+        Ok(journal)
+    }
+
+    /// The digest of all that decides the shards' bytes: this program's version, the sources, the plan, the rules.
+    fn identity(&self) -> Digest {
+        let files = self.checkpoint.files().iter().map(|file| (&file.path, file.len, &file.sha256));
+        let files: Vec<_> = files.collect();
+        let rules = (self.options.on_overflow, self.options.stats);
+        Digest::of(format!("{} {files:?} {rules:?} {:?}", env!("CARGO_PKG_VERSION"), self.plan).as_bytes())
+    }
+
+    /// Writes every file of the bundle into `dir` and returns its manifest and its id.
+    fn fill(
+        &self,
+        dir: &Path,
+        supply: &dyn Supply,
+        journal: Option<&Journal>,
+        pool: &rayon::ThreadPool,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<(Manifest, Digest)> {
         progress.begin(Stage::Tensors, self.plan.totals().bytes);
         let rules = block::Rules {
             isa: self.options.isa,
@@ -299,10 +403,12 @@ impl Conversion {
             plan: &self.plan,
             rules,
             resources: self.resources,
+            supply,
+            journal,
             progress,
             stop,
         };
-        let written = pipeline.run(&pool, dir)?;
+        let written = pipeline.run(pool, dir)?;
 
         let copies: Vec<&FilePlan> = self.files.iter().filter(|file| !file.target.is_empty()).collect();
         let rewrites = || self.towers.iter().filter_map(|tower| Some((tower, tower.rewrite.as_ref()?)));
@@ -316,7 +422,7 @@ impl Conversion {
             let folder = dir.join(&tower.facts.path);
             std::fs::create_dir_all(&folder).map_err(|cause| io_error("making a folder", &folder, cause))?;
             let rules = towers::rules(&self.options);
-            files.push(rewrite.write(&folder, tower.new_path(rewrite), rules, &pool, (progress, stop))?);
+            files.push(rewrite.write(&folder, tower.new_path(rewrite), rules, pool, (progress, stop))?);
         }
         for (shard, seal) in self.plan.shards.iter().zip(&written.seals) {
             files.push(FileRecord { path: shard.name.clone(), size: seal.len, sha256: seal.sha256 });
@@ -330,16 +436,14 @@ impl Conversion {
         let sums = write_text(dir, SUMS_NAME, manifest::sums(&files).as_bytes())?;
         files.push(sums);
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let json = |error: serde_json::Error| io_error("writing the manifest", target, error.into());
+        let json = |error: serde_json::Error| io_error("writing the manifest", dir, error.into());
         let manifest = self.manifest(&written, &copied, files)?.sealed().map_err(json)?;
         let bytes = manifest.to_bytes().map_err(json)?;
         write_text(dir, MANIFEST_NAME, &bytes)?;
         if stop.requested() {
             return Err(ConvertError::Interrupted.into());
         }
-        staging.commit()?;
-        progress.finish();
-        Ok(Outcome { path: target.to_owned(), id: Digest::of(&bytes), manifest })
+        Ok((manifest, Digest::of(&bytes)))
     }
 
     /// Neither the target nor what `--force` would remove may be something that is read.

@@ -16,6 +16,8 @@ use rayon::prelude::*;
 
 use super::block::{self, BLOCK_LEN, Block, Figures, Rules, SCRATCH_LEN, Scale, Scratch, element_width};
 use super::io_error;
+use super::journal::{Finished, Journal};
+use super::supply::{Readers, Supply};
 use crate::checkpoint::Checkpoint;
 use crate::error::{ConvertError, PlanError, Result};
 use crate::plan::{Fate, Output, Plan, TensorPlan};
@@ -86,6 +88,9 @@ pub(super) struct Pipeline<'a> {
     pub(super) plan: &'a Plan,
     pub(super) rules: Rules,
     pub(super) resources: Resources,
+    pub(super) supply: &'a dyn Supply,
+    /// What an earlier run finished; only where sources are removed.
+    pub(super) journal: Option<&'a Journal>,
     pub(super) progress: &'a dyn Progress,
     pub(super) stop: &'a Stop,
 }
@@ -138,6 +143,7 @@ impl<'a> Pipeline<'a> {
     /// Writes every shard of the plan into `dir`.
     pub(super) fn run(&self, pool: &rayon::ThreadPool, dir: &Path) -> Result<Written> {
         let next = AtomicUsize::new(0);
+        let readers = Readers::new(self.plan, self.checkpoint);
         let results = Mutex::new((Vec::new(), None));
         let lane = || {
             loop {
@@ -145,10 +151,10 @@ impl<'a> Pipeline<'a> {
                 if shard >= self.plan.shards.len() {
                     return;
                 }
-                let outcome = self.write_shard(pool, dir, shard);
+                let outcome = self.finish_shard(pool, dir, shard, &readers);
                 let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 match outcome {
-                    Ok((seal, figures)) => results.0.push((shard, seal, figures)),
+                    Ok(finished) => results.0.push((shard, finished)),
                     // The first in the order of the bundle is told, whichever came first in time.
                     Err(error) => {
                         if results.1.as_ref().is_none_or(|(earlier, _)| shard < *earlier) {
@@ -160,8 +166,10 @@ impl<'a> Pipeline<'a> {
                 }
             }
         };
+        // One after the other where files are removed, so that few are there at once.
+        let lanes = if self.supply.removes() { 1 } else { self.resources.lanes };
         std::thread::scope(|scope| {
-            for _ in 0..self.resources.lanes {
+            for _ in 0..lanes {
                 scope.spawn(lane);
             }
         });
@@ -169,24 +177,46 @@ impl<'a> Pipeline<'a> {
         if let Some((_, error)) = error {
             return Err(error);
         }
-        shards.sort_by_key(|(shard, _, _)| *shard);
+        shards.sort_by_key(|(shard, _)| *shard);
         let mut figures = vec![Figures::default(); self.plan.tensors.len()];
         let mut seals = Vec::with_capacity(shards.len());
-        for (_, seal, gathered) in shards {
-            seals.push(seal);
-            for (tensor, found) in gathered {
+        for (_, finished) in shards {
+            seals.push(finished.seal);
+            for (tensor, found) in finished.figures {
                 figures[tensor] = found;
             }
         }
         Ok(Written { seals, figures })
     }
 
-    fn write_shard(
+    /// Has the sources of a shard brought, writes it, records it, and lets go of sources that it was the last to read.
+    fn finish_shard(
         &self,
         pool: &rayon::ThreadPool,
         dir: &Path,
         index: usize,
-    ) -> Result<(Seal, Vec<(usize, Figures)>)> {
+        readers: &Readers,
+    ) -> Result<Finished> {
+        let finished = match self.journal.and_then(|journal| journal.get(index)) {
+            Some(finished) => {
+                self.progress.advance(self.plan.shards[index].data_len);
+                finished.clone()
+            }
+            None => {
+                self.supply.bring(readers.of(index))?;
+                let finished = self.write_shard(pool, dir, index)?;
+                if let Some(journal) = self.journal {
+                    let failed = |cause| io_error("recording what is finished", dir, cause);
+                    journal.add(index, &finished).map_err(failed)?;
+                }
+                finished
+            }
+        };
+        readers.finished(index, self.supply)?;
+        Ok(finished)
+    }
+
+    fn write_shard(&self, pool: &rayon::ThreadPool, dir: &Path, index: usize) -> Result<Finished> {
         let shard = &self.plan.shards[index];
         let path = dir.join(&shard.name);
         let failed = |cause| io_error("writing a shard", &path, cause);
@@ -217,7 +247,8 @@ impl<'a> Pipeline<'a> {
             std::mem::swap(&mut current, &mut spare);
         }
         let seal = file.finish().map_err(failed)?;
-        Ok((seal, gathered.into_iter().map(|(tensor, gathered)| (tensor, gathered.figures)).collect()))
+        let figures = gathered.into_iter().map(|(tensor, gathered)| (tensor, gathered.figures));
+        Ok(Finished { seal, figures: figures.collect() })
     }
 
     /// Magnitudes of rows that must be known before their codes: rows wider than a block, and weights whose

@@ -12,6 +12,7 @@ use rayon::ThreadPool;
 
 use super::block::{self, BLOCK_LEN, Block, Rules, Scratch, element_width};
 use super::pipeline::{self, Pipeline, Resources};
+use super::supply::Present;
 use super::{Options, io_error};
 use crate::checkpoint::torch::View;
 use crate::checkpoint::{Checkpoint, SourceTensor};
@@ -123,6 +124,8 @@ impl Rewrite {
         let Seal { len, sha256 } = match &self.form {
             Form::Safetensors(plan, resources) => {
                 let pipeline = Pipeline {
+                    supply: &Present,
+                    journal: None,
                     checkpoint: &self.weights,
                     plan,
                     rules,

@@ -158,6 +158,18 @@ pub enum CheckpointError {
         /// Bytes wanted.
         byte_len: u64,
     },
+    /// A file of weights that is yet to come, or was let go.
+    #[error("a file of weights is not here to be read")]
+    NotHere {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of weights that came is not the one whose head was told before.
+    #[error("a file of weights is not the one that was announced")]
+    NotAsAwaited {
+        /// The file.
+        path: PathBuf,
+    },
     /// A path that is not among the checkpoint's side files.
     #[error("the checkpoint has no side file {}", shown(path))]
     NotASideFile {
@@ -256,8 +268,8 @@ pub enum CheckpointError {
         /// The start of what it holds.
         text: String,
     },
-    /// A download was interrupted: a link of the snapshot leads to nothing.
-    #[error("the download of `{repo_id}` is not complete: `{}` is missing", shown_bare(file))]
+    /// A download was interrupted, or only some files were fetched.
+    #[error("the download of `{repo_id}` is not complete: {} missing", are_missing(files))]
     IncompleteSnapshot {
         /// `org/name`.
         repo_id: String,
@@ -265,8 +277,8 @@ pub enum CheckpointError {
         revision: Option<String>,
         /// The snapshot's folder.
         path: PathBuf,
-        /// The first missing file, relative to it.
-        file: String,
+        /// The missing files, relative to it, sorted.
+        files: Vec<String>,
     },
 }
 
@@ -730,6 +742,8 @@ impl Explain for CheckpointError {
             | Self::TextNotUtf8 { path, .. }
             | Self::FileChanged { path, .. }
             | Self::ReadPastEnd { path, .. }
+            | Self::NotHere { path }
+            | Self::NotAsAwaited { path }
             | Self::NotASideFile { root: path, .. }
             | Self::MissingShard { index: path, .. }
             | Self::TensorNotInShard { shard: path, .. }
@@ -784,6 +798,10 @@ impl Explain for CheckpointError {
             Self::ReadPastEnd { offset, byte_len, .. } => {
                 format!("{byte_len} bytes were wanted from byte {offset} on")
             }
+            Self::NotHere { .. } => "it is yet to come, or was read to the end and let go".to_owned(),
+            Self::NotAsAwaited { .. } => {
+                "its length or its header differ from what the hub sent before the file".to_owned()
+            }
             Self::NotASideFile { .. } => "only files that it listed when opened can be read".to_owned(),
             Self::Header(inner) => return inner.fault.why(),
             Self::Torch(inner) => return inner.fault.why(),
@@ -815,7 +833,13 @@ impl Explain for CheckpointError {
                 why
             }
             Self::BadRef { text, .. } => format!("the file holds {}, not a commit", shown(text)),
-            Self::IncompleteSnapshot { .. } => "its link in the cache leads to nothing".to_owned(),
+            Self::IncompleteSnapshot { files, .. } => {
+                const MOST: usize = 10;
+                let names: Vec<String> = files.iter().take(MOST).map(|file| shown_bare(file)).collect();
+                let more = files.len().saturating_sub(MOST);
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                format!("the snapshot in the cache lacks {}{more}", names.join(", "))
+            }
         })
     }
 
@@ -853,6 +877,7 @@ impl Explain for CheckpointError {
             Self::TooManyFiles { .. } | Self::TooDeep { .. } => {
                 "give the folder that holds the weights, not one above it".to_owned()
             }
+            Self::NotAsAwaited { .. } => "run the same command again".to_owned(),
             Self::FileChanged { .. } | Self::ReadPastEnd { .. } => {
                 "wait until nothing writes to the checkpoint, then start again".to_owned()
             }
@@ -874,7 +899,7 @@ impl Explain for CheckpointError {
                 download_line(repo_id, revision.as_deref())
             }
             Self::TextTooLarge { .. } | Self::TextNotUtf8 { .. } => "fetch that file again".to_owned(),
-            Self::Io { .. } | Self::NotASideFile { .. } => return None,
+            Self::Io { .. } | Self::NotASideFile { .. } | Self::NotHere { .. } => return None,
         })
     }
 }
@@ -979,13 +1004,17 @@ impl Explain for IndexFault {
 /// The command that fetches a repository.
 fn download_line(repo_id: &str, revision: Option<&str>) -> String {
     match revision {
-        Some(revision) => format!("hf download {repo_id} --revision {revision}"),
-        None => format!("hf download {repo_id}"),
+        Some(revision) => format!("`mgpack pull {repo_id} --revision {revision}`"),
+        None => format!("`mgpack pull {repo_id}`"),
     }
 }
 
 fn at_revision(revision: Option<&str>) -> String {
     revision.map_or_else(String::new, |revision| format!(" at revision `{revision}`"))
+}
+
+fn are_missing(files: &[String]) -> String {
+    format!("{} {}", listed(files), if files.len() == 1 { "is" } else { "are" })
 }
 
 fn looks_like_short_commit(revision: &str) -> bool {
@@ -1052,8 +1081,8 @@ mod tests {
 
     #[test]
     fn tells_the_download_line_with_and_without_a_revision() {
-        assert_eq!(download_line("a/b", None), "hf download a/b");
-        assert_eq!(download_line("a/b", Some("v1")), "hf download a/b --revision v1");
+        assert_eq!(download_line("a/b", None), "`mgpack pull a/b`");
+        assert_eq!(download_line("a/b", Some("v1")), "`mgpack pull a/b --revision v1`");
     }
 
     #[test]

@@ -34,6 +34,18 @@ pub enum ConvertError {
         /// The checkpoint or tower inside it.
         source_dir: PathBuf,
     },
+    /// Another process writes the same bundle.
+    #[error("another mgpack writes this bundle")]
+    Busy {
+        /// Its staging folder.
+        path: PathBuf,
+    },
+    /// An interrupted conversion to the same target was another one.
+    #[error("an interrupted conversion to this target was of another checkpoint or with other options")]
+    OtherUnfinished {
+        /// Its staging folder.
+        path: PathBuf,
+    },
     /// The disk has too little room.
     #[error("too little free space: {needed} bytes needed, {free} free")]
     NoSpace {
@@ -130,6 +142,8 @@ impl Explain for ConvertError {
             | ConvertError::TargetIsNoBundle { path }
             | ConvertError::TargetInsideSource { path }
             | ConvertError::TargetHoldsSource { path, .. }
+            | ConvertError::Busy { path }
+            | ConvertError::OtherUnfinished { path }
             | ConvertError::NoSpace { path, .. }
             | ConvertError::Tower { path, .. }
             | ConvertError::Io { path, .. }
@@ -172,6 +186,10 @@ impl Explain for ConvertError {
             }
             ConvertError::TargetInsideSource { .. } | ConvertError::TargetHoldsSource { .. } => {
                 Some("give a folder outside the checkpoint with -o".into())
+            }
+            ConvertError::Busy { .. } => Some("wait for it, or give another folder with -o".into()),
+            ConvertError::OtherUnfinished { .. } => {
+                Some("run the command as it was to go on with that one, or remove its folder to begin anew".into())
             }
             ConvertError::NoSpace { .. } => Some("free some space, or give a folder on another disk with -o".into()),
             ConvertError::NotFinite { tensor, .. } => {

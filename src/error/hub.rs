@@ -9,8 +9,8 @@ use super::Explain;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// The network may not be used.
-    #[error("`{repo_id}` is not whole in the cache, and the network may not be used")]
+    /// The network is needed and may not be used.
+    #[error("`{repo_id}` cannot be streamed: the network may not be used")]
     Offline {
         /// The repository.
         repo_id: String,
@@ -21,11 +21,21 @@ pub enum HubError {
         /// As given.
         text: String,
     },
-    /// The hub wants a token, or knows none by this name.
-    #[error("the hub refuses `{repo_id}` without a valid token, or has no such repository")]
+    /// The proxy that the environment names cannot be used.
+    #[error("the proxy in {name} is not usable")]
+    BadProxy {
+        /// The variable.
+        name: String,
+        /// Which rule it breaks. The value is not repeated: it may hold a password.
+        why: &'static str,
+    },
+    /// The hub wants a token, or another one, or knows none by this name.
+    #[error("the hub {} `{repo_id}`, or has no such repository", if *token { "does not accept the token for" } else { "wants a token for" })]
     Unauthorized {
         /// The repository.
         repo_id: String,
+        /// A token was sent.
+        token: bool,
     },
     /// The repository's terms were not accepted, or the token may not read it.
     #[error("the hub denies access to `{repo_id}`")]
@@ -35,7 +45,7 @@ pub enum HubError {
         /// Its owner wants terms accepted first.
         gated: bool,
     },
-    /// No such repository, revision or file.
+    /// No such repository.
     #[error("the hub does not have `{repo_id}` at revision `{revision}`")]
     NotFound {
         /// The repository.
@@ -43,12 +53,38 @@ pub enum HubError {
         /// The revision asked for.
         revision: String,
     },
+    /// The repository has no such branch, tag or commit.
+    #[error("`{repo_id}` has no revision `{revision}`")]
+    NoRevision {
+        /// The repository.
+        repo_id: String,
+        /// The revision asked for.
+        revision: String,
+    },
+    /// A file that the listing names is not there.
+    #[error("the hub lists `{file}` in `{repo_id}` and does not have it")]
+    NoFile {
+        /// The repository.
+        repo_id: String,
+        /// The revision asked for.
+        revision: String,
+        /// The file, in its repository.
+        file: String,
+    },
     /// An answer that is not expected, or attempts that all failed.
     #[error("the hub did not answer as it should")]
     Answer {
         /// The address, without its query.
         url: String,
         /// What came.
+        why: String,
+    },
+    /// The server's certificate is not of an authority that is known.
+    #[error("the hub's certificate is not trusted")]
+    Certificate {
+        /// The address, without its query.
+        url: String,
+        /// What is wrong with it.
         why: String,
     },
     /// A redirect that is not followed.
@@ -70,6 +106,12 @@ pub enum HubError {
     /// Nothing in the repository is wanted.
     #[error("`{repo_id}` holds no file that is wanted")]
     NothingWanted {
+        /// The repository.
+        repo_id: String,
+    },
+    /// The weights cannot be planned before they are whole.
+    #[error("the weights of `{repo_id}` cannot be converted as they arrive")]
+    NotStreamable {
         /// The repository.
         repo_id: String,
     },
@@ -113,7 +155,9 @@ impl Explain for HubError {
     fn place(&self) -> Option<String> {
         match self {
             HubError::BadEndpoint { text } => Some(format!("HF_ENDPOINT={text}")),
-            HubError::Answer { url, .. } | HubError::Redirect { url, .. } => Some(url.clone()),
+            HubError::Answer { url, .. }
+            | HubError::Certificate { url, .. }
+            | HubError::Redirect { url, .. } => Some(url.clone()),
             HubError::WrongBytes { file, .. } => Some(file.clone()),
             HubError::NoSpace { path, .. } | HubError::Io { path, .. } => Some(path.display().to_string()),
             _ => None,
@@ -122,8 +166,13 @@ impl Explain for HubError {
 
     fn why(&self) -> Option<String> {
         match self {
-            HubError::Answer { why, .. } | HubError::BadListing { why, .. } => Some(why.clone()),
-            HubError::Redirect { why, .. } => Some((*why).to_owned()),
+            HubError::Answer { why, .. }
+            | HubError::Certificate { why, .. }
+            | HubError::BadListing { why, .. } => Some(why.clone()),
+            HubError::Redirect { why, .. } | HubError::BadProxy { why, .. } => Some((*why).to_owned()),
+            HubError::NoFile { revision, .. } => {
+                Some(format!("it answers with 404 at revision `{revision}`"))
+            }
             HubError::WrongBytes { listed, received, .. } => {
                 Some(format!("the listing says {listed}, the bytes are {received}"))
             }
@@ -131,6 +180,9 @@ impl Explain for HubError {
                 "{needed} bytes are still to be fetched, {free} are free: {} too few",
                 needed.saturating_sub(*free)
             )),
+            HubError::NotStreamable { .. } => {
+                Some("they are no safetensors files, and others tell nothing before they are whole".into())
+            }
             HubError::Io { cause, .. } => Some(cause.to_string()),
             _ => None,
         }
@@ -138,13 +190,16 @@ impl Explain for HubError {
 
     fn help(&self) -> Option<String> {
         Some(match self {
-            HubError::Offline { repo_id } => {
-                format!("`mgpack pull {repo_id}` without --offline and HF_HUB_OFFLINE")
-            }
             HubError::BadEndpoint { .. } => {
                 "give https://HOST, or http://HOST for a server of your own".into()
             }
-            HubError::Unauthorized { .. } => {
+            HubError::BadProxy { .. } => {
+                "give http://HOST:PORT, or name the hub's host in NO_PROXY to ask it directly".into()
+            }
+            HubError::Unauthorized { token: true, .. } => {
+                "check the name; make a new token on the hub's settings page and set HF_TOKEN to it".into()
+            }
+            HubError::Unauthorized { token: false, .. } => {
                 "check the name; for a private repository run `hf auth login`, or set HF_TOKEN".into()
             }
             HubError::Forbidden { repo_id, gated: true } => {
@@ -153,11 +208,26 @@ impl Explain for HubError {
                 )
             }
             HubError::Forbidden { gated: false, .. } => "use a token that may read it (HF_TOKEN)".into(),
-            HubError::NotFound { .. } => "check the name and --revision".into(),
+            HubError::NotFound { .. } => {
+                "check the name and --revision; a private repository needs a token that may read it (HF_TOKEN)"
+                    .into()
+            }
+            HubError::NoRevision { .. } => {
+                "give a branch, a tag or a whole commit with --revision, or leave it out for `main`".into()
+            }
+            HubError::NoFile { .. } => {
+                "try again later; if it stays so, tell the repository's owner, or leave it out with --exclude"
+                    .into()
+            }
+            HubError::Certificate { .. } => {
+                "set SSL_CERT_FILE to the certificates of your proxy or mirror, in PEM form".into()
+            }
             HubError::Answer { .. } => "the same command goes on from where this one ended".into(),
             HubError::NoSpace { .. } => {
                 "free some space, or set HF_HUB_CACHE to a folder on another disk".into()
             }
+            HubError::Offline { .. } => "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".into(),
+            HubError::NotStreamable { .. } => "convert it without --stream".into(),
             HubError::WrongBytes { .. } => {
                 "a proxy or mirror may alter files: try without it, or with another HF_ENDPOINT".into()
             }

@@ -14,6 +14,12 @@ pub enum LocateError {
         /// The path as given.
         path: PathBuf,
     },
+    /// What `--stream` was to fetch is a folder.
+    #[error("there is nothing to stream: the checkpoint is a folder")]
+    NothingToStream {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A vision tower is missing.
     #[error("the vision tower `{name}` was not found")]
     NoTower {
@@ -31,7 +37,9 @@ pub enum LocateError {
 impl Explain for LocateError {
     fn place(&self) -> Option<String> {
         match self {
-            LocateError::NoSuchPath { path } => Some(path.display().to_string()),
+            LocateError::NoSuchPath { path } | LocateError::NothingToStream { path } => {
+                Some(path.display().to_string())
+            }
             LocateError::NoTower { looked_at, .. } => {
                 let list: Vec<_> = looked_at.iter().map(|path| path.display().to_string()).collect();
                 Some(list.join("\n       "))
@@ -42,6 +50,9 @@ impl Explain for LocateError {
     fn why(&self) -> Option<String> {
         match self {
             LocateError::NoSuchPath { .. } => None,
+            LocateError::NothingToStream { .. } => {
+                Some("--stream fetches from the hub, and removes only what can be fetched again".into())
+            }
             LocateError::NoTower { files, hub_id, .. } => Some(format!(
                 "no folder above holds {}, and the Hugging Face cache has no {hub_id}",
                 files.join(" and ")
@@ -55,8 +66,9 @@ impl Explain for LocateError {
                 "give a folder with config.json and *.safetensors, an alias (7b, 34b-hd, …) or a hub id"
                     .into(),
             ),
+            LocateError::NothingToStream { .. } => Some("leave --stream and --discard-source out".into()),
             LocateError::NoTower { hub_id, .. } => Some(format!(
-                "`hf download {hub_id}`, or name the folder that holds the towers with --towers"
+                "`mgpack pull {hub_id}`, or name the folder that holds the towers with --towers"
             )),
         }
     }

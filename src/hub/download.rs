@@ -3,6 +3,10 @@
 //! Unfinished bytes lie in `blobs/HASH.incomplete`, under a lock on `.locks/REPO/HASH.lock`: the lock is the
 //! one that huggingface_hub takes (flock), so two programs never fetch one blob at once. The blob appears
 //! under its name only when its digest is right and it is on the disk.
+//!
+//! huggingface_hub 0.20 has the same name for unfinished bytes, and either program goes on where the other ended.
+//! Version 2.4 writes to `blobs/HASH.XXXXXXXX.incomplete`, a name of each process, and removes it when it fails.
+//! Those are never read here: with Xet their bytes do not come in order.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -59,6 +63,9 @@ impl Job<'_> {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
         let mut file = options.open(&path).map_err(at("opening the unfinished file"))?;
         let mut digest = self.hash_kept(&mut file).map_err(at("reading the unfinished file"))?;
+        if self.stop.requested() {
+            return Err(HubError::Interrupted);
+        }
         let (mut attempt, mut wrong) = (0, 0);
         loop {
             let before = digest.len;
@@ -115,7 +122,7 @@ impl Job<'_> {
         }
         let mut digest = Running::new(self.file);
         let mut buffer = vec![0; BUFFER_LEN];
-        while digest.len < kept {
+        while digest.len < kept && !self.stop.requested() {
             let len = file.read(&mut buffer)?;
             if len == 0 {
                 break;

@@ -1,15 +1,21 @@
 //! Requests to the hub: redirects, the token, which answers are worth another attempt, and the waits.
 //!
 //! Redirects are followed here, not by the HTTP crate, so that one rule holds in one place: the token goes to
-//! the endpoint's own origin and nowhere else, and https never becomes http. Proxies are those of the
-//! environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+//! the endpoint's own origin and nowhere else, and https never becomes http. Every address is asked through the
+//! proxy that `proxy` chooses for it.
 
+use std::ffi::OsString;
+use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ureq::http::{Response, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
+use super::proxy::Proxies;
 use crate::error::HubError;
 use crate::progress::Stop;
 
@@ -25,6 +31,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// Longest wait of our own, and the longest that a server may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// Longest file of certificates. Those of the systems have about 250 KiB.
+const MAX_CERTIFICATES_LEN: u64 = 16 << 20;
 
 /// Why one attempt failed.
 #[derive(Debug)]
@@ -46,6 +55,8 @@ impl From<HubError> for Failure {
 pub(super) struct Subject<'a> {
     pub(super) repo_id: &'a str,
     pub(super) revision: &'a str,
+    /// The file that is asked for; `None` for the listing.
+    pub(super) file: Option<&'a str>,
 }
 
 /// Sends requests.
@@ -53,11 +64,18 @@ pub(super) struct Client {
     agent: Agent,
     endpoint: Uri,
     token: Option<String>,
+    proxies: Proxies,
 }
 
 impl Client {
-    /// `endpoint`: `https://HOST[/PATH]`, or http. `stall`: longest silence of a server.
-    pub(super) fn new(endpoint: &str, token: Option<String>, stall: Duration) -> Result<Self, HubError> {
+    /// `endpoint`: `https://HOST[/PATH]`, or http. `stall`: longest silence of a server. `var`: the environment,
+    /// for proxies and certificates.
+    pub(super) fn new(
+        endpoint: &str,
+        token: Option<String>,
+        stall: Duration,
+        var: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, HubError> {
         let uri = endpoint.parse::<Uri>().ok().filter(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some()
@@ -73,25 +91,55 @@ impl Client {
             .timeout_recv_response(Some(stall))
             .timeout_per_read(Some(stall))
             .user_agent(concat!("mgpack/", env!("CARGO_PKG_VERSION")))
+            // Without this, ureq would choose one for all addresses.
+            .proxy(None)
+            .tls_config(TlsConfig::builder().root_certs(roots(&var)?).build())
             .build();
-        Ok(Self { agent: config.new_agent(), endpoint, token })
+        Ok(Self { agent: config.new_agent(), endpoint, token, proxies: Proxies::from_env(var) })
+    }
+
+    /// Ends all requests at once, and refuses new ones: nobody waits for a silent server.
+    pub(super) fn shut_down(&self) {
+        self.agent.clone().shutdown();
     }
 
     /// One GET of `url`, redirects followed. `from`: the first byte wanted, where it is not the file's first.
     pub(super) fn get(&self, url: &str, from: u64, subject: Subject<'_>) -> Result<Response<Body>, Failure> {
+        self.send(url, (from > 0).then(|| format!("bytes={from}-")), subject)
+    }
+
+    /// The same for the first `len` bytes; a server that knows no ranges sends more.
+    pub(super) fn get_first(
+        &self,
+        url: &str,
+        len: u64,
+        subject: Subject<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        self.send(url, Some(format!("bytes=0-{}", len.saturating_sub(1))), subject)
+    }
+
+    fn send(
+        &self,
+        url: &str,
+        range: Option<String>,
+        subject: Subject<'_>,
+    ) -> Result<Response<Body>, Failure> {
         let mut at: Uri = url.parse().map_err(|_| HubError::BadEndpoint { text: bare(url).to_owned() })?;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.agent.get(&at).header("accept-encoding", "identity");
-            if from > 0 {
-                request = request.header("range", format!("bytes={from}-"));
+            let proxy = self.proxies.of(&at)?.cloned();
+            let request = self.agent.get(&at).config().proxy(proxy).build();
+            let mut request = request.header("accept-encoding", "identity");
+            if let Some(range) = &range {
+                request = request.header("range", range);
             }
-            if let Some(token) = self.token.as_ref().filter(|_| same_origin(&at, &self.endpoint)) {
+            let token = self.token.as_ref().filter(|_| same_origin(&at, &self.endpoint));
+            if let Some(token) = token {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let shown = bare(&at.to_string()).to_owned();
             let answer = request.call().map_err(|error| transport(&shown, &error))?;
             if !answer.status().is_redirection() {
-                return judge(answer, shown, subject);
+                return judge(answer, shown, subject, token.is_some());
             }
             let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
             at = redirect(&at, location).map_err(|why| HubError::Redirect { url: shown, why })?;
@@ -100,18 +148,52 @@ impl Client {
     }
 }
 
-/// Sorts an answer that is no redirect. 416 passes: the caller knows what it asked for.
-fn judge(answer: Response<Body>, url: String, subject: Subject<'_>) -> Result<Response<Body>, Failure> {
+/// The certificates that servers are checked with: those of `SSL_CERT_FILE`, else `REQUESTS_CA_BUNDLE`, else
+/// Mozilla's. Source: what huggingface_hub's HTTP clients read, today's and the one before.
+fn roots(var: &impl Fn(&str) -> Option<OsString>) -> Result<RootCerts, HubError> {
+    let path = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let Some(path) = path("SSL_CERT_FILE").or_else(|| path("REQUESTS_CA_BUNDLE")) else {
+        return Ok(RootCerts::WebPki);
+    };
+    let failed = |cause| HubError::Io { doing: "reading certificates", path: path.clone(), cause };
+    let mut text = Vec::new();
+    let file = fs::File::open(&path).map_err(failed)?;
+    file.take(MAX_CERTIFICATES_LEN).read_to_end(&mut text).map_err(failed)?;
+    let certificates: Vec<_> = parse_pem(&text)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(failed(std::io::Error::other("it holds no certificate in PEM form")));
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
+}
+
+/// Sorts an answer that is no redirect. 416 passes: the caller knows what it asked for. `token`: one was sent.
+fn judge(
+    answer: Response<Body>,
+    url: String,
+    subject: Subject<'_>,
+    token: bool,
+) -> Result<Response<Body>, Failure> {
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let repo_id = subject.repo_id.to_owned();
-    let gated = header("x-error-code") == Some("GatedRepo");
+    let (repo_id, revision) = (subject.repo_id.to_owned(), subject.revision.to_owned());
+    let code = header("x-error-code");
+    let gated = code == Some("GatedRepo");
     let status = answer.status().as_u16();
     match status {
         200 | 206 | 416 => Ok(answer),
         401 | 403 if gated => Err(HubError::Forbidden { repo_id, gated }.into()),
-        401 => Err(HubError::Unauthorized { repo_id }.into()),
+        401 => Err(HubError::Unauthorized { repo_id, token }.into()),
         403 => Err(HubError::Forbidden { repo_id, gated }.into()),
-        404 => Err(HubError::NotFound { repo_id, revision: subject.revision.to_owned() }.into()),
+        404 => Err(match subject.file {
+            Some(file) => HubError::NoFile { repo_id, revision, file: file.to_owned() },
+            None if code == Some("RevisionNotFound") => HubError::NoRevision { repo_id, revision },
+            None => HubError::NotFound { repo_id, revision },
+        }
+        .into()),
         408 | 429 | 500..=599 => {
             let wait =
                 header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
@@ -125,6 +207,10 @@ fn judge(answer: Response<Body>, url: String, subject: Subject<'_>) -> Result<Re
 fn transport(url: &str, error: &ureq::Error) -> Failure {
     let (url, why) = (url.to_owned(), error.to_string());
     match error {
+        // rustls puts its verdict into an error of io.
+        ureq::Error::Io(cause) if cause.to_string().starts_with("invalid peer certificate") => {
+            Failure::Final(HubError::Certificate { url, why: cause.to_string() })
+        }
         ureq::Error::Io(_)
         | ureq::Error::Timeout(_)
         | ureq::Error::HostNotFound

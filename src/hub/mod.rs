@@ -3,13 +3,18 @@
 //! [`Hub::plan`] asks what a revision holds and chooses; [`Download::run`] fetches the chosen files in
 //! parallel. Each file is checked against the digest in the hub's listing before it gets its name in
 //! `blobs/`. The snapshot's links, and then the ref, are made when all files are there, so a broken download
-//! leaves no snapshot that looks whole. The layout is huggingface_hub's; which addresses, tokens and folders
-//! count is read from the same environment variables.
+//! leaves no snapshot that looks whole. The layout is huggingface_hub's; which addresses, tokens, proxies and
+//! folders count is read from the same environment variables.
+//!
+//! huggingface_hub keeps the listing of a commit that it fetched whole in `trees/COMMIT.json`. It is read
+//! (`checkpoint::hub`) and never written: with it, huggingface_hub would ask for the files that are left out here.
 
 mod choice;
 mod download;
 mod http;
 mod listing;
+mod proxy;
+mod stream;
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,8 +26,9 @@ use std::time::Duration;
 
 pub use choice::fits;
 pub use listing::{BlobHash, Listed, Listing};
+pub use stream::{Arrivals, Stream};
 
-use crate::checkpoint::hub::{HubCache, Snapshot, checked_revision, repo_folder};
+use crate::checkpoint::hub::{HubCache, Snapshot, checked_revision, hub_home, hub_path, repo_folder};
 use crate::error::{HubError, Result};
 use crate::family::Tower;
 use crate::progress::{Progress, Stage, Stop};
@@ -40,6 +46,9 @@ const MAX_LISTING_LEN: u64 = 32 << 20;
 
 /// Longest stored token.
 const MAX_TOKEN_LEN: u64 = 4096;
+
+/// Time between two looks at a request to stop.
+const WATCH: Duration = Duration::from_millis(20);
 
 /// Longest silence of a server, unless `HF_HUB_DOWNLOAD_TIMEOUT` (seconds) says otherwise.
 const STALL: Duration = Duration::from_secs(30);
@@ -78,17 +87,18 @@ fn is_true(value: Option<OsString>) -> bool {
 }
 
 impl Hub {
-    /// The hub that the environment names: `HF_ENDPOINT`, the token, `HF_HUB_DOWNLOAD_TIMEOUT`.
+    /// The hub that the environment names: `HF_ENDPOINT`, the token, `HF_HUB_DOWNLOAD_TIMEOUT`, proxies,
+    /// certificates.
     ///
     /// # Errors
-    /// [`HubError::BadEndpoint`].
+    /// [`HubError::BadEndpoint`]; [`HubError::Io`] for certificates that cannot be read.
     pub fn from_env(cache: HubCache, var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let text = |name: &str| var(name)?.into_string().ok().filter(|text| !text.trim().is_empty());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let endpoint = endpoint.trim().trim_end_matches('/').to_owned();
         let stall = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|text| text.trim().parse().ok());
         let stall = stall.filter(|seconds| *seconds > 0).map_or(STALL, Duration::from_secs);
-        let client = Client::new(&endpoint, token(&var), stall)?;
+        let client = Client::new(&endpoint, token(&var), stall, &var)?;
         Ok(Self { client, endpoint, cache })
     }
 
@@ -122,7 +132,8 @@ impl Hub {
         let repo = self.cache.dir().join(repo_folder(repo_id)?);
         let locks = self.cache.dir().join(".locks").join(repo_folder(repo_id)?);
         let revision = checked_revision(revision)?;
-        let listing = self.listing(Subject { repo_id, revision }, stop)?;
+        let subject = Subject { repo_id, revision, file: None };
+        let listing = self.until(stop, || self.listing(subject, stop))?;
         let files = match wanted {
             Wanted::Checkpoint => choice::checkpoint(&listing),
             Wanted::Tower(tower) => choice::tower(&listing, tower),
@@ -147,22 +158,37 @@ impl Hub {
                 jobs.push(file);
             }
         }
-        let kept = |file: &Listed| {
-            let meta = fs::metadata(incomplete(&repo.join("blobs").join(file.hash.name())));
-            meta.map_or(0, |meta| meta.len().min(file.size))
-        };
-        let missing = jobs.iter().map(|file| file.size - kept(file)).sum();
         let missing_files = jobs.into_iter().cloned().collect();
-        Ok(Download {
+        let mut download = Download {
             hub: self,
             repo_id: repo_id.to_owned(),
             revision: revision.to_owned(),
             commit: listing.commit,
             files,
             missing_files,
-            missing,
+            missing: 0,
             repo,
             locks,
+        };
+        download.missing = download.missing_files.iter().map(|file| download.left(file)).sum();
+        Ok(download)
+    }
+
+    /// Does `work`, and ends its requests as soon as `stop` is asked, also where a server keeps silent.
+    fn until<T>(&self, stop: &Stop, work: impl FnOnce() -> T) -> T {
+        let done = AtomicBool::new(false);
+        let watch = || {
+            while !done.load(Ordering::Relaxed) {
+                if stop.requested() {
+                    return self.client.shut_down();
+                }
+                std::thread::sleep(WATCH);
+            }
+        };
+        std::thread::scope(|scope| {
+            let _done = SetOnDrop(&done);
+            scope.spawn(watch);
+            work()
         })
     }
 
@@ -207,12 +233,8 @@ fn token(var: &impl Fn(&str) -> Option<OsString>) -> Option<String> {
         (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(text)
     };
     let given = |name: &str| clean(var(name)?.into_string().ok()?);
-    let folder = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let stored = || {
-        let path = folder("HF_TOKEN_PATH")
-            .or_else(|| Some(folder("HF_HOME")?.join("token")))
-            .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("huggingface/token")))
-            .or_else(|| Some(folder("HOME")?.join(".cache/huggingface/token")))?;
+        let path = hub_path(var, "HF_TOKEN_PATH").or_else(|| Some(hub_home(var)?.join("token")))?;
         let mut text = String::new();
         fs::File::open(path).ok()?.take(MAX_TOKEN_LEN).read_to_string(&mut text).ok()?;
         clean(text)
@@ -246,57 +268,90 @@ impl Download<'_> {
     /// [`HubError::NoSpace`] before the first byte; [`HubError`] of the first file that fails. What was
     /// fetched stays, and another run goes on from there.
     pub fn run(&self, progress: &dyn Progress, stop: &Stop) -> Result<Snapshot> {
-        let blobs = self.repo.join("blobs");
-        for dir in [&blobs, &self.locks] {
-            fs::create_dir_all(dir).map_err(io_error("making a folder", dir))?;
-        }
+        self.make_folders()?;
         self.hub.check_space(self.missing)?;
         if !self.missing_files.is_empty() {
             progress.begin(Stage::Download, self.missing);
-            self.fetch_all(&blobs, progress, stop)?;
+            self.hub.until(stop, || self.fetch_all(&self.missing_files, progress, stop))?;
             progress.finish();
         }
-        self.link_all()?;
-        let dir = self.repo.join("snapshots").join(&self.commit);
-        Ok(Snapshot { dir, repo_id: self.repo_id.clone(), commit: self.commit.clone() })
+        self.files.iter().try_for_each(|file| self.link(file))?;
+        self.write_ref()?;
+        Ok(self.snapshot())
     }
 
-    fn fetch_all(&self, blobs: &Path, progress: &dyn Progress, stop: &Stop) -> Result<(), HubError> {
+    fn make_folders(&self) -> Result<(), HubError> {
+        [&self.repo.join("blobs"), &self.locks]
+            .into_iter()
+            .try_for_each(|dir| fs::create_dir_all(dir).map_err(io_error("making a folder", dir)))
+    }
+
+    /// Where the files of this commit are.
+    pub fn snapshot(&self) -> Snapshot {
+        let dir = self.repo.join("snapshots").join(&self.commit);
+        Snapshot { dir, repo_id: self.repo_id.clone(), commit: self.commit.clone() }
+    }
+
+    fn fetch_all(&self, files: &[Listed], progress: &dyn Progress, stop: &Stop) -> Result<(), HubError> {
         let next = AtomicUsize::new(0);
         let first: Mutex<Option<HubError>> = Mutex::new(None);
         let failed = AtomicBool::new(false);
-        let subject = Subject { repo_id: &self.repo_id, revision: &self.revision };
         let work = || {
-            while let Some(file) = self.missing_files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if failed.load(Ordering::Relaxed) {
                     return;
                 }
-                let name = file.hash.name();
-                let job = Job {
-                    client: &self.hub.client,
-                    subject,
-                    url: self.url(file),
-                    file,
-                    blob: blobs.join(name),
-                    lock: self.locks.join(format!("{name}.lock")),
-                    progress,
-                    stop,
-                    failed: &failed,
-                };
-                if let Err(error) = job.run() {
+                if let Err(error) = self.job(file, progress, stop, &failed).run() {
                     let mut first = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     first.get_or_insert(error);
                     failed.store(true, Ordering::Relaxed);
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 0..PARALLEL.min(self.missing_files.len()) {
-                scope.spawn(work);
-            }
+        self.hub.until(stop, || {
+            std::thread::scope(|scope| {
+                for _ in 0..PARALLEL.min(files.len()) {
+                    scope.spawn(work);
+                }
+            });
         });
         let first = first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.map_or(Ok(()), Err)
+    }
+
+    fn job<'a>(
+        &'a self,
+        file: &'a Listed,
+        progress: &'a dyn Progress,
+        stop: &'a Stop,
+        failed: &'a AtomicBool,
+    ) -> Job<'a> {
+        Job {
+            client: &self.hub.client,
+            subject: self.subject(file),
+            url: self.url(file),
+            file,
+            blob: self.blob(file),
+            lock: self.locks.join(format!("{}.lock", file.hash.name())),
+            progress,
+            stop,
+            failed,
+        }
+    }
+
+    fn subject<'a>(&'a self, file: &'a Listed) -> Subject<'a> {
+        Subject { repo_id: &self.repo_id, revision: &self.revision, file: Some(&file.path) }
+    }
+
+    /// Where the content of a file lies in the cache.
+    fn blob(&self, file: &Listed) -> PathBuf {
+        self.repo.join("blobs").join(file.hash.name())
+    }
+
+    /// Bytes of a file that are still to be fetched, where it is not in the cache.
+    fn left(&self, file: &Listed) -> u64 {
+        let meta = fs::metadata(incomplete(&self.blob(file)));
+        file.size - meta.map_or(0, |meta| meta.len().min(file.size))
     }
 
     fn url(&self, file: &Listed) -> String {
@@ -312,23 +367,24 @@ impl Download<'_> {
         format!("{}/{}/resolve/{}/{path}", self.hub.endpoint, self.repo_id, self.commit)
     }
 
-    /// The snapshot's links, and then the ref.
-    fn link_all(&self) -> Result<(), HubError> {
+    /// The snapshot's link to a file that is in the cache.
+    fn link(&self, file: &Listed) -> Result<(), HubError> {
         let snapshot = self.repo.join("snapshots").join(&self.commit);
-        for file in &self.files {
-            let link = snapshot.join(&file.path);
-            let blob = self.repo.join("blobs").join(file.hash.name());
-            let parent = link.parent().unwrap_or(&snapshot);
-            fs::create_dir_all(parent).map_err(io_error("making a folder", parent))?;
-            let leads_there = || Some(link.canonicalize().ok()? == blob.canonicalize().ok()?);
-            if leads_there() == Some(true) {
-                continue;
-            }
-            let up = "../".repeat(2 + file.path.matches('/').count());
-            replace(&link, |path| {
-                std::os::unix::fs::symlink(format!("{up}blobs/{}", file.hash.name()), path)
-            })?;
+        let (link, blob) = (snapshot.join(&file.path), self.blob(file));
+        let parent = link.parent().unwrap_or(&snapshot);
+        fs::create_dir_all(parent).map_err(io_error("making a folder", parent))?;
+        // Another program finished the blob that an earlier run began. Best effort.
+        let _ = fs::remove_file(incomplete(&blob));
+        let leads_there = || Some(link.canonicalize().ok()? == blob.canonicalize().ok()?);
+        if leads_there() == Some(true) {
+            return Ok(());
         }
+        let up = "../".repeat(2 + file.path.matches('/').count());
+        replace(&link, |path| std::os::unix::fs::symlink(format!("{up}blobs/{}", file.hash.name()), path))
+    }
+
+    /// The ref, by which the revision is found without the hub.
+    fn write_ref(&self) -> Result<(), HubError> {
         if self.revision != self.commit {
             let path = self.repo.join("refs").join(&self.revision);
             let parent = path.parent().unwrap_or(&path);
@@ -336,6 +392,15 @@ impl Download<'_> {
             replace(&path, |path| fs::write(path, &self.commit))?;
         }
         Ok(())
+    }
+}
+
+/// Set when dropped, so also when what was watched panics.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

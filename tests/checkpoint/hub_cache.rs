@@ -75,9 +75,9 @@ fn finds_branches_tags_and_whole_commits() {
 fn tells_the_command_that_fetches_what_is_missing() {
     let cache = downloaded();
     let cases = [
-        ("YanweiLi/MGM-7B", None, "hf download YanweiLi/MGM-7B"),
-        (ID, Some("v2"), "hf download YanweiLi/MGM-2B --revision v2"),
-        (ID, Some(SHA1), "hf download YanweiLi/MGM-2B --revision 89abcdef0123456789abcdef0123456789abcdef"),
+        ("YanweiLi/MGM-7B", None, "`mgpack pull YanweiLi/MGM-7B`"),
+        (ID, Some("v2"), "`mgpack pull YanweiLi/MGM-2B --revision v2`"),
+        (ID, Some(SHA1), "`mgpack pull YanweiLi/MGM-2B --revision 89abcdef0123456789abcdef0123456789abcdef`"),
     ];
     for (id, revision, line) in cases {
         let error = refused(&hub(&cache), id, revision);
@@ -100,15 +100,54 @@ fn refuses_a_snapshot_whose_download_was_interrupted() {
         let cache = downloaded();
         fs::remove_file(cache.folder.path().join(REPO).join("blobs").join(gone)).expect("removed");
         let error = refused(&hub(&cache), ID, None);
-        assert!(
-            matches!(&error, E::IncompleteSnapshot { file: missing, .. } if missing == file),
-            "{error:?}"
-        );
-        assert_eq!(error.help().as_deref(), Some("hf download YanweiLi/MGM-2B"));
+        assert!(matches!(&error, E::IncompleteSnapshot { files, .. } if *files == [file]), "{error:?}");
+        assert_eq!(error.help().as_deref(), Some("`mgpack pull YanweiLi/MGM-2B`"));
         // By its path, without the name, it is refused as well.
         let opened = Checkpoint::open(&cache.snapshot);
         assert!(matches!(opened, Err(Error::Checkpoint(E::DanglingLink { .. }))), "{opened:?}");
     }
+}
+
+/// `find_checkpoint`'s missing files.
+fn missing(cache: &Cache) -> Vec<String> {
+    match hub(cache).find_checkpoint(ID, None) {
+        Ok(_) => Vec::new(),
+        Err(Error::Checkpoint(E::IncompleteSnapshot { files, .. })) => files,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_checkpoint_is_whole_by_the_listing_that_huggingface_hub_left() {
+    let cache = downloaded();
+    assert_eq!(missing(&cache), [""; 0]);
+    let tree = cache.folder.path().join(REPO).join(format!("trees/{COMMIT}.json"));
+    fs::create_dir_all(tree.parent().expect("a folder")).expect("folders");
+    let files =
+        r#"{"config.json": {}, "model.safetensors": {}, "pytorch_model.bin": {}, "vocab.txt": {"size": 1}}"#;
+    let listing = |version: u64| format!(r#"{{"format_version": {version}, "files": {files}}}"#);
+    fs::write(&tree, listing(1)).expect("a listing");
+    assert_eq!(missing(&cache), ["vocab.txt"]);
+    // Another form, or none: what the snapshot itself tells.
+    for other in [listing(2), "{".to_owned(), "[]".to_owned()] {
+        fs::write(&tree, other).expect("a listing");
+        assert_eq!(missing(&cache), [""; 0]);
+    }
+}
+
+#[test]
+fn without_a_listing_an_index_or_a_shard_tells_what_is_missing() {
+    let shard = "model-00002-of-00003.safetensors";
+    let weights = sound(&[("a", 4)]);
+    let cache = cache(&[(shard, SHA256, &weights)]);
+    let all = ["config.json", "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"];
+    assert_eq!(missing(&cache), [&all[..], &["model.safetensors.index.json"]].concat());
+    let index = format!(r#"{{"weight_map": {{"a": "{shard}", "b": "{}"}}}}"#, all[1]);
+    fs::write(cache.snapshot.join("model.safetensors.index.json"), index).expect("an index");
+    fs::write(cache.snapshot.join("config.json"), "{}").expect("a config");
+    assert_eq!(missing(&cache), &all[1..]);
+    fs::remove_file(cache.snapshot.join(shard)).expect("removed");
+    assert_eq!(missing(&cache), [all[1], shard]);
 }
 
 #[test]

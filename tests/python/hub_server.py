@@ -11,13 +11,21 @@ COMMIT = "c" * 40
 
 
 class Hub:
-    """`files`: path to bytes; those of 1000 bytes or more are large files. `faults`: path to a list, one used per GET."""
+    """`files`: path to bytes; those of 1000 bytes or more are large files. `faults`: path to a list, one used per GET.
 
-    def __init__(self, repo, files):
-        self.repo, self.files = repo, files
+    `tls`: the server side of TLS, for an https hub.
+    """
+
+    def __init__(self, repo, files, tls=None):
+        self.repo = repo
+        self.commits = {COMMIT: files}
+        self.revisions = {"main": COMMIT}
         self.faults = {}
+        self.heads = {}  # path to the bytes that a request for a file's begin gets
         self.log = []  # (path, first byte, bytes sent, authorization)
+        self.asked = []  # (path, authorization) of every request
         self.rate = None
+        self.stall = 3
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,67 +42,99 @@ class Hub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.cdn = f"{scheme}://localhost:{self.port}"  # another host, so that a token must not follow
 
-    def digest(self, path):
-        data = self.files[path]
+    @property
+    def files(self):
+        """Those of `main`."""
+        return self.commits[COMMIT]
+
+    @files.setter
+    def files(self, files):
+        self.commits[COMMIT] = files
+
+    def digest(self, path, commit=COMMIT):
+        data = self.commits[commit][path]
         if len(data) >= 1000:
             return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
-    def listing(self):
+    def commit(self, revision):
+        """None where there is no such branch, tag or commit."""
+        return revision if revision in self.commits else self.revisions.get(revision)
+
+    def listing(self, commit):
         siblings = []
-        for path, data in self.files.items():
-            one = {"rfilename": path, "size": len(data), "blobId": self.digest(path)[:40]}
+        for path, data in self.commits[commit].items():
+            one = {"rfilename": path, "size": len(data), "blobId": self.digest(path, commit)[:40]}
             if len(data) >= 1000:
-                one["lfs"] = {"sha256": self.digest(path), "size": len(data), "pointerSize": 130}
+                one["lfs"] = {"sha256": self.digest(path, commit), "size": len(data), "pointerSize": 130}
             siblings.append(one)
-        return {"id": self.repo, "modelId": self.repo, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+        return {"id": self.repo, "modelId": self.repo, "sha": commit, "siblings": siblings, "tags": [], "private": False}
 
     def answer(self, request, body):
-        path = unquote(request.path.split("?")[0])
-        if path.startswith(f"/api/models/{self.repo}/tree/"):
-            tree = [
-                {"type": "file", "path": p, "size": len(d), "oid": self.digest(p)[:40]}
-                | ({"lfs": {"oid": self.digest(p), "size": len(d), "pointerSize": 130}} if len(d) >= 1000 else {})
-                for p, d in self.files.items()
-            ]
-            return self.send(request, 200, {"X-Repo-Commit": COMMIT}, json.dumps(tree).encode(), body)
-        if path.startswith(f"/api/models/{self.repo}/revision/") or path == f"/api/models/{self.repo}":
-            fault = self.fault("listing")
+        plain = request.path.split("?")[0]
+        self.asked.append((unquote(plain), request.headers.get("Authorization")))
+        api = f"/api/models/{self.repo}"
+        if plain == api or plain.startswith(f"{api}/"):
+            # A revision is one part of the path, so a slash in it is %2F.
+            kind, _, revision = plain.removeprefix(api).lstrip("/").partition("/")
+            commit = self.commit(unquote(revision.partition("/")[0]) or "main")
+            fault = kind != "tree" and self.fault("listing")
             if fault:
                 return self.send(request, *fault, b"", body)
-            return self.send(request, 200, {}, json.dumps(self.listing()).encode(), body)
-        is_cdn = path.startswith("/cdn/")
-        name = path.removeprefix("/cdn/") if is_cdn else path.removeprefix(f"/{self.repo}/resolve/").partition("/")[2]
-        if name not in self.files:
+            if commit is None:
+                return self.send(request, 404, {"X-Error-Code": "RevisionNotFound"}, b"", body)
+            answer = self.tree(commit) if kind == "tree" else self.listing(commit)
+            return self.send(request, 200, {"X-Repo-Commit": commit}, json.dumps(answer).encode(), body)
+        if plain.startswith("/api/models/"):
+            return self.send(request, 404, {"X-Error-Code": "RepoNotFound"}, b"", body)
+        is_cdn = plain.startswith("/cdn/")
+        revision, _, name = plain.removeprefix("/cdn/" if is_cdn else f"/{self.repo}/resolve/").partition("/")
+        commit, name = self.commit(unquote(revision)), unquote(name)
+        if commit is None or name not in self.commits[commit]:
             return self.send(request, 404, {"X-Error-Code": "EntryNotFound"}, b"", body)
-        large = len(self.files[name]) >= 1000
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{self.digest(name)[:40]}"', "Accept-Ranges": "bytes"}
-        if large and not is_cdn:
-            headers |= {"X-Linked-Etag": f'"{self.digest(name)}"', "X-Linked-Size": str(len(self.files[name]))}
-            # Another host, so that a token must not follow.
-            headers["Location"] = f"http://localhost:{self.port}/cdn/{name}?sig=1"
+        data, digest = self.commits[commit][name], self.digest(name, commit)
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{digest[:40]}"', "Accept-Ranges": "bytes"}
+        if len(data) >= 1000 and not is_cdn:
+            headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data))}
+            headers["Location"] = f"{self.cdn}/cdn/{commit}/{name}?sig=1"
             return self.send(request, 302, headers, b"", body)
-        self.send_file(request, name, headers, body)
+        self.send_file(request, name, data, headers, body)
+
+    def tree(self, commit):
+        return [
+            {"type": "file", "path": p, "size": len(d), "oid": self.digest(p, commit)[:40]}
+            | ({"lfs": {"oid": self.digest(p, commit), "size": len(d), "pointerSize": 130}} if len(d) >= 1000 else {})
+            for p, d in self.commits[commit].items()
+        ]
 
     def fault(self, key):
         return self.faults.get(key) and self.faults[key].pop(0)
 
-    def send_file(self, request, name, headers, body):
-        data, fault = self.files[name], body and self.fault(name)
+    def send_file(self, request, name, data, headers, body):
+        fault = body and self.fault(name)
         if isinstance(fault, tuple):
             return self.send(request, *fault, b"", body)
         first = 0
         asked = request.headers.get("Range")
         if asked and fault != "no range":
-            first = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            start, end = asked.removeprefix("bytes=").split("-")
+            first, last = int(start), min(int(end or len(data)), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            if end and name in self.heads:
+                data = self.heads[name]
+        else:
+            last = len(data) - 1
         if fault == "wrong":
             data = bytes(255 - b for b in data)
-        data = data[first:]
+        data = data[first : last + 1]
         cut = len(data) // 2 if fault in ("cut", "stall") else len(data)
         request.send_response(206 if "Content-Range" in headers else 200)
         for key, value in (headers | {"Content-Length": str(len(data))}).items():
@@ -111,7 +151,7 @@ class Hub:
                 if self.rate:
                     time.sleep(len(piece) / self.rate)
             if fault == "stall":
-                time.sleep(3)
+                time.sleep(self.stall)
             if cut < len(data):
                 request.close_connection = True
         except OSError:
