@@ -7,7 +7,7 @@
 //!
 //! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`, `hub`)
 //! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
-//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`) → words (`tensor`,
+//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`) → words (`tensor`,
 //! `structure`, `scheme`, `digest`, `json_text`, `size`, `progress`, `program`) → `error`.
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
@@ -51,6 +51,7 @@ pub mod structure;
 pub mod tensor;
 pub mod tiny;
 mod torch_zip;
+mod transformers;
 
 pub use bundle::Bundle;
 pub use error::{Error, Explain, Result};

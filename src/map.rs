@@ -22,6 +22,7 @@ use crate::modules::{MapRequest, ModelModules};
 use crate::plan::{DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
 use crate::scheme::{Layout, Scheme};
 use crate::tensor::TensorName;
+use crate::transformers;
 
 /// Part of its memory that transformers 4.36.2 leaves accelerate on every device with bitsandbytes.
 const BNB_SHARE: f64 = 0.90;
@@ -144,8 +145,8 @@ impl Model {
             opened => Some(opened?),
         };
         let config = checkpoint::config_of(dir)?;
-        if let Some(method) = config.pointer("/quantization_config/quant_method").and_then(Value::as_str) {
-            return Err(PlanError::AlreadyQuantized { method: method.to_owned() }.into());
+        if let Some(method) = transformers::quantization_of(&config) {
+            return Err(PlanError::AlreadyQuantized { method }.into());
         }
         let found = match Family::detect(&config) {
             Detected::Mgm(found) => Some(found),

@@ -16,6 +16,7 @@ use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::structure::{Role, role_of};
 use crate::tensor::byte_len;
+use crate::transformers;
 
 /// What the user asks of a device map.
 #[derive(Clone, Debug)]
@@ -88,10 +89,11 @@ impl ModelModules {
         config: &Value,
         variant: Option<Variant>,
     ) -> Self {
+        let model_type = config.get("model_type").and_then(Value::as_str);
         let mut sizes: IndexMap<String, (Role, u64)> = IndexMap::new();
         for (name, bytes) in tensors {
             let role = role_of(name);
-            let entry = sizes.entry(unit_of(name, role)).or_insert((role, 0));
+            let entry = sizes.entry(key_of(name, model_type)).or_insert((role, 0));
             entry.1 = entry.1.saturating_add(bytes);
         }
         for (module, bytes) in towers {
@@ -99,7 +101,7 @@ impl ModelModules {
             entry.1 = entry.1.max(*bytes);
         }
         for (name, bytes) in buffers(config, variant) {
-            if let Some(entry) = sizes.get_mut(&unit_of(&name, role_of(&name))) {
+            if let Some(entry) = sizes.get_mut(&key_of(&name, model_type)) {
                 entry.1 = entry.1.saturating_add(bytes);
             }
         }
@@ -189,8 +191,14 @@ impl ModelModules {
     }
 }
 
-/// The key in a device map that a tensor falls under.
-pub(crate) fn unit_of(name: &str, role: Role) -> String {
+/// The key in a device map that a tensor of a checkpoint falls under, by the names of the class that loads it.
+pub(crate) fn key_of(tensor: &str, model_type: Option<&str>) -> String {
+    let unit = unit_of(tensor, role_of(tensor));
+    transformers::name_in_class(&unit, model_type).into_owned()
+}
+
+/// The part of a model that stands on one device as a whole and that a tensor is of.
+fn unit_of(name: &str, role: Role) -> String {
     let through = |stop: &dyn Fn(&str) -> bool, extra: usize| {
         let mut parts = Vec::new();
         let mut left = None;
@@ -251,7 +259,8 @@ fn buffers(config: &Value, variant: Option<Variant>) -> Vec<(String, u64)> {
 
 /// The numbers that cache and logits follow from; `None` where config.json does not tell the heads.
 fn attention(config: &Value) -> Option<Attention> {
-    let number = |key: &str| config.get(key).and_then(Value::as_u64);
+    let of_text = config.get("text_config").filter(|part| part.is_object()).unwrap_or(config);
+    let number = |key: &str| of_text.get(key).and_then(Value::as_u64);
     let heads = number("num_attention_heads")?;
     let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
     Some(Attention {

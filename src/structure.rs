@@ -118,6 +118,12 @@ pub fn natural(a: &str, b: &str) -> Ordering {
     }
 }
 
+/// True for the bias that decides which experts are chosen. Loaders keep it in f32, for rounding it would move tokens
+/// to other experts (transformers: `_keep_in_fp32_modules_strict`).
+pub(crate) fn is_routing_bias(name: &str) -> bool {
+    name.ends_with(".e_score_correction_bias")
+}
+
 /// Why a two-dimensional weight is not a linear to quantize; `None` if it is one.
 ///
 /// A linear is `<module>.weight` inside a decoder layer whose module is no embedding, norm, convolution or

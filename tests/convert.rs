@@ -87,9 +87,9 @@ fn zoo() -> Vec<Tensor> {
         linear(r, "mlp.down_proj", Dtype::F32, 3, 65_664),
         linear(r, "mlp.other_proj", Dtype::F16, 2, 65_537),
         // More rows than a block holds.
-        linear(r, "mlp.experts.0.w1", Dtype::BF16, 200, 512),
-        linear(r, "mlp.experts.1.w1", Dtype::F16, 130, 1024),
-        linear(r, "mlp.experts.10.w1", Dtype::F32, 70, 1280),
+        linear(r, "mlp.parts.0.w1", Dtype::BF16, 200, 512),
+        linear(r, "mlp.parts.1.w1", Dtype::F16, 130, 1024),
+        linear(r, "mlp.parts.10.w1", Dtype::F32, 70, 1280),
     ];
     for (index, dtype) in [Dtype::BF16, Dtype::F16, Dtype::F32].into_iter().enumerate() {
         for columns in [128, 129, 256] {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Conversion;
+use super::{Conversion, clients};
 
 /// README.md of a bundle: what it is, how to load it, how to check it.
 pub(super) fn model_card(conversion: &Conversion) -> String {
@@ -24,7 +24,13 @@ pub(super) fn model_card(conversion: &Conversion) -> String {
         totals.bytes,
         totals.source_bytes,
     );
-    card.push_str("## Load\n\n```sh\npip install -r requirements.txt\n```\n\n```python\n");
+    card.push_str("## Load\n\n");
+    if conversion.family.is_none()
+        && let Some(notice) = clients::notice(&conversion.plan, &conversion.config)
+    {
+        let _ = writeln!(card, "Note: {notice}.\n");
+    }
+    card.push_str("```sh\npip install -r requirements.txt\n```\n\n```python\n");
     match &conversion.family {
         Some(found) => {
             // The towers' paths are relative to the working directory of the process.
@@ -41,11 +47,15 @@ pub(super) fn model_card(conversion: &Conversion) -> String {
             );
         }
         None => {
+            let (model, of_text, reader) = match conversion.config.get("vision_config") {
+                Some(_) => ("AutoModelForImageTextToText", "processor", "AutoProcessor"),
+                None => ("AutoModelForCausalLM", "tokenizer", "AutoTokenizer"),
+            };
             let _ = write!(
                 card,
-                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\
-                 model = AutoModelForCausalLM.from_pretrained(\"{name}\")\n\
-                 tokenizer = AutoTokenizer.from_pretrained(\"{name}\")\n"
+                "from transformers import {model}, {reader}\n\
+                 model = {model}.from_pretrained(\"{name}\")\n\
+                 {of_text} = {reader}.from_pretrained(\"{name}\")\n"
             );
         }
     }

@@ -6,6 +6,7 @@
 
 mod block;
 mod card;
+mod clients;
 mod contents;
 mod journal;
 mod pipeline;
@@ -35,11 +36,12 @@ use crate::kernels::Isa;
 use crate::locate::{Located, Places};
 use crate::manifest::{self, ErrorFigures, FileFate, FileRecord, MANIFEST_NAME, Manifest, SUMS_NAME};
 use crate::modules::{MapRequest, ModelModules};
-use crate::plan::{Fate, Plan, Precision, Recipe, Skip, TensorPlan};
+use crate::plan::{Plan, Precision, Recipe, Skip, TensorPlan};
 use crate::progress::{Progress, Stage, Stop};
 use crate::scheme::{Layout, OnOverflow, Scheme};
 use crate::shard::{Seal, SealedFile};
 use crate::tensor::TensorName;
+use crate::transformers;
 use journal::Journal;
 
 /// Bytes copied at a time.
@@ -190,16 +192,15 @@ impl Conversion {
             Recipe::choose(precision, layout, &options.ignore, options.max_shard_len, family)
         };
         let of_user = recipe(options.precision, options.layout)?;
-        if let Some(method) = config.pointer("/quantization_config/quant_method").and_then(Value::as_str) {
-            return Err(PlanError::AlreadyQuantized { method: method.to_owned() }.into());
+        if let Some(method) = transformers::quantization_of(&config) {
+            return Err(PlanError::AlreadyQuantized { method }.into());
+        }
+        if family.is_none() {
+            clients::check(checkpoint.tensors(), of_user.scheme, &config)?;
         }
         let plan = Plan::new(checkpoint.tensors(), &of_user)?;
-        let has_experts =
-            |tensor: &TensorPlan| tensor.fate == Fate::Quantize && tensor.name.as_str().contains(".experts.");
-        if family.is_none() && plan.tensors.iter().any(has_experts) {
-            notices.push(
-                "transformers 5 fuses experts when it loads a model and cannot fuse quantized ones; vLLM reads them".to_owned(),
-            );
+        if family.is_none() {
+            notices.extend(clients::notice(&plan, &config).map(str::to_owned));
         }
         let mut resources =
             Resources::choose(&plan, checkpoint.scratch_len(), options.threads, options.max_memory)?;
@@ -243,17 +244,13 @@ impl Conversion {
 
     /// Patterns of modules that stay float, as the bundle's quantization_config lists them.
     pub fn skip_modules(&self) -> Vec<String> {
-        let mut skip: Vec<String> = match &self.family {
-            Some(found) => found.family.quantization.skip_modules.clone(),
-            None => self.plan.float_modules().into_iter().map(str::to_owned).collect(),
-        };
-        if self.family.is_some() {
-            let ignored = |tensor: &&TensorPlan| matches!(tensor.skip, Some(Skip::Ignored(_)));
-            let modules = self.plan.tensors.iter().filter(ignored).map(|tensor| tensor.name.module());
-            for module in modules {
-                if !skip.iter().any(|pattern| module.contains(pattern.as_str())) {
-                    skip.push(module.to_owned());
-                }
+        let Some(found) = &self.family else { return clients::skip_modules(&self.plan, &self.config) };
+        let mut skip: Vec<String> = found.family.quantization.skip_modules.clone();
+        let ignored = |tensor: &&TensorPlan| matches!(tensor.skip, Some(Skip::Ignored(_)));
+        let modules = self.plan.tensors.iter().filter(ignored).map(|tensor| tensor.name.module());
+        for module in modules {
+            if !skip.iter().any(|pattern| module.contains(pattern.as_str())) {
+                skip.push(module.to_owned());
             }
         }
         skip

@@ -356,7 +356,9 @@ impl<'a> Problem<'a> {
             })
             .collect();
         let mut explicit = Vec::new();
-        if self.modules.iter().any(|module| module.role.is_vision()) {
+        // transformers' own classes with a tower have their text model in `model.language_model`.
+        let is_mgm = self.modules.iter().any(|module| module.name == "model.embed_tokens");
+        if is_mgm && self.modules.iter().any(|module| module.role.is_vision()) {
             explicit.extend(EXPLICIT_KEYS);
         }
         if self.tied_head && !self.modules.iter().any(|module| module.role == Role::Head) {

@@ -101,7 +101,7 @@ impl Error {
                         | BundleError::OutputNotEmpty { .. }
                 )
                 | Error::Load(LoadError::DoesNotFit { .. })
-                | Error::Plan(PlanError::AlreadyQuantized { .. })
+                | Error::Plan(PlanError::AlreadyQuantized { .. } | PlanError::NoClient { .. })
                 | Error::Convert(
                     ConvertError::TargetExists { .. }
                         | ConvertError::TargetIsNoBundle { .. }

@@ -38,6 +38,12 @@ pub enum PlanError {
         /// `quantization_config.quant_method` of its config.json.
         method: String,
     },
+    /// Nothing could load the bundle.
+    #[error("no client loads fused experts (3-D tensors) of Llama 4 with scheme {scheme}")]
+    NoClient {
+        /// The scheme.
+        scheme: &'static str,
+    },
     /// The layout is not one that the family's pinned stack reads.
     #[error("family {family} cannot load the compressed-tensors layout")]
     LayoutForFamily {
@@ -82,7 +88,10 @@ impl Explain for PlanError {
                 Some(format!("none of its {tensors} tensors is a two-dimensional float `.weight` in a decoder layer that is not ignored"))
             }
             PlanError::AlreadyQuantized { .. } => {
-                Some("its config.json has a quantization_config; quantizing codes again would only lose precision".into())
+                Some("its config.json has a quantization_config; mgpack reads floats, and codes quantized again would only lose precision".into())
+            }
+            PlanError::NoClient { .. } => {
+                Some("transformers 5 puts linears in their place when a quantized model is loaded, and does not fill these".into())
             }
             PlanError::LayoutForFamily { .. } => {
                 Some("its pinned transformers knows bitsandbytes, GPTQ and AWQ, not compressed-tensors".into())
@@ -104,6 +113,7 @@ impl Explain for PlanError {
                 Some("`mgpack plan MODEL --int8` gives the reason for every tensor; --bf16 and --fp16 cast everything".into())
             }
             PlanError::AlreadyQuantized { .. } => Some("convert from the original bf16 or fp16 checkpoint".into()),
+            PlanError::NoClient { .. } => Some("give --bf16, or --scheme W8A8 for vLLM".into()),
             PlanError::SchemeInLayout { .. } => Some("leave out --format: the scheme decides it".into()),
             PlanError::LayoutForFamily { .. } => Some("leave out --format, or give --format bnb".into()),
             PlanError::Budget { needed, .. } => Some(format!("give --max-memory {}MiB, or fewer threads with -j", needed.div_ceil(1 << 20))),

@@ -22,7 +22,7 @@ use crate::device_map::Profile;
 use crate::error::{LoadError, Result};
 use crate::kernels::Isa;
 use crate::manifest::FileRecord;
-use crate::modules::unit_of;
+use crate::modules::key_of;
 use crate::progress::{Progress, Silent, Stage, Stop};
 use crate::structure::{Role, role_of};
 
@@ -240,7 +240,8 @@ impl<'a> Loader<'a> {
 
     /// The place of every weight of a stage, and then of its towers.
     fn places_of(&self, stage: &LoadStage<'_>) -> Result<Vec<usize>> {
-        let module = |weight: &Weight<'_>| unit_of(weight.name.as_str(), role_of(weight.name.as_str()));
+        let model_type = self.bundle.manifest().model.model_type.as_deref();
+        let module = |weight: &Weight<'_>| key_of(weight.name.as_str(), model_type);
         let towers = stage.towers.iter().map(|tower| tower.module.to_owned());
         let place = |module: String| {
             let device = self.profile.map.get(&module).copied();

@@ -9,6 +9,7 @@ use crate::error::{PlanError, Result};
 use crate::scheme::{GROUP_LEN, Scheme};
 use crate::structure;
 use crate::tensor::{Dtype, is_castable};
+use crate::transformers;
 
 /// A name given to `--ignore`: a whole tensor or module name, or `re:` and a regular expression that must
 /// match from the start of one. The meaning is that of compressed-tensors' `ignore`.
@@ -94,7 +95,9 @@ pub(super) fn decide(source: &SourceTensor, recipe: &Recipe) -> Decision {
     }
     // An ignored tensor of a plain cast keeps its type; that of a quantized bundle follows the rest, since
     // the model is loaded in one float type.
-    let target = if ignored.is_some() && !recipe.scheme.is_quantized() { None } else { recipe.rest };
+    let is_kept = ignored.is_some() && !recipe.scheme.is_quantized()
+        || structure::is_routing_bias(source.name.as_str());
+    let target = if is_kept { None } else { recipe.rest };
     match target {
         Some(dtype) if dtype != source.dtype && is_castable(source.dtype) => {
             Decision { fate: Fate::Cast, dtype, skip }
@@ -108,7 +111,11 @@ fn why_not_quantized(source: &SourceTensor, recipe: &Recipe) -> Option<Skip> {
     if let Some(rule) = recipe.family.and_then(|family| family.keeps(name)) {
         return Some(Skip::Family(rule.reason.clone()));
     }
-    if let Some(rule) = structure::not_a_linear(name, &source.shape) {
+    let of_client = || {
+        let is_for_transformers = recipe.family.is_none() && recipe.scheme == Scheme::BnbInt8;
+        is_for_transformers.then(|| transformers::not_for_bitsandbytes(name)).flatten()
+    };
+    if let Some(rule) = structure::not_a_linear(name, &source.shape).or_else(of_client) {
         return Some(Skip::Rule(rule));
     }
     let quantizable = match recipe.scheme {

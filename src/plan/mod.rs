@@ -18,6 +18,7 @@ use crate::error::{PlanError, Result};
 use crate::scheme::{PartKind, Scheme};
 use crate::structure::{Role, layer_order, role_of};
 use crate::tensor::{self, Dtype, TensorName};
+use crate::transformers;
 
 /// What becomes of every tensor, in layer order, and of every shard.
 #[derive(Clone, Debug)]
@@ -151,7 +152,8 @@ impl Plan {
     }
 
     /// Modules with a two-dimensional weight that stays float although the scheme quantizes, in layer order.
-    /// Embeddings and norms, which no client takes for a linear, are left out. `lm_head` is always named: where
+    /// Embeddings and norms, which no client takes for a linear, are left out; so are single experts of a generic
+    /// bundle for bitsandbytes, which are one parameter when loaded. `lm_head` is always named: where
     /// it is tied to the embedding the checkpoint has no tensor of it, and clients would quantize it.
     pub fn float_modules(&self) -> Vec<&str> {
         let is_linear_like = |tensor: &&TensorPlan| {
@@ -159,6 +161,7 @@ impl Plan {
                 && tensor.fate != Fate::Quantize
                 && tensor.name.as_str().ends_with(".weight")
                 && !matches!(tensor.skip, Some(Skip::Rule("embedding" | "norm" | "convolution")))
+                && !(self.scheme == Scheme::BnbInt8 && transformers::is_single_expert(tensor.name.as_str()))
         };
         let mut modules: Vec<&str> =
             self.tensors.iter().filter(is_linear_like).map(|tensor| tensor.name.module()).collect();

@@ -8,13 +8,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import architectures
 import oracles
 import pytest
 import torch
 
 BINARY = Path(os.environ.get("MGPACK") or Path(__file__).resolve().parents[2] / "target/release/mgpack")
 
-# family, dtype of the checkpoint. One family is enough for the other dtypes: the rest does not depend on the dtype.
+# family, dtype of the checkpoint; others are made by name from `architectures`, with `-f32` in float32. One family is enough for the other dtypes: the rest does not depend on the dtype.
 CHECKPOINTS = {
     "llama": ("llama", torch.bfloat16),
     "llama-f16": ("llama", torch.float16),
@@ -33,6 +34,10 @@ class Made:
         self.done = {}
 
     def checkpoint(self, name):
+        if name not in CHECKPOINTS:
+            architecture = name.removesuffix("-f32")
+            dtype = torch.bfloat16 if architecture == name else torch.float32
+            return self._once(name, lambda folder: architectures.make_checkpoint(architecture, dtype, folder))
         family, dtype = CHECKPOINTS[name]
         return self._once(name, lambda folder: oracles.make_checkpoint(family, dtype, folder))
 
@@ -45,10 +50,11 @@ class Made:
             lambda folder: mgpack(*arguments, folder, "--progress", "none", check=True),
         )
 
-    def reference(self, name, scheme):
+    def reference(self, name, scheme, ignore=oracles.IGNORE):
         """What llm-compressor writes for the same checkpoint."""
         source = self.checkpoint(name)
-        return self._once(f"{name} {scheme}", lambda folder: oracles.compressed_tensors(source, folder, scheme))
+        make = lambda folder: oracles.compressed_tensors(source, folder, scheme, ignore)  # noqa: E731
+        return self._once(f"{name} {scheme} reference {len(ignore)}", make)
 
     def _once(self, key, make):
         if key not in self.done:

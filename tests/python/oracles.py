@@ -102,9 +102,9 @@ def bitsandbytes_int8(weight):
     return parameter.CB, parameter.SCB
 
 
-def compressed_tensors(source, folder, scheme):
+def compressed_tensors(source, folder, scheme, ignore=IGNORE):
     """What llm-compressor writes for a checkpoint. On the CPU: its GPU kernel rounds differently."""
-    model_free_ptq(source, folder, scheme=scheme, ignore=IGNORE, device="cpu")
+    model_free_ptq(source, folder, scheme=scheme, ignore=ignore, device="cpu")
     return folder
 
 

@@ -8,6 +8,11 @@ from safetensors import safe_open
 OPTIONS = ("--int8", "--format", "bnb")
 
 
+def becomes_int8(name):
+    # transformers 5 fuses experts, and bitsandbytes has linears only
+    return oracles.is_linear(name) and ".experts." not in name
+
+
 @pytest.fixture
 def both(made, checkpoint):
     """The source's tensors and the bundle's."""
@@ -19,7 +24,7 @@ def test_every_source_tensor_is_accounted_for_and_nothing_is_added(both):
     source, bundle = both
     want = set(source)
     for name in source:
-        if oracles.is_linear(name):
+        if becomes_int8(name):
             module = name.removesuffix("weight")
             want |= {module + "SCB", module + "weight_format"}
     assert set(bundle) == want
@@ -29,7 +34,7 @@ def test_every_linear_weight_has_the_codes_and_scales_of_bitsandbytes(both):
     source, bundle = both
     compared = 0
     for name, weight in source.items():
-        if not oracles.is_linear(name):
+        if not becomes_int8(name):
             continue
         codes, scales = oracles.bitsandbytes_int8(weight)
         module = name.removesuffix("weight")
@@ -37,13 +42,13 @@ def test_every_linear_weight_has_the_codes_and_scales_of_bitsandbytes(both):
         oracles.assert_same_bits(bundle[module + "SCB"], scales, module + "SCB")
         oracles.assert_same_bits(bundle[module + "weight_format"], torch.tensor(0, dtype=torch.uint8), module + "weight_format")
         compared += codes.numel()
-    assert compared > 200_000
+    assert compared > 90_000
 
 
 def test_every_other_tensor_keeps_its_values(both):
     # bf16 or fp16: the loaders of this layout read both
     source, bundle = both
-    kept = [name for name in source if not oracles.is_linear(name)]
+    kept = [name for name in source if not becomes_int8(name)]
     assert kept
     for name in kept:
         want = source[name] if bundle[name].dtype == source[name].dtype else source[name].half()

@@ -8,8 +8,7 @@ BNB = ("--int8", "--format", "bnb")
 W8A8 = ("--int8", "--format", "compressed-tensors", "--scheme", "W8A8")
 W8A16 = ("--int8", "--format", "compressed-tensors", "--scheme", "W8A16")
 
-# Not Mixtral in int8: transformers 5 holds its experts as one tensor and can't fuse quantized ones (it is for vLLM, and for
-# the transformers 4.36 of MGM).
+# Mixtral in int8 is in test_other_architectures.py, with all that have experts.
 FAMILIES = ["llama", "gemma", "qwen3"]
 
 

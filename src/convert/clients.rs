@@ -1,0 +1,87 @@
+//! What a generic bundle has to tell the programs that load it, and the user about them.
+//!
+//! Owns the list of modules that stay float, the notices and the one refusal that follow from what a client can do.
+//! What that is stands in `transformers`. Carries out formats/schemes.md, "quantization_config".
+
+use serde_json::Value;
+
+use crate::checkpoint::SourceTensor;
+use crate::error::{PlanError, Result};
+use crate::modules::key_of;
+use crate::plan::{Fate, Plan};
+use crate::scheme::{Layout, Scheme};
+use crate::structure::{Role, role_of};
+use crate::transformers;
+
+/// Patterns of the modules of a generic bundle that stay float, as its quantization_config lists them: by their names
+/// in the checkpoint, then by those in the class that loads it where these are others.
+pub(super) fn skip_modules(plan: &Plan, config: &Value) -> Vec<String> {
+    let model_type = config.get("model_type").and_then(Value::as_str);
+    let is_bnb = plan.scheme.layout() == Some(Layout::Bnb);
+    let of_checkpoint: Vec<String> = plan.float_modules().into_iter().map(str::to_owned).collect();
+    let mut of_class: Vec<String> = Vec::new();
+    for module in &of_checkpoint {
+        let weight = format!("{module}.weight");
+        let renamed = transformers::name_in_class(module, model_type);
+        let pattern = match role_of(&weight) {
+            _ if renamed == *module => continue,
+            Role::Layer(_) | Role::Embedding | Role::Head => renamed.into_owned(),
+            // All of it is float, and inside it a class may have other names yet.
+            _ if is_bnb => key_of(&weight, model_type),
+            _ => format!(r"re:{}(\.|$)", regex::escape(&key_of(&weight, model_type))),
+        };
+        if !of_checkpoint.contains(&pattern) && !of_class.contains(&pattern) {
+            of_class.push(pattern);
+        }
+    }
+    let has_fused = plan.tensors.iter().any(|it| transformers::is_fused_experts(it.name.as_str(), &it.shape));
+    if has_fused && !is_bnb {
+        // Clients that hold them one by one ask for names such as `experts.0.up_proj`.
+        of_class.push(r"re:.*\.experts\.".to_owned());
+    }
+    of_checkpoint.into_iter().chain(of_class).collect()
+}
+
+/// Refuses what no client could load.
+///
+/// # Errors
+/// [`PlanError::NoClient`].
+pub(super) fn check(tensors: &[SourceTensor], scheme: Scheme, config: &Value) -> Result<()> {
+    let has_fused = tensors.iter().any(|it| transformers::is_fused_experts(it.name.as_str(), &it.shape));
+    let is_lost = has_fused && transformers::loses_fused_experts(config);
+    if is_lost && scheme.layout() == Some(Layout::Bnb) {
+        return Err(PlanError::NoClient { scheme: scheme.name() }.into());
+    }
+    Ok(())
+}
+
+/// What the user should know of a generic bundle's clients.
+pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
+    let layout = plan.scheme.layout()?;
+    let is_fused = |name: &str, shape: &[u64]| transformers::is_fused_experts(name, shape);
+    if transformers::loses_fused_experts(config)
+        && plan.tensors.iter().any(|it| is_fused(it.name.as_str(), &it.shape))
+    {
+        return Some(
+            "transformers 5 cannot load Llama 4's fused experts in a quantized model: this bundle is for vLLM; \
+             --bf16 is for both",
+        );
+    }
+    let mut experts = plan
+        .tensors
+        .iter()
+        .filter(|it| transformers::is_single_expert(it.name.as_str()) && it.shape.len() == 2);
+    let first = experts.next()?;
+    let are_quantized = first.fate == Fate::Quantize && experts.all(|it| it.fate == Fate::Quantize);
+    match layout {
+        Layout::Bnb => Some(
+            "experts stay float: transformers 5 fuses them, and bitsandbytes quantizes linears only; \
+             --scheme W8A16 quantizes them",
+        ),
+        Layout::CompressedTensors if plan.scheme == Scheme::W8A16 && are_quantized => None,
+        Layout::CompressedTensors => Some(
+            "transformers 5 fuses experts when it loads a model, and of quantized models only packed ones: \
+             this bundle is for vLLM on a GPU; --scheme W8A16 with all experts quantized loads in transformers",
+        ),
+    }
+}
