@@ -40,8 +40,7 @@ fn main() {
         report("bnb-int8", &mut |chunk| {
             isa.widen(Dtype::BF16, chunk, &mut row);
             black_box(isa.magnitude(&row));
-            isa.round_f16(&row, &mut other);
-            isa.quantize(&other, 1000.0, &mut codes);
+            isa.quantize_f16(&row, 1000.0, &mut codes);
         });
         report("W8A8", &mut |chunk| {
             isa.widen(Dtype::BF16, chunk, &mut row);
@@ -51,8 +50,7 @@ fn main() {
         report("bnb-int8 with error figures", &mut |chunk| {
             isa.widen(Dtype::BF16, chunk, &mut row);
             black_box(isa.magnitude(&row));
-            isa.round_f16(&row, &mut other);
-            isa.quantize(&other, 1000.0, &mut codes);
+            isa.quantize_f16(&row, 1000.0, &mut codes);
             isa.decode(&codes, 0.001, &mut other);
             black_box(isa.measure(&row, &other, 0.12));
         });

@@ -123,12 +123,15 @@ pub(super) fn quantize(
                 figures.overflowed +=
                     overflow(rules, &block.part(index * group, source), row, Dtype::F16, true)?;
             }
-            let rounded = resized(&mut buffers.rounded, row.len());
-            rules.isa.round_f16(row, rounded);
             if magnitude >= 65520f32.to_bits() {
-                rounded.iter_mut().for_each(|value| *value = value.clamp(-F16_MAX, F16_MAX));
+                // The same as clamping what they round to: from 65504 to 65520 all round to 65504.
+                let within = resized(&mut buffers.rounded, row.len());
+                within.copy_from_slice(row);
+                within.iter_mut().for_each(|value| *value = value.clamp(-F16_MAX, F16_MAX));
+                rules.isa.quantize_f16(within, scale.factor, codes);
+            } else {
+                rules.isa.quantize_f16(row, scale.factor, codes);
             }
-            rules.isa.quantize(rounded, scale.factor, codes);
         } else {
             figures.clipped += rules.isa.divide(dtype, row, scale.step, codes);
         }

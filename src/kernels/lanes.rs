@@ -106,24 +106,23 @@ fn narrow_bf16(value: f32) -> u16 {
 }
 
 #[inline(always)]
-pub(super) fn round_f16(row: &[f32], rounded: &mut [f32]) {
-    for (value, out) in row.iter().zip(rounded) {
-        let bits = value.to_bits();
-        let magnitude = bits & 0x7fff_ffff;
-        // Below 2^-14 an f16 is a multiple of 2^-24, the last place of 0.5; above, 13 places of the mantissa go.
-        let subnormal = ((f32::from_bits(magnitude) + 0.5) - 0.5).to_bits();
-        let normal = magnitude.wrapping_add(0xfff + ((magnitude >> 13) & 1)) & !0x1fff;
-        let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
-        let nearest = if magnitude >= 0x477f_f000 { 0x7f80_0000 } else { finite };
-        *out = f32::from_bits(nearest | (bits & 0x8000_0000));
+pub(super) fn quantize_f16(row: &[f32], factor: f32, codes: &mut [u8]) {
+    for (value, code) in row.iter().zip(codes) {
+        *code = (round_f16(*value) * factor + ROUNDER).to_bits() as u8;
     }
 }
 
+/// The nearest f16 of a value that is no NaN, as an f32.
 #[inline(always)]
-pub(super) fn quantize(row: &[f32], factor: f32, codes: &mut [u8]) {
-    for (value, code) in row.iter().zip(codes) {
-        *code = (value * factor + ROUNDER).to_bits() as u8;
-    }
+fn round_f16(value: f32) -> f32 {
+    let bits = value.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    // Below 2^-14 an f16 is a multiple of 2^-24, the last place of 0.5; above, 13 places of the mantissa go.
+    let subnormal = ((f32::from_bits(magnitude) + 0.5) - 0.5).to_bits();
+    let normal = magnitude.wrapping_add(0xfff + ((magnitude >> 13) & 1)) & !0x1fff;
+    let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
+    let nearest = if magnitude >= 0x477f_f000 { 0x7f80_0000 } else { finite };
+    f32::from_bits(nearest | (bits & 0x8000_0000))
 }
 
 #[inline(always)]

@@ -1,11 +1,13 @@
 //! The arithmetic on rows of weights: widening, rounding, quantizing, measuring.
 //!
 //! Kernels know rows and not names: no files, no threads, no schemes. `scalar.rs` is the meaning of every
-//! kernel, `lanes.rs` the same functions in a form that compilers vectorise, compiled here once for the
-//! baseline of the target and once for AVX2. An [`Isa`] is proof that the CPU has the instructions, so the
+//! kernel, `lanes.rs` the same functions in a form that compilers vectorise, `avx2.rs` these compiled for AVX2 and
+//! in part by hand. An [`Isa`] is proof that the CPU has the instructions, so the
 //! choice is made once, at run time. Every path gives the same bits: bundles are hashed.
 //! Carries out formats/schemes.md, "Arithmetic".
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod lanes;
 mod scalar;
 
@@ -43,7 +45,7 @@ impl Isa {
     pub fn all() -> Vec<Self> {
         let mut all = vec![Isa(Kind::Scalar), Isa(Kind::Portable)];
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c") {
             all.push(Isa(Kind::Avx2));
         }
         all
@@ -72,7 +74,7 @@ impl Isa {
             Kind::Scalar => scalar::widen(dtype, source, row),
             Kind::Portable => lanes::widen(dtype, source, row),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind is made only where the CPU was found to have AVX2.
+            // SAFETY: an `Isa` of this kind is made only where the CPU was found to have AVX2 and F16C.
             #[allow(unsafe_code)]
             Kind::Avx2 => unsafe { avx2::widen(dtype, source, row) },
         }
@@ -106,29 +108,19 @@ impl Isa {
         }
     }
 
-    /// The nearest f16 of each value, ties to even, as an f32; infinity from 65520 on. No value is a NaN.
-    pub fn round_f16(self, row: &[f32], rounded: &mut [f32]) {
-        match self.0 {
-            Kind::Scalar => scalar::round_f16(row, rounded),
-            Kind::Portable => lanes::round_f16(row, rounded),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as in `widen`.
-            #[allow(unsafe_code)]
-            Kind::Avx2 => unsafe { avx2::round_f16(row, rounded) },
-        }
-    }
-
-    /// Multiplies by `factor` and rounds half to even: `codes[i]` is the two's complement byte.
+    /// Rounds each value to the nearest f16, ties to even, multiplies by `factor` in f32 and rounds half to even:
+    /// `codes[i]` is the two's complement byte.
     ///
-    /// Requires |value * factor| < 128 for every value: `factor` comes from the row's own magnitude.
-    pub fn quantize(self, row: &[f32], factor: f32, codes: &mut [u8]) {
+    /// Requires that no value is a NaN and |f16(value) * factor| < 128: `factor` comes from the row's own magnitude.
+    /// Source: bitsandbytes 0.50.2, `int8_vectorwise_quant` on CPU.
+    pub fn quantize_f16(self, row: &[f32], factor: f32, codes: &mut [u8]) {
         match self.0 {
-            Kind::Scalar => scalar::quantize(row, factor, codes),
-            Kind::Portable => lanes::quantize(row, factor, codes),
+            Kind::Scalar => scalar::quantize_f16(row, factor, codes),
+            Kind::Portable => lanes::quantize_f16(row, factor, codes),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as in `widen`.
             #[allow(unsafe_code)]
-            Kind::Avx2 => unsafe { avx2::quantize(row, factor, codes) },
+            Kind::Avx2 => unsafe { avx2::quantize_f16(row, factor, codes) },
         }
     }
 
@@ -181,45 +173,6 @@ impl Isa {
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// `lanes.rs` compiled for AVX2.
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use super::{Dtype, Moments, lanes};
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn widen(dtype: Dtype, source: &[u8], row: &mut [f32]) {
-        lanes::widen(dtype, source, row);
-    }
-    #[target_feature(enable = "avx2")]
-    pub(super) fn magnitude(row: &[f32]) -> u32 {
-        lanes::magnitude(row)
-    }
-    #[target_feature(enable = "avx2")]
-    pub(super) fn narrow(dtype: Dtype, row: &[f32], out: &mut [u8]) {
-        lanes::narrow(dtype, row, out);
-    }
-    #[target_feature(enable = "avx2")]
-    pub(super) fn round_f16(row: &[f32], rounded: &mut [f32]) {
-        lanes::round_f16(row, rounded);
-    }
-    #[target_feature(enable = "avx2")]
-    pub(super) fn quantize(row: &[f32], factor: f32, codes: &mut [u8]) {
-        lanes::quantize(row, factor, codes);
-    }
-    #[target_feature(enable = "avx2")]
-    pub(super) fn divide(dtype: Dtype, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
-        lanes::divide(dtype, row, scale, codes)
-    }
-    #[target_feature(enable = "avx2")]
-    pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
-        lanes::decode(codes, step, row);
-    }
-    #[target_feature(enable = "avx2")]
-    pub(super) fn measure(original: &[f32], decoded: &[f32], unit: f32) -> Moments {
-        lanes::measure(original, decoded, unit)
     }
 }
 
@@ -397,7 +350,6 @@ mod tests {
             let wide: Vec<u8> = row.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
             let finite: Vec<f32> = row.iter().map(|v| if v.is_finite() { *v } else { 0.5 }).collect();
             let largest = f32::from_bits(reference.magnitude(&finite));
-            let factor = if largest > 1e-30 { 127.0 / largest } else { 0.0 };
             for isa in Isa::all() {
                 let mut narrowed = [vec![0u8; row.len() * 4], vec![0u8; row.len() * 4]];
                 for dtype in [Dtype::F16, Dtype::BF16, Dtype::F32] {
@@ -415,12 +367,12 @@ mod tests {
                 prop_assert_eq!(bits(&widened[0]), bits(&widened[1]));
                 prop_assert_eq!(isa.magnitude(&row), reference.magnitude(&row));
 
-                isa.round_f16(&finite, &mut widened[0]);
-                reference.round_f16(&finite, &mut widened[1]);
-                prop_assert_eq!(bits(&widened[0]), bits(&widened[1]));
                 let mut codes = [vec![0u8; row.len()], vec![0u8; row.len()]];
-                isa.quantize(&finite, factor, &mut codes[0]);
-                reference.quantize(&finite, factor, &mut codes[1]);
+                let within: Vec<f32> = finite.iter().map(|v| v.clamp(-65504.0, 65504.0)).collect();
+                let most = half::f16::from_f32(f32::from_bits(reference.magnitude(&within))).to_f32();
+                let factor = if most > 0.0 { (1.0 / most) * 127.0 } else { 0.0 };
+                isa.quantize_f16(&within, factor, &mut codes[0]);
+                reference.quantize_f16(&within, factor, &mut codes[1]);
                 prop_assert_eq!(&codes[0], &codes[1]);
                 for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
                     let clamped = isa.divide(dtype, &finite, step, &mut codes[0]);

@@ -70,19 +70,14 @@ fn quiet(value: f32, canonical: u16) -> [u8; 2] {
     (canonical | sign).to_le_bytes()
 }
 
-/// The nearest f16 of each value, ties to even, as an f32.
-pub(super) fn round_f16(row: &[f32], rounded: &mut [f32]) {
-    for (value, out) in row.iter().zip(rounded) {
-        *out = f16::from_f32_const(*value).to_f32_const();
-    }
-}
-
-/// Multiplies by `factor` and rounds half to even; the codes are two's complement bytes.
+/// Rounds to the nearest f16, ties to even, multiplies by `factor` and rounds half to even; the codes are two's
+/// complement bytes.
 ///
-/// Requires |value * factor| < 128 for every value (the caller's factor comes from the row's magnitude).
-pub(super) fn quantize(row: &[f32], factor: f32, codes: &mut [u8]) {
+/// Requires |f16(value) * factor| < 128 for every value (the caller's factor comes from the row's magnitude).
+pub(super) fn quantize_f16(row: &[f32], factor: f32, codes: &mut [u8]) {
     for (value, code) in row.iter().zip(codes) {
-        *code = (value * factor).round_ties_even() as i32 as u8;
+        let rounded = f16::from_f32_const(*value).to_f32_const();
+        *code = (rounded * factor).round_ties_even() as i32 as u8;
     }
 }
 
