@@ -8,22 +8,25 @@ mod checkpoint;
 mod convert;
 mod device_map;
 mod family;
+mod header;
 mod hub;
+mod index;
 mod load;
 mod locate;
 mod plan;
 mod python;
+mod shown;
 mod tiny;
 mod torch;
 
 pub use bundle::BundleError;
-pub use checkpoint::{
-    Change, CheckpointError, Disguise, HeaderFault, InFile, IndexFault, NodeKind, ShardNameRule,
-};
+pub use checkpoint::{Change, CheckpointError, InFile, NodeKind};
 pub use convert::ConvertError;
 pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
 pub use family::FamilyError;
+pub use header::{Disguise, HeaderFault};
 pub use hub::HubError;
+pub use index::{IndexFault, ShardNameRule};
 pub use load::LoadError;
 pub use locate::LocateError;
 pub use plan::PlanError;

@@ -1,7 +1,7 @@
 //! What is wrong in one torch file (`.bin`, `.pt`, `.pth`): its archive, its pickle, or its storages.
 
-use super::checkpoint::{Disguise, name_rule, shape_text, shown};
-use super::{Explain, checkpoint::shown_bare};
+use super::shown::{name_rule, shape_text, shown, shown_bare};
+use super::{Disguise, Explain};
 
 /// What is wrong in one torch file. Places are bytes from the start of the pickle, lengths are bytes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
