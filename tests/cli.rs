@@ -17,8 +17,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use world::{World, assert_same, contents, ran, write};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "convert",
+    "pull",
     "plan",
     "map",
     "load",
@@ -190,6 +191,19 @@ fn a_model_that_is_not_in_the_cache_is_named_with_the_line_that_fetches_it() {
         let ran = world.run(&["plan", model, "--int8"]);
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(ran.err.contains(&format!("mgpack pull {hub_id}")), "{model}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_target_that_exists_is_refused_before_the_hub_is_asked() {
+    let world = World::new();
+    fs::create_dir(world.path("out")).unwrap();
+    for more in [&[][..], &["--stream"]] {
+        let arguments = [&["convert", "org/model", "--int8", "-o", "out"], more].concat();
+        // The hub may not be asked here, and would be the next to be named.
+        let ran = world.run(&arguments);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.starts_with("error: the target exists already\n"), "{}", ran.err);
     }
 }
 

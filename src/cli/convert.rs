@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use mgpack::convert::{Conversion, Options, Outcome};
+use mgpack::error::ConvertError;
 use mgpack::kernels::Isa;
 use mgpack::locate::{self, Located, Places};
 use mgpack::manifest::FileFate;
@@ -21,12 +22,22 @@ const TINY_SEED: u64 = 7;
 const WORST: usize = 10;
 
 pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
+    check_target(args)?;
     let may_fetch = !args.dry_run && !args.offline;
     let conversion = prepare(&args.recipe, may_fetch.then_some(args.talk.progress))?;
     if args.dry_run {
         return show_plan(&conversion, args.talk.json);
     }
     carry_out(args, &conversion, |target, bars| conversion.run(target, args.force, bars, &STOP))
+}
+
+/// Refuses a target that exists before anything is fetched; what `--force` may replace is looked at later.
+pub(super) fn check_target(args: &ConvertArgs) -> Result<()> {
+    let target = args.output.as_ref().filter(|_| !args.force && !args.dry_run);
+    match target.filter(|target| target.symlink_metadata().is_ok()) {
+        Some(target) => Err(ConvertError::TargetExists { path: target.clone() }.into()),
+        None => Ok(()),
+    }
 }
 
 /// Says what should be known before, does the work, and shows the bundle.

@@ -20,6 +20,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     if Path::new(model).exists() {
         return Err(LocateError::NothingToStream { path: model.into() }.into());
     }
+    convert::check_target(args)?;
     let places = convert::places(&args.recipe);
     let hub_id = locate::hub_id(model)?;
     let hub = fetch::hub(&places)?.ok_or_else(|| HubError::Offline { repo_id: hub_id.clone() })?;
