@@ -49,12 +49,14 @@ impl<'a> Stream<'a> {
         }
         let missing: Vec<Listed> =
             download.missing_files.iter().filter(|file| !is_weights(file)).cloned().collect();
-        let len = missing.iter().map(|file| file.size).sum();
         download.make_folders()?;
-        download.hub.check_space(len)?;
-        progress.begin(Stage::Download, len);
-        download.fetch_all(&missing, progress, stop)?;
-        progress.finish();
+        if !missing.is_empty() {
+            let len = missing.iter().map(|file| file.size).sum();
+            download.hub.check_space(len)?;
+            progress.begin(Stage::Download, len);
+            download.fetch_all(&missing, progress, stop)?;
+            progress.finish();
+        }
         rest.into_iter().try_for_each(|file| download.link(file))?;
         let mut awaited = Vec::new();
         for file in weights {

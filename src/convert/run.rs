@@ -1,0 +1,243 @@
+//! Carrying out what was prepared: a staging folder is filled, sealed and renamed.
+//!
+//! Owns threads and the order of writing. Carries out formats/bundle.md, "Writing".
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::journal::{self, Journal};
+use super::supply::{self, Present, Supply};
+use super::{Conversion, FilePlan, Outcome, block, io_error, pipeline, prepare, staging, towers};
+use crate::digest::Digest;
+use crate::error::{ConvertError, Result};
+use crate::manifest::{self, FileRecord, MANIFEST_NAME, Manifest, SUMS_NAME};
+use crate::progress::{Progress, Stage, Stop};
+use crate::shard::{Seal, SealedFile};
+
+/// Bytes copied at a time.
+const COPY_LEN: usize = 1 << 20;
+
+impl Conversion {
+    /// The checkpoint's files of weights that each shard reads, by number; none for shards that an interrupted
+    /// [`Conversion::run_from`] to `target` finished.
+    pub fn reads(&self, target: &Path) -> Vec<Vec<usize>> {
+        let mut reads = supply::reads(&self.plan, &self.checkpoint);
+        if let Some(dir) = Self::unfinished(target) {
+            for shard in journal::told(&dir, self.identity()) {
+                if let Some(files) = reads.get_mut(shard) {
+                    files.clear();
+                }
+            }
+        }
+        reads
+    }
+
+    /// The folder that an interrupted [`Conversion::run_from`] left to go on with, if there is one.
+    pub fn unfinished(target: &Path) -> Option<PathBuf> {
+        staging::unfinished(target).ok().filter(|dir| dir.join(journal::JOURNAL_NAME).is_file())
+    }
+
+    /// Writes the bundle to `target`. With `force` an older bundle there is replaced in the last step.
+    ///
+    /// # Errors
+    /// [`ConvertError`] and reading errors. Whatever happens, nothing half-made is left at `target`.
+    pub fn run(&self, target: &Path, force: bool, progress: &dyn Progress, stop: &Stop) -> Result<Outcome> {
+        self.run_from(&Present, target, force, progress, stop)
+    }
+
+    /// The same, where `supply` brings the files of weights. If it removes them on the way, what is finished stays
+    /// beside the target after an interruption, and the next run goes on from there.
+    ///
+    /// # Errors
+    /// As [`Conversion::run`], and the supply's.
+    pub fn run_from(
+        &self,
+        supply: &dyn Supply,
+        target: &Path,
+        force: bool,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<Outcome> {
+        self.check_target(target)?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.options.threads)
+            .build()
+            .map_err(|cause| io_error("starting threads", target, std::io::Error::other(cause)))?;
+        let len = self.bundle_len + (self.bundle_len / 100);
+        let outcome = if supply.removes() {
+            let mut staging = staging::Staging::create_or_resume(target, len, force)?;
+            let journal = self.resume(&staging)?;
+            let filled = self.fill(staging.dir(), supply, Some(&journal), &pool, progress, stop);
+            if filled.is_err() && journal.is_empty() {
+                staging.give_up();
+            }
+            let filled = filled?;
+            journal.remove().map_err(|cause| io_error("removing the journal", staging.dir(), cause))?;
+            staging.commit()?;
+            filled
+        } else {
+            let staging = staging::Staging::create(target, len, force)?;
+            let filled = self.fill(staging.dir(), supply, None, &pool, progress, stop)?;
+            staging.commit()?;
+            filled
+        };
+        progress.finish();
+        let (manifest, id) = outcome;
+        Ok(Outcome { path: target.to_owned(), id, manifest })
+    }
+
+    /// What an earlier run of the same conversion finished; all else in the folder is removed.
+    fn resume(&self, staging: &staging::Staging) -> Result<Journal> {
+        let name = |shard: usize| self.plan.shards.get(shard).map(|shard| shard.name.as_str());
+        let path = |shard: usize| name(shard).map(|name| staging.dir().join(name));
+        let opened = Journal::open(staging.dir(), self.identity(), path)
+            .map_err(|cause| io_error("opening the journal", staging.dir(), cause))?;
+        let Some(journal) = opened else {
+            return Err(ConvertError::OtherUnfinished { path: staging.dir().to_owned() }.into());
+        };
+        let mut kept: Vec<&str> = journal.shards().filter_map(name).collect();
+        kept.push(journal::JOURNAL_NAME);
+        staging.clear_all_but(&kept)?;
+        Ok(journal)
+    }
+
+    /// The digest of all that decides the shards' bytes: this program's version, the sources, the plan, the rules.
+    fn identity(&self) -> Digest {
+        let files = self.checkpoint.files().iter().map(|file| (&file.path, file.len, &file.sha256));
+        let files: Vec<_> = files.collect();
+        let rules = (self.options.on_overflow, self.options.stats);
+        Digest::of(format!("{} {files:?} {rules:?} {:?}", env!("CARGO_PKG_VERSION"), self.plan).as_bytes())
+    }
+
+    /// Writes every file of the bundle into `dir` and returns its manifest and its id.
+    fn fill(
+        &self,
+        dir: &Path,
+        supply: &dyn Supply,
+        journal: Option<&Journal>,
+        pool: &rayon::ThreadPool,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<(Manifest, Digest)> {
+        progress.begin(Stage::Tensors, self.plan.totals().bytes);
+        let rules = block::Rules {
+            isa: self.options.isa,
+            scheme: self.plan.scheme,
+            on_overflow: self.options.on_overflow,
+            stats: self.options.stats,
+        };
+        let pipeline = pipeline::Pipeline {
+            checkpoint: &self.checkpoint,
+            plan: &self.plan,
+            rules,
+            resources: self.resources,
+            supply,
+            journal,
+            progress,
+            stop,
+        };
+        let written = pipeline.run(pool, dir)?;
+
+        let copies: Vec<&FilePlan> = self.files.iter().filter(|file| !file.target.is_empty()).collect();
+        let rewrites = || self.towers.iter().filter_map(|tower| Some((tower, tower.rewrite.as_ref()?)));
+        let rewritten_len: u64 = rewrites().map(|(_, rewrite)| rewrite.data_len).sum();
+        progress.begin(Stage::Files, copies.iter().map(|file| file.len).sum::<u64>() + rewritten_len);
+        let copied: Vec<FileRecord> = pool.install(|| {
+            copies.par_iter().map(|file| self.copy(file, dir, progress, stop)).collect::<Result<_>>()
+        })?;
+        let mut files: Vec<FileRecord> = copied.clone();
+        for (tower, rewrite) in rewrites() {
+            let folder = dir.join(&tower.facts.path);
+            std::fs::create_dir_all(&folder).map_err(|cause| io_error("making a folder", &folder, cause))?;
+            let rules = towers::rules(&self.options);
+            files.push(rewrite.write(&folder, tower.new_path(rewrite), rules, pool, (progress, stop))?);
+        }
+        for (shard, seal) in self.plan.shards.iter().zip(&written.seals) {
+            files.push(FileRecord { path: shard.name.clone(), size: seal.len, sha256: seal.sha256 });
+        }
+        for (path, text) in &self.texts {
+            files.push(write_text(dir, path, text)?);
+        }
+        self.recheck()?;
+
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let sums = write_text(dir, SUMS_NAME, manifest::sums(&files).as_bytes())?;
+        files.push(sums);
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let json = |error: serde_json::Error| io_error("writing the manifest", dir, error.into());
+        let manifest = self.manifest(&written, &copied, files)?.sealed().map_err(json)?;
+        let bytes = manifest.to_bytes().map_err(json)?;
+        write_text(dir, MANIFEST_NAME, &bytes)?;
+        if stop.requested() {
+            return Err(ConvertError::Interrupted.into());
+        }
+        Ok((manifest, Digest::of(&bytes)))
+    }
+
+    /// Neither the target nor what `--force` would remove may be something that is read.
+    fn check_target(&self, target: &Path) -> Result<()> {
+        let failed = |cause| io_error("looking at the target", target, cause);
+        let full = prepare::resolve(target).map_err(failed)?;
+        let sources = std::iter::once(self.checkpoint.root())
+            .chain(self.towers.iter().map(|tower| tower.located.dir.as_path()));
+        for source in sources {
+            let source = prepare::resolve(source).map_err(failed)?;
+            if full.starts_with(&source) {
+                return Err(ConvertError::TargetInsideSource { path: target.to_owned() }.into());
+            }
+            if source.starts_with(&full) {
+                return Err(
+                    ConvertError::TargetHoldsSource { path: target.to_owned(), source_dir: source }.into()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&self, file: &FilePlan, dir: &Path, progress: &dyn Progress, stop: &Stop) -> Result<FileRecord> {
+        let mut source = match file.tower {
+            Some(tower) => self.towers[tower].folder.open_file(&file.path)?,
+            None => self.checkpoint.open_side_file(&file.path)?,
+        };
+        let path = dir.join(&file.target);
+        let failed = |cause| io_error("copying a file", &path, cause);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let mut out = SealedFile::create(&path, file.len).map_err(failed)?;
+        let mut buffer = vec![0; COPY_LEN.min(file.len as usize + 1)];
+        loop {
+            if stop.requested() {
+                return Err(ConvertError::Interrupted.into());
+            }
+            let read = source.read(&mut buffer).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            out.write_all(&buffer[..read]).map_err(failed)?;
+            progress.advance(read as u64);
+        }
+        let Seal { len, sha256 } = out.finish().map_err(failed)?;
+        Ok(FileRecord { path: file.target.clone(), size: len, sha256 })
+    }
+
+    /// The source must be what it was: a file that changed while it was read gives a bundle of no checkpoint.
+    fn recheck(&self) -> Result<()> {
+        self.checkpoint.recheck()?;
+        self.towers.iter().try_for_each(|tower| {
+            tower.rewrite.as_ref().map_or(Ok(()), |rewrite| rewrite.weights.recheck())?;
+            tower.folder.recheck()
+        })
+    }
+}
+
+fn write_text(dir: &Path, path: &str, text: &[u8]) -> Result<FileRecord> {
+    let full = dir.join(path);
+    let failed = |cause| io_error("writing a file", &full, cause);
+    let mut file = SealedFile::create(&full, 0).map_err(failed)?;
+    file.write_all(text).map_err(failed)?;
+    let Seal { len, sha256 } = file.finish().map_err(failed)?;
+    Ok(FileRecord { path: path.to_owned(), size: len, sha256 })
+}
