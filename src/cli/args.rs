@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Download a checkpoint and its towers into the Hugging Face cache
     #[command(
-        after_help = "Examples:\n  mgpack pull 34b\n  mgpack pull YanweiLi/MGM-7B --dry-run\n  mgpack pull org/model --include '*.json' --exclude 'trainer*'"
+        after_help = "Examples:\n  mgpack pull 34b\n  mgpack pull org/model --include '*.json' --exclude 'trainer*'"
     )]
     Pull(PullArgs),
     /// Show what `convert` would do with every tensor, without writing
