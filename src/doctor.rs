@@ -2,7 +2,6 @@
 //!
 //! Compares what [`crate::python`] and [`crate::devices`] read with a manifest. Starts and prints nothing.
 
-use std::path::Path;
 use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
@@ -155,13 +154,6 @@ pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<Room>, Vec<Finding
         rooms.push(Room { device, needed, free });
     }
     (rooms, findings)
-}
-
-/// Bytes free for this user on the file system of `path`, or of the nearest folder above it that exists.
-pub fn disk_free(path: &Path) -> Option<u64> {
-    let there = path.ancestors().find(|path| path.exists())?;
-    let stat = rustix::fs::statvfs(there).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
 /// True where `version` is in `range`, both by PEP 440; a text that is neither is in no range.

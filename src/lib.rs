@@ -23,6 +23,7 @@ pub mod convert;
 pub mod device_map;
 pub mod devices;
 pub mod digest;
+pub mod disk;
 pub mod doctor;
 pub mod drawing;
 pub mod environment;

@@ -122,5 +122,5 @@ fn disks(args: &DoctorArgs) -> Vec<(PathBuf, u64)> {
                 .collect()
         }
     };
-    places.into_iter().filter_map(|path| mgpack::doctor::disk_free(&path).map(|free| (path, free))).collect()
+    places.into_iter().filter_map(|path| mgpack::disk::free(&path).ok().map(|free| (path, free))).collect()
 }

@@ -57,10 +57,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
 fn check_room(hub: &Hub, places: &Places, target: &Path, room: u64, bundle: u64) -> Result<()> {
     let disk = |path: &Path| path.ancestors().find_map(|path| Some(fs::metadata(path).ok()?.dev()));
     let target = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
-    let kept = Conversion::unfinished(&target).map_or(0, |dir| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
-    });
+    let kept = Conversion::unfinished_len(&target);
     let shared = places.cache.as_ref().is_some_and(|cache| disk(cache.dir()) == disk(&target));
     let needed = if shared { room.saturating_add(bundle.saturating_sub(kept)) } else { room };
     Ok(hub.check_space(needed)?)

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -169,15 +169,9 @@ fn json_line(value: &impl Serialize) -> io::Result<Vec<u8>> {
 /// True where the file has the length and the digest of its seal.
 fn is_sealed(path: &Path, seal: &Seal) -> bool {
     let digest = || -> io::Result<Digest> {
-        let mut file = File::open(path)?;
         let mut hasher = Hasher::default();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hasher.finish()),
-                len => hasher.update(&buffer[..len]),
-            }
-        }
+        io::copy(&mut File::open(path)?, &mut hasher)?;
+        Ok(hasher.finish())
     };
     fs::metadata(path).is_ok_and(|meta| meta.len() == seal.len)
         && digest().is_ok_and(|found| found == seal.sha256)

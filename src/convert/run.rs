@@ -39,6 +39,11 @@ impl Conversion {
         staging::unfinished(target).ok().filter(|dir| dir.join(journal::JOURNAL_NAME).is_file())
     }
 
+    /// Bytes in that folder; 0 where there is none.
+    pub fn unfinished_len(target: &Path) -> u64 {
+        Self::unfinished(target).and_then(|dir| staging::tree_len(&dir).ok()).unwrap_or(0)
+    }
+
     /// Writes the bundle to `target`. With `force` an older bundle there is replaced in the last step.
     ///
     /// # Errors

@@ -9,9 +9,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, statvfs};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::io_error;
+use crate::disk;
 use crate::error::{ConvertError, Result};
 use crate::manifest::MANIFEST_NAME;
 
@@ -145,7 +146,7 @@ fn make_room(target: &Path, len: u64, force: bool) -> Result<(PathBuf, String)> 
     }
     let (parent, name) = split(target)?;
     fs::create_dir_all(&parent).map_err(|cause| io_error("making the target's folder", &parent, cause))?;
-    let free = free_space(&parent).map_err(|cause| io_error("asking for free space", &parent, cause))?;
+    let free = disk::free(&parent).map_err(|cause| io_error("asking for free space", &parent, cause))?;
     if free < len {
         return Err(ConvertError::NoSpace { path: parent, needed: len, free }.into());
     }
@@ -153,7 +154,7 @@ fn make_room(target: &Path, len: u64, force: bool) -> Result<(PathBuf, String)> 
 }
 
 /// Bytes of the files in a folder.
-fn tree_len(dir: &Path) -> io::Result<u64> {
+pub(super) fn tree_len(dir: &Path) -> io::Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(dir)? {
         let meta = entry?.metadata()?;
@@ -187,12 +188,6 @@ fn split(target: &Path) -> Result<(PathBuf, String)> {
         }
         None => Err(io_error("naming the target", target, io::ErrorKind::InvalidInput.into())),
     }
-}
-
-/// Bytes free for this user on the disk of `path`.
-pub(super) fn free_space(path: &Path) -> io::Result<u64> {
-    let stats = statvfs(path)?;
-    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
 }
 
 /// Makes every folder below `dir`, and `dir`, durable. The files are already.

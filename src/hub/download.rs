@@ -5,7 +5,7 @@
 //! under its name only when its digest is right and it is on the disk.
 //!
 //! huggingface_hub 0.20 has the same name for unfinished bytes, and either program goes on where the other ended.
-//! Version 2.4 writes to `blobs/HASH.XXXXXXXX.incomplete`, a name of each process, and removes it when it fails.
+//! Version 2.4 writes to `blobs/HASH.RANDOM.incomplete`, a name of each process, and removes it when it fails.
 //! Those are never read here: with Xet their bytes do not come in order.
 
 use std::fs::{self, File, OpenOptions};

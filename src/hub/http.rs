@@ -44,6 +44,13 @@ pub(super) enum Failure {
     Final(HubError),
 }
 
+impl Failure {
+    /// One that another attempt may mend. The address is told without its query.
+    pub(super) fn again(url: &str, why: String) -> Self {
+        Failure::Again { url: bare(url).to_owned(), why, wait: None }
+    }
+}
+
 impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
         Failure::Final(error)
@@ -247,6 +254,38 @@ fn same_origin(a: &Uri, b: &Uri) -> bool {
 /// An address without its query, which may hold a signature.
 fn bare(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// The begin of an answer's body, at most `len` bytes.
+///
+/// # Errors
+/// What the connection says, in words.
+pub(super) fn read_at_most(answer: Response<Body>, len: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let body = answer.into_body().into_with_config().limit(u64::MAX).reader();
+    body.take(len).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+/// Tries until it succeeds, fails for good or has failed [`MAX_ATTEMPTS`] times, with waits between.
+///
+/// # Errors
+/// The final failure, [`HubError::Answer`] after the last attempt, [`HubError::Interrupted`].
+pub(super) fn retried<T>(
+    stop: &Stop,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, HubError> {
+    for number in 1..=MAX_ATTEMPTS {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Again { url, why, .. }) if number == MAX_ATTEMPTS => {
+                return Err(HubError::Answer { url, why: format!("{why}, {number} times in a row") });
+            }
+            Err(Failure::Again { wait, .. }) => pause(number, wait, stop)?,
+        }
+    }
+    Err(HubError::Interrupted)
 }
 
 /// Waits before attempt number `attempt` (from 1), unless asked to stop.

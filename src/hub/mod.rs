@@ -29,11 +29,12 @@ pub use listing::{BlobHash, Listed, Listing};
 pub use stream::{Arrivals, Stream};
 
 use crate::checkpoint::hub::{HubCache, Snapshot, checked_revision, hub_home, hub_path, repo_folder};
+use crate::disk;
 use crate::error::{HubError, Result};
 use crate::family::Tower;
 use crate::progress::{Progress, Stage, Stop};
 use download::{Job, incomplete};
-use http::{Client, Failure, MAX_ATTEMPTS, Subject, pause};
+use http::{Client, Failure, Subject, read_at_most, retried};
 
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -109,9 +110,7 @@ impl Hub {
     pub fn check_space(&self, needed: u64) -> Result<(), HubError> {
         let dir = self.cache.dir();
         fs::create_dir_all(dir).map_err(io_error("making a folder", dir))?;
-        let stat = rustix::fs::statvfs(dir);
-        let stat = stat.map_err(|cause| io_error("asking for the free space", dir)(cause.into()))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let free = disk::free(dir).map_err(io_error("asking for the free space", dir))?;
         if free < needed {
             return Err(HubError::NoSpace { path: dir.to_owned(), needed, free });
         }
@@ -195,31 +194,15 @@ impl Hub {
     fn listing(&self, subject: Subject<'_>, stop: &Stop) -> Result<Listing, HubError> {
         let revision = subject.revision.replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, subject.repo_id);
-        for attempt in 1.. {
-            let body = self.client.get(&url, 0, subject).and_then(|answer| {
-                let mut text = Vec::new();
-                let mut body = answer.into_body().into_with_config().limit(u64::MAX).reader();
-                let read = body.by_ref().take(MAX_LISTING_LEN + 1).read_to_end(&mut text);
-                let shown = || url.split('?').next().unwrap_or_default().to_owned();
-                read.map_err(|error| Failure::Again { url: shown(), why: error.to_string(), wait: None })?;
-                Ok(text)
-            });
-            match body {
-                Ok(text) => {
-                    let bad = |why| HubError::BadListing { repo_id: subject.repo_id.to_owned(), why };
-                    if text.len() as u64 > MAX_LISTING_LEN {
-                        return Err(bad(format!("it is longer than {MAX_LISTING_LEN} bytes")));
-                    }
-                    return listing::parse(&text).map_err(bad);
-                }
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { url, why, .. }) if attempt == MAX_ATTEMPTS => {
-                    return Err(HubError::Answer { url, why: format!("{why}, {attempt} times in a row") });
-                }
-                Err(Failure::Again { wait, .. }) => pause(attempt, wait, stop)?,
-            }
+        let text = retried(stop, || {
+            let answer = self.client.get(&url, 0, subject)?;
+            read_at_most(answer, MAX_LISTING_LEN + 1).map_err(|why| Failure::again(&url, why))
+        })?;
+        let bad = |why| HubError::BadListing { repo_id: subject.repo_id.to_owned(), why };
+        if text.len() as u64 > MAX_LISTING_LEN {
+            return Err(bad(format!("it is longer than {MAX_LISTING_LEN} bytes")));
         }
-        Err(HubError::Interrupted)
+        listing::parse(&text).map_err(bad)
     }
 }
 

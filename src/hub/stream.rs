@@ -6,19 +6,19 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::http::{Failure, MAX_ATTEMPTS, pause};
-use super::listing::Listed;
+use super::http::{Failure, read_at_most, retried};
+use super::listing::{BlobHash, Listed};
 use super::{Download, PARALLEL, io_error};
 use crate::checkpoint::safetensors::{PREFIX_LEN, head_len};
 use crate::checkpoint::{Awaited, Checkpoint, SourceFile};
 use crate::convert::Supply;
-use crate::error::{CheckpointError, HubError, Result};
+use crate::error::{CheckpointError, HeaderFault, HubError, Result};
 use crate::progress::{Progress, Stage, Stop};
 
 /// Files fetched beyond those asked for, where files are removed on the way: one, so that the network is not idle while a
@@ -311,15 +311,15 @@ impl Download<'_> {
         let fault = |fault| CheckpointError::header(&file.path, fault);
         let mut head = self.first(file, FIRST_LEN.min(file.size), stop)?;
         let prefix = head.first_chunk::<{ PREFIX_LEN as usize }>();
-        let short = crate::error::HeaderFault::TooShort { len: file.size };
+        let short = HeaderFault::TooShort { len: file.size };
         let len = head_len(*prefix.ok_or_else(|| fault(short))?, file.size).map_err(fault)?;
         if len > head.len() as u64 {
             head = self.first(file, len, stop)?;
         }
         head.truncate(len as usize);
         let sha256 = match &file.hash {
-            super::BlobHash::Sha256(hex) => Some(hex.clone()),
-            super::BlobHash::Git(_) => None,
+            BlobHash::Sha256(hex) => Some(hex.clone()),
+            BlobHash::Git(_) => None,
         };
         Ok(Awaited { path: file.path.clone(), len: file.size, sha256, head })
     }
@@ -327,27 +327,15 @@ impl Download<'_> {
     /// The first `len` bytes of a file.
     fn first(&self, file: &Listed, len: u64, stop: &Stop) -> Result<Vec<u8>, HubError> {
         let url = self.url(file);
-        for attempt in 1.. {
-            let answer = self.hub.client.get_first(&url, len, self.subject(file)).and_then(|answer| {
-                let again = |why: String| Failure::Again { url: url.clone(), why, wait: None };
-                let mut bytes = Vec::new();
-                let body = answer.into_body().into_with_config().limit(u64::MAX).reader();
-                body.take(len).read_to_end(&mut bytes).map_err(|error| again(error.to_string()))?;
-                if bytes.len() as u64 != len {
-                    return Err(again(format!("the answer ended after {} of {len} bytes", bytes.len())));
-                }
-                Ok(bytes)
-            });
-            match answer {
-                Ok(bytes) => return Ok(bytes),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { url, why, .. }) if attempt == MAX_ATTEMPTS => {
-                    return Err(HubError::Answer { url, why: format!("{why}, {attempt} times in a row") });
-                }
-                Err(Failure::Again { wait, .. }) => pause(attempt, wait, stop)?,
+        retried(stop, || {
+            let answer = self.hub.client.get_first(&url, len, self.subject(file))?;
+            let bytes = read_at_most(answer, len).map_err(|why| Failure::again(&url, why))?;
+            if bytes.len() as u64 != len {
+                let why = format!("the answer ended after {} of {len} bytes", bytes.len());
+                return Err(Failure::again(&url, why));
             }
-        }
-        Err(HubError::Interrupted)
+            Ok(bytes)
+        })
     }
 
     /// Removes a file of the snapshot, and its content unless another snapshot leads to it.

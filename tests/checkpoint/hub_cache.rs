@@ -200,9 +200,9 @@ fn finds_the_cache_where_huggingface_hub_does() {
     let all = [
         ("HF_HUB_CACHE", "/a", "/a"),
         ("HUGGINGFACE_HUB_CACHE", "/b", "/b"),
-        ("HF_HOME", "~/c", "/home/me/c/hub"),
+        ("HF_HOME", "~/c", "/users/me/c/hub"),
         ("XDG_CACHE_HOME", "/d", "/d/huggingface/hub"),
-        ("HOME", "/home/me", "/home/me/.cache/huggingface/hub"),
+        ("HOME", "/users/me", "/users/me/.cache/huggingface/hub"),
     ];
     for first in 0..all.len() {
         let mut env: HashMap<&str, &str> =
