@@ -7,8 +7,8 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use crate::device_map::{
-    self, Alternatives, Attention, Device, IMAGE_TOKENS, IMAGE_TOKENS_HD, MemoryTable, Module, Profile,
-    ProfileMemory, Request, Reserves, TensorKind, Vision, Workload,
+    self, Alternatives, Attention, Device, DeviceMap, IMAGE_TOKENS, IMAGE_TOKENS_HD, MemoryTable, Module,
+    Profile, ProfileMemory, Request, Reserves, TensorKind, Vision, Workload,
 };
 use crate::error::{DeviceMapError, Result};
 use crate::family::Variant;
@@ -109,6 +109,12 @@ impl ModelModules {
         if tied_head && !sizes.keys().any(|name| role_of(&format!("{name}.weight")) == Role::Head) {
             sizes.insert("lm_head".to_owned(), (Role::Head, 0));
         }
+        // T5's and BART's kind: both halves embed with one matrix, and the class has it under three names.
+        let shared = sizes.keys().find(|name| name.rsplit('.').next() == Some("shared")).cloned();
+        for half in ["encoder", "decoder"] {
+            let Some(prefix) = shared.as_ref().and_then(|name| name.strip_suffix("shared")) else { break };
+            sizes.entry(format!("{prefix}{half}.embed_tokens")).or_insert((Role::Embedding, 0));
+        }
         sizes.sort_by(|a, b, c, d| b.0.cmp(&d.0).then_with(|| crate::structure::natural(a, c)));
         let modules = sizes
             .into_iter()
@@ -157,7 +163,7 @@ impl ModelModules {
             reserve: Some(request.reserve),
             allow_cpu: request.allow_cpu,
         };
-        Ok(Profile::new(map, memory))
+        Ok(Profile::new(self.shortened(map), memory))
     }
 
     /// The map for one device as large as the model: it records what that takes.
@@ -172,7 +178,18 @@ impl ModelModules {
             allow_cpu: request.allow_cpu,
             alternatives: Alternatives::default(),
         })?;
-        Ok(Profile::new(map, ProfileMemory::of_table(table, false)))
+        Ok(Profile::new(self.shortened(map), ProfileMemory::of_table(table, false)))
+    }
+
+    /// The map as one entry for the root where all stands on one device: right whatever names the loading class has.
+    /// MGM's loader makes modules after the map and needs their keys.
+    fn shortened(&self, mut map: DeviceMap) -> DeviceMap {
+        let mut devices = map.map.values().copied();
+        let first = devices.next().filter(|first| devices.all(|device| device == *first));
+        if let Some(device) = first.filter(|_| self.variant.is_none()) {
+            map.map = std::iter::once((String::new(), device)).collect();
+        }
+        map
     }
 
     /// Working memory of MGM's encoders on the first device; none for language models.

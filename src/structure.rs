@@ -24,7 +24,7 @@ pub enum Role {
     Head,
     /// MGM's patch information mining (`vlm_uni_*`).
     Uni,
-    /// A vision tower.
+    /// An encoder of images, videos or sound.
     Tower,
 }
 
@@ -56,7 +56,7 @@ pub fn role_of(name: &str) -> Role {
     if name.contains("vlm_uni") || name.contains("vision_fpn") {
         return Role::Uni;
     }
-    if is_vision(name) {
+    if is_tower(name) {
         return Role::Tower;
     }
     if name.contains("mm_projector") || name.contains("multi_modal_projector") {
@@ -72,17 +72,20 @@ pub fn role_of(name: &str) -> Role {
     let last = module.rsplit('.').next().unwrap_or(module);
     if matches!(last, "lm_head" | "embed_out" | "output" | "score") {
         Role::Head
-    } else if last.contains("embed") || matches!(last, "wte" | "wpe") || name.starts_with("embeddings.") {
+    } else if last.contains("embed")
+        || matches!(last, "wte" | "wpe" | "shared")
+        || name.starts_with("embeddings.")
+    {
         Role::Embedding
     } else {
         Role::Final
     }
 }
 
-/// True for the tensors of an image encoder.
-fn is_vision(name: &str) -> bool {
+/// True for the tensors of an image, video or audio encoder.
+fn is_tower(name: &str) -> bool {
     name.split('.').any(|part| {
-        matches!(part, "visual" | "vision" | "image_newline")
+        matches!(part, "visual" | "vision" | "image_newline" | "image_tower" | "video_tower" | "audio_tower")
             || part.starts_with("vision_tower")
             || part.starts_with("vision_model")
             || part.starts_with("vision_encoder")
@@ -124,6 +127,9 @@ pub(crate) fn is_routing_bias(name: &str) -> bool {
     name.ends_with(".e_score_correction_bias")
 }
 
+/// What [`not_a_linear`] calls the choice of experts.
+pub(crate) const ROUTER: &str = "router";
+
 /// Why a two-dimensional weight is not a linear to quantize; `None` if it is one.
 ///
 /// A linear is `<module>.weight` inside a decoder layer whose module is no embedding, norm, convolution or
@@ -143,7 +149,7 @@ pub fn not_a_linear(name: &str, shape: &[u64]) -> Option<&'static str> {
         Role::Head => return Some("head"),
         Role::Projector => return Some("projector"),
         Role::Uni => return Some("vlm_uni"),
-        Role::Tower => return Some("vision tower"),
+        Role::Tower => return Some("tower"),
         Role::Final => return Some("outside the decoder layers"),
     }
     if shape.len() != 2 {
@@ -161,8 +167,8 @@ pub fn not_a_linear(name: &str, shape: &[u64]) -> Option<&'static str> {
     if last.contains("conv") {
         return Some("convolution");
     }
-    if matches!(last, "gate" | "router" | "shared_expert_gate") {
-        return Some("router");
+    if matches!(last, "gate" | "shared_expert_gate") || module.split('.').any(|part| part == "router") {
+        return Some(ROUTER);
     }
     None
 }
@@ -177,6 +183,8 @@ mod tests {
             ("model.embed_tokens.weight", Role::Embedding),
             ("transformer.wte.weight", Role::Embedding),
             ("embeddings.word_embeddings.weight", Role::Embedding),
+            ("model.shared.weight", Role::Embedding),
+            ("audio_tower.layers.0.fc1.weight", Role::Tower),
             ("model.layers.12.self_attn.q_proj.weight", Role::Layer(12)),
             ("encoder.layer.3.attention.self.query.weight", Role::Layer(3)),
             ("model.norm.weight", Role::Final),
@@ -249,6 +257,8 @@ mod tests {
         assert_eq!(not_a_linear("model.layers.0.mlp.gate_proj.weight", &square), None);
         assert_eq!(not_a_linear("model.layers.0.block_sparse_moe.experts.1.w2.weight", &square), None);
         assert_eq!(not_a_linear("model.layers.0.block_sparse_moe.gate.weight", &square), Some("router"));
+        let router = "model.layers.0.block_sparse_moe.router.layer.weight";
+        assert_eq!(not_a_linear(router, &square), Some("router"));
         assert_eq!(not_a_linear("model.layers.0.self_attn.q_norm.weight", &square), Some("norm"));
         assert_eq!(not_a_linear("model.layers.0.self_attn.q_proj.bias", &[8]), Some("not a weight"));
         assert_eq!(

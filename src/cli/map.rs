@@ -87,8 +87,8 @@ pub(super) fn profiles_text(profiles: &[Profile]) -> String {
 /// What lies on every device: as a table, as bars, and as runs of modules.
 fn profile_text(profile: &Profile) -> String {
     let mut modules: BTreeMap<Device, Vec<&str>> = BTreeMap::new();
-    for (module, device) in &profile.map {
-        modules.entry(*device).or_default().push(module);
+    for why in &profile.why {
+        modules.entry(why.device).or_default().push(&why.module);
     }
     let rows = profile.used.iter().map(|(device, used)| {
         let sizes = [

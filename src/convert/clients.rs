@@ -8,9 +8,9 @@ use serde_json::Value;
 use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
 use crate::modules::key_of;
-use crate::plan::{Fate, Plan};
+use crate::plan::{Fate, Plan, Skip};
 use crate::scheme::{Layout, Scheme};
-use crate::structure::{Role, role_of};
+use crate::structure::{ROUTER, Role, role_of};
 use crate::transformers;
 
 /// Patterns of the modules of a generic bundle that stay float, as its quantization_config lists them: by their names
@@ -23,16 +23,31 @@ pub(super) fn skip_modules(plan: &Plan, config: &Value) -> Vec<String> {
     for module in &of_checkpoint {
         let weight = format!("{module}.weight");
         let renamed = transformers::name_in_class(module, model_type);
+        let of_key = || {
+            let key = key_of(&weight, model_type);
+            if is_bnb { key } else { format!(r"re:{}(\.|$)", regex::escape(&key)) }
+        };
         let pattern = match role_of(&weight) {
+            // All of it is float, and inside it the class may have other names.
+            Role::Tower | Role::Projector | Role::Uni => of_key(),
             _ if renamed == *module => continue,
             Role::Layer(_) | Role::Embedding | Role::Head => renamed.into_owned(),
-            // All of it is float, and inside it a class may have other names yet.
-            _ if is_bnb => key_of(&weight, model_type),
-            _ => format!(r"re:{}(\.|$)", regex::escape(&key_of(&weight, model_type))),
+            Role::Final => of_key(),
         };
         if !of_checkpoint.contains(&pattern) && !of_class.contains(&pattern) {
             of_class.push(pattern);
         }
+    }
+    if plan.tensors.iter().any(|it| it.skip == Some(Skip::Rule(ROUTER))) {
+        of_class.push(if is_bnb {
+            transformers::ROUTERS.to_owned()
+        } else {
+            format!("re:{}", transformers::ROUTERS)
+        });
+    }
+    if !plan.has_head() {
+        let heads = transformers::TIED_HEADS;
+        of_class.push(if is_bnb { heads.to_owned() } else { format!("re:{heads}") });
     }
     let has_fused = plan.tensors.iter().any(|it| transformers::is_fused_experts(it.name.as_str(), &it.shape));
     if has_fused && !is_bnb {
@@ -47,10 +62,25 @@ pub(super) fn skip_modules(plan: &Plan, config: &Value) -> Vec<String> {
 /// # Errors
 /// [`PlanError::NoClient`].
 pub(super) fn check(tensors: &[SourceTensor], scheme: Scheme, config: &Value) -> Result<()> {
+    if scheme.layout() != Some(Layout::Bnb) {
+        return Ok(());
+    }
     let has_fused = tensors.iter().any(|it| transformers::is_fused_experts(it.name.as_str(), &it.shape));
-    let is_lost = has_fused && transformers::loses_fused_experts(config);
-    if is_lost && scheme.layout() == Some(Layout::Bnb) {
-        return Err(PlanError::NoClient { scheme: scheme.name() }.into());
+    if has_fused && transformers::loses_fused_experts(config) {
+        return Err(PlanError::NoClient {
+            what: "fused experts (3-D tensors) of Llama 4",
+            scheme: scheme.name(),
+            why: "transformers 5 puts linears in their place when a quantized model is loaded, and does not fill these",
+        }
+        .into());
+    }
+    if transformers::is_lost_on_bitsandbytes(config) {
+        return Err(PlanError::NoClient {
+            what: "this architecture",
+            scheme: scheme.name(),
+            why: "its class multiplies with the weights itself, and bitsandbytes' codes are not numbers to it",
+        }
+        .into());
     }
     Ok(())
 }
@@ -65,6 +95,12 @@ pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
         return Some(
             "transformers 5 cannot load Llama 4's fused experts in a quantized model: this bundle is for vLLM; \
              --bf16 is for both",
+        );
+    }
+    if plan.scheme == Scheme::W8A16 && transformers::reads_weights_itself(config) {
+        return Some(
+            "transformers 5 cannot load this architecture with packed weights, which its class reads itself: this bundle \
+             is for vLLM on a GPU (not run here); --scheme W8A8 is for both",
         );
     }
     let mut experts = plan

@@ -57,6 +57,11 @@ impl Profile {
         Self { planner, map, used, why, memory }
     }
 
+    /// Where a module of the model stands: by its own entry, or by that of the root.
+    pub fn device_of(&self, module: &str) -> Option<Device> {
+        self.map.get(module).or_else(|| self.map.get("")).copied()
+    }
+
     /// Whether every device has at least what this map takes of it. `free`: bytes per device, the host included
     /// where it is known.
     ///

@@ -31,6 +31,8 @@ pub enum PlanError {
     NothingToQuantize {
         /// Tensors looked at.
         tensors: usize,
+        /// Why they stay float, with how many tensors, the most frequent first.
+        reasons: Vec<(String, usize)>,
     },
     /// The checkpoint says that it is quantized already.
     #[error("the checkpoint is already quantized (`{method}`)")]
@@ -39,10 +41,14 @@ pub enum PlanError {
         method: String,
     },
     /// Nothing could load the bundle.
-    #[error("no client loads fused experts (3-D tensors) of Llama 4 with scheme {scheme}")]
+    #[error("no client loads {what} with scheme {scheme}")]
     NoClient {
+        /// What of the checkpoint.
+        what: &'static str,
         /// The scheme.
         scheme: &'static str,
+        /// What a client does with it.
+        why: &'static str,
     },
     /// The layout is not one that the family's pinned stack reads.
     #[error("family {family} cannot load the compressed-tensors layout")]
@@ -84,15 +90,17 @@ impl Explain for PlanError {
             PlanError::IgnoreMatchesNothing { .. } => {
                 Some("a pattern is the whole name of a tensor or module, or re: and a regular expression that matches from its start".into())
             }
-            PlanError::NothingToQuantize { tensors } => {
-                Some(format!("none of its {tensors} tensors is a two-dimensional float `.weight` in a decoder layer that is not ignored"))
+            PlanError::NothingToQuantize { tensors, reasons } => {
+                let reasons: Vec<_> = reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect();
+                Some(format!(
+                    "a linear is a two-dimensional float `.weight` in a decoder layer; of its {tensors} tensors: {}",
+                    reasons.join(", ")
+                ))
             }
             PlanError::AlreadyQuantized { .. } => {
                 Some("its config.json has a quantization_config; mgpack reads floats, and codes quantized again would only lose precision".into())
             }
-            PlanError::NoClient { .. } => {
-                Some("transformers 5 puts linears in their place when a quantized model is loaded, and does not fill these".into())
-            }
+            PlanError::NoClient { why, .. } => Some((*why).into()),
             PlanError::LayoutForFamily { .. } => {
                 Some("its pinned transformers knows bitsandbytes, GPTQ and AWQ, not compressed-tensors".into())
             }
@@ -109,14 +117,16 @@ impl Explain for PlanError {
                 Some(name) => format!("did you mean `{name}`? `mgpack inspect` lists the names"),
                 None => "`mgpack inspect` lists the names of a checkpoint".into(),
             }),
-            PlanError::NothingToQuantize { .. } => {
-                Some("`mgpack plan MODEL --int8` gives the reason for every tensor; --bf16 and --fp16 cast everything".into())
+            PlanError::NothingToQuantize { .. } => Some("--bf16 and --fp16 cast everything".into()),
+            PlanError::AlreadyQuantized { .. } => {
+                Some("convert from the original bf16 or fp16 checkpoint".into())
             }
-            PlanError::AlreadyQuantized { .. } => Some("convert from the original bf16 or fp16 checkpoint".into()),
             PlanError::NoClient { .. } => Some("give --bf16, or --scheme W8A8 for vLLM".into()),
             PlanError::SchemeInLayout { .. } => Some("leave out --format: the scheme decides it".into()),
             PlanError::LayoutForFamily { .. } => Some("leave out --format, or give --format bnb".into()),
-            PlanError::Budget { needed, .. } => Some(format!("give --max-memory {}MiB, or fewer threads with -j", needed.div_ceil(1 << 20))),
+            PlanError::Budget { needed, .. } => {
+                Some(format!("give --max-memory {}MiB, or fewer threads with -j", needed.div_ceil(1 << 20)))
+            }
             PlanError::NoTensors => Some("`mgpack inspect` shows what a checkpoint holds".into()),
             _ => None,
         }

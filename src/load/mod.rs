@@ -244,7 +244,7 @@ impl<'a> Loader<'a> {
         let module = |weight: &Weight<'_>| key_of(weight.name.as_str(), model_type);
         let towers = stage.towers.iter().map(|tower| tower.module.to_owned());
         let place = |module: String| {
-            let device = self.profile.map.get(&module).copied();
+            let device = self.profile.device_of(&module);
             let device = device.ok_or(LoadError::NotInMap { module })?;
             Ok(self.devices.place_of(device).ok_or(LoadError::NoDevice { device })?)
         };

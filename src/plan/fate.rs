@@ -1,5 +1,7 @@
 //! What is done to one tensor, and why.
 
+use std::collections::{HashMap, HashSet};
+
 use regex::Regex;
 use serde::Serialize;
 
@@ -82,12 +84,15 @@ pub(super) struct Decision {
     pub(super) skip: Option<Skip>,
 }
 
-/// Decides what becomes of a tensor.
-pub(super) fn decide(source: &SourceTensor, recipe: &Recipe) -> Decision {
+/// Decides what becomes of a tensor. `transposed`: what [`transposed`] found in the checkpoint.
+pub(super) fn decide(source: &SourceTensor, recipe: &Recipe, transposed: &HashSet<&str>) -> Decision {
     let ignored = recipe.ignore.iter().find(|pattern| pattern.matches(source));
     let skip = match ignored {
         Some(pattern) => Some(Skip::Ignored(pattern.text.clone())),
-        None if recipe.scheme.is_quantized() => why_not_quantized(source, recipe),
+        None if recipe.scheme.is_quantized() => why_not_quantized(source, recipe).or_else(|| {
+            let is_transposed = transposed.contains(source.name.as_str());
+            is_transposed.then_some(Skip::Rule("transposed (Conv1D): its rows are inputs, not outputs"))
+        }),
         None => None,
     };
     if recipe.scheme.is_quantized() && skip.is_none() {
@@ -104,6 +109,30 @@ pub(super) fn decide(source: &SourceTensor, recipe: &Recipe) -> Decision {
         }
         _ => Decision { fate: Fate::Copy, dtype: source.dtype, skip },
     }
+}
+
+/// Weights that are stored as [in, out], as those of GPT-2's `Conv1D`: each has a bias as long as its rows. A square
+/// one does not tell, so one that tells speaks for all that have a bias.
+pub(super) fn transposed(sources: &[SourceTensor]) -> HashSet<&str> {
+    let biases: HashMap<&str, u64> = sources
+        .iter()
+        .filter_map(|it| match *it.shape.as_slice() {
+            [length] => Some((it.name.as_str().strip_suffix(".bias")?, length)),
+            _ => None,
+        })
+        .collect();
+    let mut with_bias = HashSet::new();
+    let mut tells = false;
+    for source in sources {
+        let [rows, columns] = *source.shape.as_slice() else { continue };
+        let module = source.name.as_str().strip_suffix(".weight");
+        if let Some(&length) = module.and_then(|module| biases.get(module)) {
+            let is_linear = structure::not_a_linear(source.name.as_str(), &source.shape).is_none();
+            tells |= is_linear && length == columns && rows != columns;
+            with_bias.insert(source.name.as_str());
+        }
+    }
+    if tells { with_bias } else { HashSet::new() }
 }
 
 fn why_not_quantized(source: &SourceTensor, recipe: &Recipe) -> Option<Skip> {

@@ -8,6 +8,9 @@ mod fate;
 mod layout;
 mod recipe;
 
+use std::collections::HashSet;
+
+use indexmap::IndexMap;
 use serde::Serialize;
 
 pub use fate::{Pattern, Skip};
@@ -121,14 +124,17 @@ impl Plan {
             return Err(PlanError::NoTensors.into());
         }
         fate::check_patterns(sources, &recipe.ignore)?;
+        let transposed = fate::transposed(sources);
         let mut tensors = Vec::with_capacity(sources.len());
         for (index, source) in sources.iter().enumerate() {
-            tensors.push(plan_tensor(index, source, recipe)?);
+            tensors.push(plan_tensor(index, source, recipe, &transposed)?);
         }
         tensors.sort_by(|a, b| layer_order(a.name.as_str(), b.name.as_str()));
         let quantized = tensors.iter().filter(|tensor| tensor.fate == Fate::Quantize).count();
         if recipe.scheme.is_quantized() && quantized == 0 {
-            return Err(PlanError::NothingToQuantize { tensors: tensors.len() }.into());
+            return Err(
+                PlanError::NothingToQuantize { tensors: tensors.len(), reasons: reasons(&tensors) }.into()
+            );
         }
         let shards = layout::lay_out(&mut tensors, recipe)?;
         Ok(Self { scheme: recipe.scheme, tensors, shards })
@@ -151,25 +157,29 @@ impl Plan {
         totals
     }
 
-    /// Modules with a two-dimensional weight that stays float although the scheme quantizes, in layer order.
-    /// Embeddings and norms, which no client takes for a linear, are left out; so are single experts of a generic
-    /// bundle for bitsandbytes, which are one parameter when loaded. `lm_head` is always named: where
-    /// it is tied to the embedding the checkpoint has no tensor of it, and clients would quantize it.
+    /// Modules with a two-dimensional weight that stays float although the scheme quantizes, in layer order; embeddings
+    /// too, which some classes hold as linears. Single experts of a generic bundle for bitsandbytes are left out: they
+    /// are one parameter when loaded. `lm_head` is always named: where it is tied to the embedding the checkpoint has no
+    /// tensor of it, and clients would quantize it.
     pub fn float_modules(&self) -> Vec<&str> {
         let is_linear_like = |tensor: &&TensorPlan| {
             tensor.shape.len() == 2
                 && tensor.fate != Fate::Quantize
                 && tensor.name.as_str().ends_with(".weight")
-                && !matches!(tensor.skip, Some(Skip::Rule("embedding" | "norm" | "convolution")))
                 && !(self.scheme == Scheme::BnbInt8 && transformers::is_single_expert(tensor.name.as_str()))
         };
         let mut modules: Vec<&str> =
             self.tensors.iter().filter(is_linear_like).map(|tensor| tensor.name.module()).collect();
-        let has_head = self.tensors.iter().any(|tensor| role_of(tensor.name.as_str()) == Role::Head);
-        if !has_head {
+        if !self.has_head() {
             modules.push("lm_head");
         }
         modules
+    }
+
+    /// Whether the checkpoint has an output head of its own, and not only a tied one.
+    pub fn has_head(&self) -> bool {
+        let is_head = |name: &str| name.ends_with(".weight") && role_of(name) == Role::Head;
+        self.tensors.iter().any(|tensor| is_head(tensor.name.as_str()))
     }
 }
 
@@ -193,8 +203,23 @@ impl TensorPlan {
     }
 }
 
-fn plan_tensor(index: usize, source: &SourceTensor, recipe: &Recipe) -> Result<TensorPlan> {
-    let decision = fate::decide(source, recipe);
+/// Why tensors stay float, each reason with how many it holds for, the most frequent first.
+fn reasons(tensors: &[TensorPlan]) -> Vec<(String, usize)> {
+    let mut counted: IndexMap<String, usize> = IndexMap::new();
+    for skip in tensors.iter().filter_map(|tensor| tensor.skip.as_ref()) {
+        *counted.entry(skip.to_string()).or_default() += 1;
+    }
+    counted.sort_by(|_, a, _, b| b.cmp(a));
+    counted.into_iter().collect()
+}
+
+fn plan_tensor(
+    index: usize,
+    source: &SourceTensor,
+    recipe: &Recipe,
+    transposed: &HashSet<&str>,
+) -> Result<TensorPlan> {
+    let decision = fate::decide(source, recipe, transposed);
     let too_large = || PlanError::TooLarge { name: source.name.to_string() };
     let mut outputs = Vec::new();
     if decision.fate == Fate::Quantize {
