@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::device_map::{Device, DeviceUse, Profile, Role, gib};
+use crate::device_map::{Device, DeviceUse, EXPLICIT_KEYS, Profile, gib};
 
 const WIDTH: f64 = 920.0;
 const BAR_HEIGHT: f64 = 30.0;
@@ -114,11 +114,11 @@ fn segments(profile: &Profile, device: Device, used: &DeviceUse) -> Vec<Segment>
 
 fn class_of(module: &str) -> &'static str {
     let index = module.rsplit_once('.').and_then(|(_, last)| last.parse::<u64>().ok());
-    match (Role::of(module), index) {
-        (role, _) if role.is_vision() => "vision",
-        (_, Some(index)) if index % 2 == 1 => "l1",
-        (_, Some(_)) => "l0",
-        _ => "edge",
+    match index {
+        _ if module == "model.mm_projector" || EXPLICIT_KEYS.contains(&module) => "vision",
+        Some(index) if index % 2 == 1 => "l1",
+        Some(_) => "l0",
+        None => "edge",
     }
 }
 

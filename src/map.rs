@@ -11,8 +11,7 @@ use serde_json::Value;
 use crate::bundle;
 use crate::checkpoint::{self, Checkpoint, SourceTensor};
 use crate::device_map::{
-    self, BrokenRule, MaxMemory, MemorySize, MemoryTable, Profile, ProfileMemory, Role, Sizing, TensorKind,
-    Vision,
+    self, BrokenRule, MaxMemory, MemorySize, MemoryTable, Profile, ProfileMemory, Sizing, TensorKind, Vision,
 };
 use crate::error::{CheckpointError, DeviceMapError, Error, PlanError, Result};
 use crate::family::{self, Detected, Family, Match, Variant};
@@ -21,6 +20,7 @@ use crate::manifest::MANIFEST_NAME;
 use crate::modules::{MapRequest, ModelModules};
 use crate::plan::{DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
 use crate::scheme::{Layout, Scheme};
+use crate::structure::{Role, role_of};
 use crate::tensor::TensorName;
 use crate::transformers;
 
@@ -256,7 +256,7 @@ fn tensors_of_tree(config: &Value, is_mgm: bool) -> Result<Vec<SourceTensor>> {
     let tree = device_map::tree_of_config(config, if is_mgm { Vision::Full } else { Vision::None })?;
     let is_stored = |tensor: &&device_map::TreeTensor| {
         matches!(tensor.kind, TensorKind::Param { .. } | TensorKind::Buffer { persistent: true })
-            && !is_in_tower(&tensor.name)
+            && role_of(&tensor.name) != Role::Tower
     };
     let too_large = |name: &str| PlanError::TooLarge { name: name.to_owned() };
     let stored = tree.tensors.iter().filter(is_stored).map(|tensor| {
@@ -272,9 +272,4 @@ fn tensors_of_tree(config: &Value, is_mgm: bool) -> Result<Vec<SourceTensor>> {
         })
     });
     stored.collect()
-}
-
-fn is_in_tower(tensor: &str) -> bool {
-    let mut prefixes = tensor.match_indices('.').filter_map(|(at, _)| tensor.get(..at));
-    prefixes.any(|module| Role::of(module) == Role::Tower)
 }

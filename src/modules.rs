@@ -14,7 +14,7 @@ use crate::error::{DeviceMapError, Result};
 use crate::family::Variant;
 use crate::manifest::Manifest;
 use crate::plan::Plan;
-use crate::structure::{Role, role_of};
+use crate::structure::{Role, role_of, role_of_module};
 use crate::tensor::byte_len;
 use crate::transformers;
 
@@ -72,7 +72,7 @@ impl ModelModules {
         let placed = manifest.device_maps.first().map_or(&[][..], |profile| &profile.why);
         let towers: Vec<_> = placed
             .iter()
-            .filter(|why| role_of(&format!("{}.weight", why.module)) == Role::Tower)
+            .filter(|why| role_of_module(&why.module) == Role::Tower)
             .map(|why| (why.module.clone(), why.bytes))
             .collect();
         let variant = match manifest.model.variant.as_deref() {
@@ -106,7 +106,7 @@ impl ModelModules {
             }
         }
         let tied_head = is_tied(config);
-        if tied_head && !sizes.keys().any(|name| role_of(&format!("{name}.weight")) == Role::Head) {
+        if tied_head && !sizes.keys().any(|name| role_of_module(name) == Role::Head) {
             sizes.insert("lm_head".to_owned(), (Role::Head, 0));
         }
         // T5's and BART's kind: both halves embed with one matrix, and the class has it under three names.
@@ -116,10 +116,7 @@ impl ModelModules {
             sizes.entry(format!("{prefix}{half}.embed_tokens")).or_insert((Role::Embedding, 0));
         }
         sizes.sort_by(|a, b, c, d| b.0.cmp(&d.0).then_with(|| crate::structure::natural(a, c)));
-        let modules = sizes
-            .into_iter()
-            .map(|(name, (role, bytes))| Module { role: map_role(&name, role), name, bytes })
-            .collect();
+        let modules = sizes.into_iter().map(|(name, (role, bytes))| Module { name, bytes, role }).collect();
         Self { modules, tied_head, variant, attention: attention(config) }
     }
 
@@ -239,19 +236,6 @@ fn unit_of(name: &str, role: Role) -> String {
         Role::Embedding | Role::Final | Role::Head => {
             name.rsplit_once('.').map_or(name, |(module, _)| module).to_owned()
         }
-    }
-}
-
-fn map_role(name: &str, role: Role) -> device_map::Role {
-    match role {
-        Role::Embedding => device_map::Role::Embedding,
-        Role::Layer(index) => device_map::Role::DecoderLayer(index),
-        Role::Final if name.contains("norm") || name.ends_with("ln_f") => device_map::Role::Norm,
-        Role::Final => device_map::Role::Other,
-        Role::Projector => device_map::Role::Projector,
-        Role::Head => device_map::Role::Head,
-        Role::Uni => device_map::Role::Uni,
-        Role::Tower => device_map::Role::Tower,
     }
 }
 

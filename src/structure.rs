@@ -48,10 +48,25 @@ impl Role {
         let layer = || name.strip_prefix("layer.")?.parse().ok().map(Role::Layer);
         plain.into_iter().find(|role| role.stage_name() == name).or_else(layer)
     }
+
+    /// Whether it is of MGM's vision half, or stands for it in another model: projector, towers and `vlm_uni_*`.
+    pub fn is_vision(self) -> bool {
+        matches!(self, Role::Projector | Role::Tower | Role::Uni)
+    }
 }
 
 /// The role of a tensor by its name.
-pub fn role_of(name: &str) -> Role {
+pub fn role_of(tensor: &str) -> Role {
+    role_by(tensor, tensor.rsplit_once('.').map_or(tensor, |(module, _)| module))
+}
+
+/// The role of a module by its name: that of a weight in it.
+pub fn role_of_module(module: &str) -> Role {
+    role_by(module, module)
+}
+
+/// The role of what has the name `name` and lies in `module`.
+fn role_by(name: &str, module: &str) -> Role {
     let mut parts = name.split('.').peekable();
     if name.contains("vlm_uni") || name.contains("vision_fpn") {
         return Role::Uni;
@@ -68,7 +83,6 @@ pub fn role_of(name: &str) -> Role {
             return Role::Layer(index);
         }
     }
-    let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
     let last = module.rsplit('.').next().unwrap_or(module);
     if matches!(last, "lm_head" | "embed_out" | "output" | "score") {
         Role::Head
@@ -196,6 +210,26 @@ mod tests {
             ("model.visual.blocks.0.attn.qkv.weight", Role::Tower),
         ] {
             assert_eq!(role_of(name), role, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_module_has_the_role_of_its_weight() {
+        for (module, role) in [
+            ("model.embed_tokens", Role::Embedding),
+            ("embeddings", Role::Embedding),
+            ("model.layers.12", Role::Layer(12)),
+            ("model.norm", Role::Final),
+            ("model.rotary_emb", Role::Final),
+            ("lm_head", Role::Head),
+            ("model.mm_projector", Role::Projector),
+            ("model.vlm_uni_val_projector", Role::Uni),
+            ("model.vision_tower_aux", Role::Tower),
+            ("model.visual", Role::Tower),
+            ("", Role::Final),
+        ] {
+            assert_eq!(role_of_module(module), role, "{module}");
+            assert_eq!(role_of(&format!("{module}.weight")), role, "{module}");
         }
     }
 

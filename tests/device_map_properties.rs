@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use mgpack::device_map::{
-    Alternatives, Device, DeviceMap, MaxMemory, MemoryTable, ModelTree, Module, Request, Reserves, Role,
-    Sizing, TensorKind, TreeModule, TreeTensor, broken_rules, plan_accelerate, plan_mgm,
+    Alternatives, Device, DeviceMap, MaxMemory, MemoryTable, ModelTree, Module, Request, Reserves, Sizing,
+    TensorKind, TreeModule, TreeTensor, broken_rules, plan_accelerate, plan_mgm,
 };
 use mgpack::error::DeviceMapError;
+use mgpack::structure::{Role, role_of_module};
 use mgpack::tensor::Dtype;
 use proptest::prelude::*;
 
@@ -48,7 +49,7 @@ impl Case {
     fn cost(&self, module: &Module) -> u64 {
         module.bytes
             + match module.role {
-                Role::DecoderLayer(_) => self.reserves.kv_per_layer,
+                Role::Layer(_) => self.reserves.kv_per_layer,
                 Role::Head => self.reserves.logits,
                 _ => 0,
             }
@@ -60,7 +61,7 @@ fn table(gpus: &[u64]) -> MemoryTable {
 }
 
 fn module(name: &str, bytes: u64) -> Module {
-    Module { name: name.to_owned(), bytes, role: Role::of(name) }
+    Module { name: name.to_owned(), bytes, role: role_of_module(name) }
 }
 
 /// `most_layers` and `most_gpus` keep the exhaustive search small.
@@ -139,10 +140,10 @@ fn tree(case: &Case) -> ModelTree {
     let layers = ["model.layers".to_owned()];
     let mut seen_layers = false;
     for module in &case.modules {
-        if matches!(module.role, Role::DecoderLayer(_)) && !std::mem::replace(&mut seen_layers, true) {
+        if matches!(module.role, Role::Layer(_)) && !std::mem::replace(&mut seen_layers, true) {
             modules.push((&layers[0], "ModuleList"));
         }
-        let class = if matches!(module.role, Role::DecoderLayer(_)) { "Layer" } else { "Leaf" };
+        let class = if matches!(module.role, Role::Layer(_)) { "Layer" } else { "Leaf" };
         modules.push((&module.name, class));
     }
     let is_alias = |module: &Module| case.tied_head && module.role == Role::Head;
@@ -198,8 +199,8 @@ proptest! {
         for (&device, used) in &map.used {
             // Counted anew from the map alone.
             let here = || case.modules.iter().filter(|module| map.map[&module.name] == device);
-            let layers = here().filter(|module| matches!(module.role, Role::DecoderLayer(_))).count() as u64;
-            let away = offloaded.iter().filter(|module| matches!(module.role, Role::DecoderLayer(_))).count() as u64;
+            let layers = here().filter(|module| matches!(module.role, Role::Layer(_))).count() as u64;
+            let away = offloaded.iter().filter(|module| matches!(module.role, Role::Layer(_))).count() as u64;
             let head = u64::from(here().any(|module| module.role == Role::Head));
             prop_assert_eq!(used.weights, here().map(|module| module.bytes).sum::<u64>());
             if device == Device::Cpu {
@@ -240,10 +241,10 @@ proptest! {
         for (module, device) in places {
             prop_assert!(device != Device::Disk && device != Device::Mps);
             if device == Device::Cpu {
-                prop_assert!(case.allow_cpu.is_some() && module.role.is_offloadable());
+                prop_assert!(case.allow_cpu.is_some() && module.is_offloadable());
                 offloading = true;
             } else {
-                prop_assert!(!(offloading && module.role.is_offloadable()), "a layer came back from the host");
+                prop_assert!(!(offloading && module.is_offloadable()), "a layer came back from the host");
             }
         }
         if case.modules.iter().any(|module| module.role.is_vision()) {
@@ -256,7 +257,7 @@ proptest! {
         let case = Case { allow_cpu: None, ..case };
         let Ok(map) = case.plan() else { return Ok(()) };
         let flow = flow(&case);
-        let Some(last) = flow.iter().rposition(|module| matches!(module.role, Role::DecoderLayer(_))) else {
+        let Some(last) = flow.iter().rposition(|module| matches!(module.role, Role::Layer(_))) else {
             return Ok(());
         };
         if case.tied_head || map.map["lm_head"] == map.map[&flow[last].name] {
@@ -270,7 +271,7 @@ proptest! {
         let joined = Module {
             name: "model.tail".to_owned(),
             bytes: tail,
-            role: Role::Norm,
+            role: Role::Final,
         };
         modules.push(joined);
         let gpus = case.gpus.iter().enumerate().map(|(at, &gpu)| if at < home { 0 } else { gpu }).collect();

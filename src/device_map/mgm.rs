@@ -18,17 +18,16 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::{
-    Device, DeviceMap, DeviceUse, MemoryTable, Module, PlannerId, Request, Reserves, Role, Why, gib,
-};
+use super::{Device, DeviceMap, DeviceUse, MemoryTable, Module, PlannerId, Request, Reserves, Why, gib};
 use crate::error::{DeviceMapError, DeviceNeed, DoesNotFit};
+use crate::structure::Role;
 
 /// Name and version of this planner.
 pub const MGM: (&str, u32) = ("mgm", 1);
 
 /// Keys that a map of an MGM model always has: its loader creates these modules after the map is made, and a
 /// checkpoint key without an entry is a `KeyError` (rule R4).
-const EXPLICIT_KEYS: [&str; 5] = [
+pub(crate) const EXPLICIT_KEYS: [&str; 5] = [
     "model.vision_tower",
     "model.vision_tower_aux",
     "model.vlm_uni_query_projector",
@@ -147,7 +146,7 @@ impl<'a> Problem<'a> {
         let (mut pinned, mut flow) = (Vec::new(), Vec::new());
         let mut listed_head = false;
         for module in req.modules {
-            let is_layer = matches!(module.role, Role::DecoderLayer(_));
+            let is_layer = matches!(module.role, Role::Layer(_));
             let is_head = module.role == Role::Head && !std::mem::replace(&mut listed_head, true);
             let item = Item {
                 module,
@@ -157,12 +156,12 @@ impl<'a> Problem<'a> {
             let is_pinned = match module.role {
                 Role::Embedding | Role::Projector | Role::Tower | Role::Uni => true,
                 Role::Head => req.tied_head,
-                Role::DecoderLayer(_) | Role::Norm | Role::Other => false,
+                Role::Layer(_) | Role::Final => false,
             };
             if is_pinned { pinned.push(item) } else { flow.push(item) }
         }
         let last = |role: fn(&Role) -> bool| flow.iter().rposition(|item: &Item<'_>| role(&item.module.role));
-        let layer = last(|role| matches!(role, Role::DecoderLayer(_)));
+        let layer = last(|role| matches!(role, Role::Layer(_)));
         let head = last(|role| *role == Role::Head);
         Self {
             gpus: req.memory.gpus().collect(),
@@ -241,23 +240,23 @@ impl<'a> Problem<'a> {
         for home in 0..self.gpus.len() {
             for keep in (0..self.flow.len()).rev() {
                 let (kept, rest) = self.flow.split_at(keep);
-                if !rest.first().is_some_and(|item| item.module.role.is_offloadable()) {
+                if !rest.first().is_some_and(|item| item.module.is_offloadable()) {
                     continue;
                 }
-                let off = || rest.iter().filter(|item| item.module.role.is_offloadable());
+                let off = || rest.iter().filter(|item| item.module.is_offloadable());
                 let bytes: u128 = off().map(|item| u128::from(item.module.bytes)).sum();
                 if bytes > u128::from(budget) || best.as_ref().is_some_and(|(least, _)| *least <= bytes) {
                     break;
                 }
                 let passage = off().map(|item| item.module.bytes).max().unwrap_or(0);
                 let extra = u128::from(passage) + off().map(|item| u128::from(item.kv)).sum::<u128>();
-                let stay = rest.iter().filter(|item| !item.module.role.is_offloadable());
+                let stay = rest.iter().filter(|item| !item.module.is_offloadable());
                 let Some(places) = self.fill(home, extra, kept.iter().chain(stay).map(Item::cost)) else {
                     continue;
                 };
                 let mut places = places.into_iter();
                 let flow = self.flow.iter().enumerate().map(|(at, item)| {
-                    if at >= keep && item.module.role.is_offloadable() { None } else { places.next() }
+                    if at >= keep && item.module.is_offloadable() { None } else { places.next() }
                 });
                 best = Some((bytes, Placement { home, flow: flow.collect(), passage }));
                 break;
@@ -448,7 +447,7 @@ fn pin_reason(role: Role) -> &'static str {
         Role::Tower => "stands with the projector that reads it",
         Role::Uni => "is created on the projector's device",
         Role::Head => "shares its weight with the embedding",
-        Role::DecoderLayer(_) | Role::Norm | Role::Other => "is pinned",
+        Role::Layer(_) | Role::Final => "is pinned",
     }
 }
 
@@ -498,11 +497,12 @@ mod tests {
     use super::*;
     use crate::device_map::{Alternatives, Workload};
     use crate::error::Explain;
+    use crate::structure::role_of_module;
 
     const GIB: u64 = 1 << 30;
 
     fn module(name: &str, bytes: u64) -> Module {
-        Module { name: name.to_owned(), bytes, role: Role::of(name) }
+        Module { name: name.to_owned(), bytes, role: role_of_module(name) }
     }
 
     /// Embedding 1, `layers` of 2 each, norm 0, projector 1, head 1 (GiB).
@@ -583,11 +583,11 @@ mod tests {
     fn what_comes_before_the_first_layer_may_follow_the_embedding_on_the_next_device() {
         let modules = [
             module("model.embed_tokens", 2 * GIB),
-            module("model.embed_positions", GIB),
+            module("model.positions", GIB),
             module("model.layers.0", GIB),
         ];
         let map = plan_mgm(&request(&modules, &table("2x2GiB"))).unwrap();
-        assert_eq!(map.map["model.embed_positions"], Device::Gpu(1));
+        assert_eq!(map.map["model.positions"], Device::Gpu(1));
     }
 
     #[test]
@@ -673,7 +673,7 @@ mod tests {
         assert!(plan_mgm(&request(&modules, &memory)).is_err());
         let map = plan_mgm(&Request { allow_cpu: Some(64 * GIB), ..request(&modules, &memory) }).unwrap();
         for (key, device) in &map.map {
-            assert!(*device == Device::Gpu(0) || Role::of(key).is_offloadable(), "{key}");
+            assert!(*device == Device::Gpu(0) || module(key, 0).is_offloadable(), "{key}");
         }
         // Embedding, projector and head are 3, the passage is 2: one layer stays.
         assert_eq!(map.map["model.layers.0"], Device::Gpu(0));

@@ -24,8 +24,11 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::structure::Role;
+
 pub use accelerate::{ACCELERATE, Exception, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
 pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
+pub(crate) use mgm::EXPLICIT_KEYS;
 pub use mgm::{MGM, Remedy, plan_mgm};
 pub use models::{
     Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted, tree_of_config,
@@ -115,54 +118,6 @@ impl<'de> Deserialize<'de> for Device {
     }
 }
 
-/// What a module is for; this decides where the `mgm` planner may put it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Token embeddings: on the first accelerator, where the inputs go.
-    Embedding,
-    /// The decoder layer of this number; may be offloaded where that is allowed.
-    DecoderLayer(u32),
-    /// The norm behind the last layer; may be offloaded where that is allowed.
-    Norm,
-    /// `mm_projector`: on the first accelerator.
-    Projector,
-    /// A vision tower: on the first accelerator, beside the projector.
-    Tower,
-    /// One of MGM's `vlm_uni_*` modules: on the first accelerator, beside the projector.
-    Uni,
-    /// `lm_head`: with the embedding where tied, else with the last layer.
-    Head,
-    /// Anything else: stays in its place in the order, never offloaded.
-    Other,
-}
-
-impl Role {
-    /// The role of the module `name` in MGM's trees and in the generic ones.
-    pub fn of(name: &str) -> Self {
-        let parts: Vec<&str> = name.split('.').collect();
-        match parts.as_slice() {
-            ["model", "embed_tokens"] => Role::Embedding,
-            ["model", "layers", index] => index.parse().map_or(Role::Other, Role::DecoderLayer),
-            ["model", "norm"] => Role::Norm,
-            ["model", "mm_projector"] => Role::Projector,
-            ["model", "vision_tower" | "vision_tower_aux"] => Role::Tower,
-            ["model", uni] if uni.starts_with("vlm_uni_") => Role::Uni,
-            ["lm_head"] => Role::Head,
-            _ => Role::Other,
-        }
-    }
-
-    /// Whether the module belongs to MGM's vision half.
-    pub fn is_vision(self) -> bool {
-        matches!(self, Role::Projector | Role::Tower | Role::Uni)
-    }
-
-    /// Whether the module works from host memory (rule R6: decoder layers and norm, nothing else).
-    pub fn is_offloadable(self) -> bool {
-        matches!(self, Role::DecoderLayer(_) | Role::Norm)
-    }
-}
-
 /// One unit that a planner places whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
@@ -170,8 +125,19 @@ pub struct Module {
     pub name: String,
     /// Bytes of its weights and buffers as they will lie on the device.
     pub bytes: u64,
-    /// What it is for.
+    /// The part it plays; this decides where the `mgm` planner may put it.
     pub role: Role,
+}
+
+impl Module {
+    /// Whether the module works from host memory (rule R6: decoder layers and norm, nothing else).
+    pub fn is_offloadable(&self) -> bool {
+        match self.role {
+            Role::Layer(_) => true,
+            Role::Final => self.name.contains("norm") || self.name.ends_with("ln_f"),
+            Role::Embedding | Role::Projector | Role::Head | Role::Uni | Role::Tower => false,
+        }
+    }
 }
 
 /// Everything the `mgm` planner needs to know.
@@ -261,6 +227,7 @@ pub fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::structure::role_of_module;
 
     #[test]
     fn devices_are_written_as_accelerate_writes_them() {
@@ -280,10 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_roles() {
-        assert_eq!(Role::of("model.layers.12"), Role::DecoderLayer(12));
-        assert_eq!(Role::of("model.vlm_uni_val_projector"), Role::Uni);
-        assert_eq!(Role::of("model.rotary_emb"), Role::Other);
-        assert_eq!(Role::of("lm_head"), Role::Head);
+    fn layers_and_norms_work_from_host_memory_and_nothing_else() {
+        let is_offloadable = |name: &str| {
+            Module { name: name.to_owned(), bytes: 1, role: role_of_module(name) }.is_offloadable()
+        };
+        for name in ["model.layers.12", "transformer.h.0", "model.norm", "transformer.ln_f"] {
+            assert!(is_offloadable(name), "{name}");
+        }
+        for name in
+            ["model.embed_tokens", "model.rotary_emb", "model.mm_projector", "lm_head", "model.visual"]
+        {
+            assert!(!is_offloadable(name), "{name}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::{Device, Role};
+use super::Device;
 
 /// A rule that a map breaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -84,11 +84,11 @@ pub fn broken_rules(map: &IndexMap<String, Device>, tied_head: bool) -> Vec<Brok
         }
     }
     for (module, &device) in map {
-        let is_other = Role::of(module) == Role::Other && !module.is_empty() && module != "model";
-        let is_inside_layers = module == "model.layers" || module.starts_with("model.layers.");
-        let is_known =
+        let is_judged_above =
             TOGETHER.iter().any(|(known, _)| is_inside(module, known)) || is_inside(module, "lm_head");
-        if is_other && !is_inside_layers && !is_known && !is_accelerator(device) {
+        let may_be_offloaded = is_inside(module, "model.layers") || is_inside(module, "model.norm");
+        let is_all = module.is_empty() || module == "model";
+        if !is_judged_above && !may_be_offloaded && !is_all && !is_accelerator(device) {
             report("R6", module, Some(device), "only decoder layers and the norm work from host memory");
         }
     }

@@ -7,7 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Module, Role};
+use super::Module;
+use crate::structure::role_of_module;
 use crate::tensor::{Dtype, element_count};
 
 /// One module: its dotted name (`""` at the root) and the name of its class.
@@ -115,7 +116,7 @@ impl ModelTree {
             .map(|module| Module {
                 name: module.name.clone(),
                 bytes: sizes.bytes(&module.name),
-                role: Role::of(&module.name),
+                role: role_of_module(&module.name),
             })
             .collect()
     }
