@@ -7,11 +7,13 @@ use std::str::FromStr as _;
 use pep440_rs::{Version, VersionSpecifiers};
 use serde::Serialize;
 
-use crate::device_map::{Device, Profile, gib};
+use crate::device::Device;
+use crate::device_map::Profile;
 use crate::devices::Devices;
 use crate::family::{Failure, Family};
 use crate::manifest::{Manifest, Requirement};
 use crate::python::Python;
+use crate::size::gib;
 
 /// Where MGM is published; it is on no package index.
 const MGM: &str = "git+https://github.com/dvlab-research/MGM";

@@ -4,7 +4,9 @@
 
 use std::fmt::Write as _;
 
-use crate::device_map::{Device, DeviceUse, EXPLICIT_KEYS, Profile, gib};
+use crate::device::Device;
+use crate::device_map::{DeviceUse, EXPLICIT_KEYS, Profile};
+use crate::size::gib;
 
 const WIDTH: f64 = 920.0;
 const BAR_HEIGHT: f64 = 30.0;
@@ -142,7 +144,7 @@ pub fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device_map::MemoryTable;
+    use crate::device::MemoryTable;
     use crate::modules::{MapRequest, ModelModules};
     use crate::plan::{Plan, Precision, Recipe};
 

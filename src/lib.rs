@@ -7,8 +7,8 @@
 //!
 //! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`, `hub`)
 //! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
-//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`) → words (`tensor`,
-//! `structure`, `scheme`, `digest`, `json_text`, `size`, `progress`, `program`) → `error`.
+//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`) → `error`
+//! → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`, `size`, `progress`, `program`).
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
 #[cfg(feature = "cli")]
@@ -20,6 +20,7 @@ pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod convert;
+pub mod device;
 pub mod device_map;
 pub mod devices;
 pub mod digest;

@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::bundle;
 use crate::checkpoint::{self, Checkpoint, SourceTensor};
+use crate::device::{Device, MemoryTable};
 use crate::device_map::{
-    self, BrokenRule, MaxMemory, MemorySize, MemoryTable, Profile, ProfileMemory, Sizing, TensorKind, Vision,
+    self, BrokenRule, MaxMemory, MemorySize, Profile, ProfileMemory, Sizing, TensorKind, Vision,
 };
 use crate::error::{CheckpointError, DeviceMapError, Error, PlanError, Result};
 use crate::family::{self, Detected, Family, Match, Variant};
@@ -218,7 +219,7 @@ impl Model {
                 Ok(profiles.into_iter().map(|profile| Planned { profile, broken: Vec::new() }).collect())
             }
             Planner::Accelerate => {
-                let whole = MemoryTable::new([(device_map::Device::Gpu(0), self.modules.bytes())]);
+                let whole = MemoryTable::new([(Device::Gpu(0), self.modules.bytes())]);
                 let given = !request.memory.is_empty();
                 let tables = if given { request.memory.clone() } else { whole.into_iter().collect() };
                 tables.iter().map(|table| self.map_by_accelerate(table, given)).collect()

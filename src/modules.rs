@@ -6,9 +6,10 @@
 use indexmap::IndexMap;
 use serde_json::Value;
 
+use crate::device::{Device, MemoryTable};
 use crate::device_map::{
-    self, Alternatives, Attention, Device, DeviceMap, IMAGE_TOKENS, IMAGE_TOKENS_HD, MemoryTable, Module,
-    Profile, ProfileMemory, Request, Reserves, TensorKind, Vision, Workload,
+    self, Alternatives, Attention, DeviceMap, IMAGE_TOKENS, IMAGE_TOKENS_HD, Module, Profile, ProfileMemory,
+    Request, Reserves, TensorKind, Vision, Workload,
 };
 use crate::error::{DeviceMapError, Result};
 use crate::family::Variant;

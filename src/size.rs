@@ -1,5 +1,10 @@
 //! Sizes as people read them.
 
+/// Bytes as GiB with two decimals, for texts.
+pub fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
 /// Bytes in GiB or MiB with two decimals; small sizes in KiB or bytes.
 pub fn shown(bytes: u64) -> String {
     let scaled = |shift: u32| bytes as f64 / (1u64 << shift) as f64;

@@ -6,40 +6,17 @@
 //! library itself made.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fmt;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceMap, DeviceUse, ModelTree, PlannerId, Sizes, Sizing, Why, gib};
-use crate::error::DeviceMapError;
+use super::{DeviceMap, DeviceUse, ModelTree, PlannerId, Sizes, Sizing, Why};
+use crate::device::{Device, MemoryTable};
+use crate::error::{DeviceMapError, Exception};
+use crate::size::gib;
 
 /// Name and version of this planner.
 pub const ACCELERATE: (&str, u32) = ("accelerate-0.25-sequential", 1);
-
-/// An exception type of Python.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Exception {
-    /// A size or a device that accelerate does not know.
-    ValueError,
-    /// A tied parameter whose module was placed already.
-    IndexError,
-    /// A tensor that would have to be split.
-    AttributeError,
-    /// An infinite size.
-    OverflowError,
-}
-
-impl fmt::Display for Exception {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Exception::ValueError => "ValueError",
-            Exception::IndexError => "IndexError",
-            Exception::AttributeError => "AttributeError",
-            Exception::OverflowError => "OverflowError",
-        })
-    }
-}
 
 /// A device as the caller of accelerate writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +43,8 @@ pub enum MemorySize {
 /// Accelerate's `max_memory` as it was written: unsorted and unchecked.
 pub type MaxMemory = Vec<(MemoryKey, MemorySize)>;
 
-impl From<&super::MemoryTable> for MaxMemory {
-    fn from(table: &super::MemoryTable) -> Self {
+impl From<&MemoryTable> for MaxMemory {
+    fn from(table: &MemoryTable) -> Self {
         let key = |device: Device| match device {
             Device::Gpu(id) => MemoryKey::Id(id),
             other => MemoryKey::Word(other.word().unwrap_or_default().to_owned()),

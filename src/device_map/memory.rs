@@ -1,36 +1,13 @@
-//! The memory table: how many bytes each device may take.
+//! How people write memory tables and sizes.
 //!
-//! Owns the table and the reading of sizes. Leaves the measuring of real devices to the caller: everything
-//! here is pure. Sizes follow accelerate 0.25.0: `GiB`, `MiB`, `KiB` are binary, `GB`, `MB`, `KB` decimal.
+//! Owns the reading of `--gpus` and of sizes with units. Leaves the table itself to [`crate::device`], and the
+//! measuring of real devices to the caller: everything here is pure. Sizes follow accelerate 0.25.0: `GiB`, `MiB`,
+//! `KiB` are binary, `GB`, `MB`, `KB` decimal.
 
-use std::fmt;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
-
-use super::{Device, gib};
+use crate::device::{Device, MAX_DEVICES, MemoryTable};
 use crate::error::DeviceMapError;
 
-/// Most devices in one table. Machines have up to 72; the limit stops `99999999x24GiB`.
-pub const MAX_DEVICES: u32 = 128;
-
-/// Bytes per device, accelerators first by number, then the host.
-///
-/// In JSON an object in that order, sizes in bytes: `{"0": 25769803776, "cpu": 68719476736}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemoryTable {
-    entries: Vec<(Device, u64)>,
-}
-
 impl MemoryTable {
-    /// A table of the given entries, sorted. `None` if a device stands twice, or is the disk (which has no size).
-    pub fn new(entries: impl IntoIterator<Item = (Device, u64)>) -> Option<Self> {
-        let mut entries: Vec<_> = entries.into_iter().collect();
-        entries.sort_by_key(|&(device, _)| device);
-        let twice = entries.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b));
-        let disk = entries.iter().any(|&(device, _)| device == Device::Disk);
-        (!twice && !disk).then_some(Self { entries })
-    }
-
     /// Reads a table: parts joined by commas, each `SIZE`, `COUNTxSIZE` (the next free numbers) or `ID=SIZE`.
     ///
     /// `2x24GiB` is `0=24GiB,1=24GiB`; `ID` is a number or `cpu`. Sizes as in [`parse_size`].
@@ -74,65 +51,6 @@ impl MemoryTable {
             }
         }
         Self::new(entries).ok_or_else(|| bad(text, "a device stands in it twice"))
-    }
-
-    /// The entries: accelerators by number, then the host.
-    pub fn entries(&self) -> &[(Device, u64)] {
-        &self.entries
-    }
-
-    /// The accelerators, by number.
-    pub fn gpus(&self) -> impl DoubleEndedIterator<Item = (Device, u64)> {
-        self.entries.iter().copied().filter(|(device, _)| device.gpu().is_some())
-    }
-
-    /// Bytes of `device`, if it stands in the table.
-    pub fn get(&self, device: Device) -> Option<u64> {
-        self.entries.iter().find(|(entry, _)| *entry == device).map(|&(_, bytes)| bytes)
-    }
-}
-
-impl fmt::Display for MemoryTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (device, bytes)) in self.entries.iter().enumerate() {
-            let comma = if at == 0 { "" } else { ", " };
-            write!(f, "{comma}{device} {}", gib(*bytes))?;
-        }
-        Ok(())
-    }
-}
-
-impl Serialize for MemoryTable {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.entries.len()))?;
-        for (device, bytes) in &self.entries {
-            map.serialize_entry(device, bytes)?;
-        }
-        map.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for MemoryTable {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> de::Visitor<'de> for Entries {
-            type Value = Vec<(Device, u64)>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of devices and bytes")
-            }
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    if entries.len() > MAX_DEVICES as usize {
-                        return Err(de::Error::custom("a memory table has at most 128 devices"));
-                    }
-                    entries.push(entry);
-                }
-                Ok(entries)
-            }
-        }
-        let entries = deserializer.deserialize_map(Entries)?;
-        Self::new(entries).ok_or_else(|| de::Error::custom("a device stands twice, or the disk has a size"))
     }
 }
 
@@ -198,14 +116,5 @@ mod tests {
         {
             assert!(matches!(MemoryTable::parse(bad), Err(DeviceMapError::BadMemoryTable { .. })), "{bad}");
         }
-    }
-
-    #[test]
-    fn survives_json() {
-        let table = MemoryTable::parse("2x24GiB,cpu=1GiB").unwrap();
-        let json = serde_json::to_string(&table).unwrap();
-        assert_eq!(json, r#"{"0":25769803776,"1":25769803776,"cpu":1073741824}"#);
-        assert_eq!(serde_json::from_str::<MemoryTable>(&json).unwrap(), table);
-        assert!(serde_json::from_str::<MemoryTable>(r#"{"0":1,"0":2}"#).is_err());
     }
 }

@@ -13,13 +13,13 @@
 //! more memory never turns a fitting model into an unfitting one.
 
 use std::cmp::Reverse;
-use std::fmt;
 
 use indexmap::IndexMap;
-use serde::Serialize;
 
-use super::{Device, DeviceMap, DeviceUse, MemoryTable, Module, PlannerId, Request, Reserves, Why, gib};
-use crate::error::{DeviceMapError, DeviceNeed, DoesNotFit};
+use super::{DeviceMap, DeviceUse, Module, PlannerId, Request, Reserves, Why};
+use crate::device::{Device, MemoryTable};
+use crate::error::{DeviceMapError, DeviceNeed, DoesNotFit, Remedy};
+use crate::size::gib;
 use crate::structure::Role;
 
 /// Name and version of this planner.
@@ -40,46 +40,6 @@ const MAX_MORE_GPUS: u32 = 64;
 
 /// Shortest context that a refusal proposes; with less there is no conversation.
 const MIN_CONTEXT: u64 = 256;
-
-/// A change that was tried and makes the model fit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Remedy {
-    /// Keep nothing free per device.
-    WithoutReserve,
-    /// At most this many tokens of text.
-    Context {
-        /// The largest context that fits.
-        tokens: u64,
-    },
-    /// Weights in int8.
-    Int8,
-    /// Further accelerators, as large as the last one.
-    MoreGpus {
-        /// How many.
-        count: u32,
-        /// Bytes of each.
-        bytes: u64,
-    },
-    /// Host memory for decoder layers; proposed only where some was allowed already.
-    AllowCpu {
-        /// The least budget that fits.
-        bytes: u64,
-    },
-}
-
-impl fmt::Display for Remedy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Remedy::WithoutReserve => f.write_str("no --reserve"),
-            Remedy::Context { tokens } => write!(f, "--context {tokens}"),
-            Remedy::Int8 => f.write_str("--int8"),
-            Remedy::MoreGpus { count: 1, bytes } => write!(f, "one more GPU of {}", gib(*bytes)),
-            Remedy::MoreGpus { count, bytes } => write!(f, "{count} more GPUs of {}", gib(*bytes)),
-            Remedy::AllowCpu { bytes } => write!(f, "--allow-cpu of {} ({bytes} bytes)", gib(*bytes)),
-        }
-    }
-}
 
 /// Plans a map by the rules of this module.
 ///

@@ -19,17 +19,17 @@ mod reserves;
 mod rules;
 mod tree;
 
-use std::fmt;
-
 use indexmap::IndexMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use crate::structure::Role;
 
-pub use accelerate::{ACCELERATE, Exception, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
-pub use memory::{MAX_DEVICES, MemoryTable, parse_size};
+pub use crate::device::{Device, MAX_DEVICES, MemoryTable};
+pub use crate::error::{Exception, Remedy};
+pub use accelerate::{ACCELERATE, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
+pub use memory::parse_size;
 pub(crate) use mgm::EXPLICIT_KEYS;
-pub use mgm::{MGM, Remedy, plan_mgm};
+pub use mgm::{MGM, plan_mgm};
 pub use models::{
     Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted, tree_of_config,
 };
@@ -37,86 +37,6 @@ pub use profile::{Profile, ProfileMemory};
 pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
 pub use rules::{BrokenRule, broken_rules};
 pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
-
-/// A place for weights. Serializes as accelerate writes it: `0`, `1`, `"mps"`, `"cpu"`, `"disk"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Device {
-    /// The accelerator of this number.
-    Gpu(u32),
-    /// Apple's accelerator; only accelerate's planner knows it.
-    Mps,
-    /// Host memory.
-    Cpu,
-    /// Files; only accelerate's planner uses it.
-    Disk,
-}
-
-impl Device {
-    /// The number of an accelerator.
-    pub fn gpu(self) -> Option<u32> {
-        match self {
-            Device::Gpu(id) => Some(id),
-            Device::Mps | Device::Cpu | Device::Disk => None,
-        }
-    }
-
-    /// The word that stands for the device in a map, except for accelerators, which are numbers.
-    fn word(self) -> Option<&'static str> {
-        match self {
-            Device::Gpu(_) => None,
-            Device::Mps => Some("mps"),
-            Device::Cpu => Some("cpu"),
-            Device::Disk => Some("disk"),
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self, self.word()) {
-            (Device::Gpu(id), _) => write!(f, "gpu {id}"),
-            (_, word) => f.write_str(word.unwrap_or_default()),
-        }
-    }
-}
-
-impl Serialize for Device {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Device::Gpu(id) => serializer.serialize_u32(*id),
-            other => serializer.serialize_str(other.word().unwrap_or_default()),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Device {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Word;
-        impl de::Visitor<'_> for Word {
-            type Value = Device;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a device number, \"mps\", \"cpu\" or \"disk\"")
-            }
-            fn visit_u64<E: de::Error>(self, id: u64) -> Result<Device, E> {
-                u32::try_from(id).map(Device::Gpu).map_err(|_| E::custom("a device number is too large"))
-            }
-            // The keys of a JSON object are strings, also for accelerators.
-            fn visit_str<E: de::Error>(self, word: &str) -> Result<Device, E> {
-                match word {
-                    "mps" => Ok(Device::Mps),
-                    "cpu" => Ok(Device::Cpu),
-                    "disk" => Ok(Device::Disk),
-                    id if id.bytes().all(|b| b.is_ascii_digit()) => id
-                        .parse()
-                        .map(Device::Gpu)
-                        .map_err(|_| E::invalid_value(de::Unexpected::Str(id), &self)),
-                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Word)
-    }
-}
 
 /// One unit that a planner places whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,32 +139,10 @@ pub struct Why {
     pub reason: String,
 }
 
-/// Bytes as GiB with two decimals, for texts.
-pub fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::structure::role_of_module;
-
-    #[test]
-    fn devices_are_written_as_accelerate_writes_them() {
-        let map: IndexMap<String, Device> =
-            serde_json::from_str(r#"{"a":0,"b":"cpu","c":"disk","d":"mps"}"#).unwrap();
-        assert_eq!(
-            map.values().copied().collect::<Vec<_>>(),
-            [Device::Gpu(0), Device::Cpu, Device::Disk, Device::Mps]
-        );
-        assert_eq!(serde_json::to_string(&map).unwrap(), r#"{"a":0,"b":"cpu","c":"disk","d":"mps"}"#);
-        let keys: IndexMap<Device, u8> = [(Device::Gpu(3), 1), (Device::Cpu, 2)].into_iter().collect();
-        let json = serde_json::to_string(&keys).unwrap();
-        assert_eq!(json, r#"{"3":1,"cpu":2}"#);
-        assert_eq!(serde_json::from_str::<IndexMap<Device, u8>>(&json).unwrap(), keys);
-        assert!(serde_json::from_str::<Device>("\"tpu\"").is_err());
-        assert!(serde_json::from_str::<Device>("\"\"").is_err());
-    }
 
     #[test]
     fn layers_and_norms_work_from_host_memory_and_nothing_else() {

@@ -6,7 +6,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceMap, DeviceUse, MemoryTable, PlannerId, Why};
+use super::{DeviceMap, DeviceUse, PlannerId, Why};
+use crate::device::{Device, MemoryTable};
 
 /// A map and the memory it was planned for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::Device;
+use crate::device::Device;
 
 /// A rule that a map breaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -16,7 +16,7 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 
-use crate::device_map::{Device, MAX_DEVICES, MemoryTable};
+use crate::device::{Device, MAX_DEVICES, MemoryTable};
 
 /// What this machine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

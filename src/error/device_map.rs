@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Explain;
-use crate::device_map::{Device, Exception, MemoryTable, Remedy, gib};
+use crate::device::{Device, MemoryTable};
+use crate::size::gib;
 
 /// A device map was asked for that cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +105,70 @@ impl fmt::Display for DoesNotFit {
             self.shortfall,
             self.device
         )
+    }
+}
+
+/// A change that was tried and makes the model fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    /// Keep nothing free per device.
+    WithoutReserve,
+    /// At most this many tokens of text.
+    Context {
+        /// The largest context that fits.
+        tokens: u64,
+    },
+    /// Weights in int8.
+    Int8,
+    /// Further accelerators, as large as the last one.
+    MoreGpus {
+        /// How many.
+        count: u32,
+        /// Bytes of each.
+        bytes: u64,
+    },
+    /// Host memory for decoder layers; proposed only where some was allowed already.
+    AllowCpu {
+        /// The least budget that fits.
+        bytes: u64,
+    },
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remedy::WithoutReserve => f.write_str("no --reserve"),
+            Remedy::Context { tokens } => write!(f, "--context {tokens}"),
+            Remedy::Int8 => f.write_str("--int8"),
+            Remedy::MoreGpus { count: 1, bytes } => write!(f, "one more GPU of {}", gib(*bytes)),
+            Remedy::MoreGpus { count, bytes } => write!(f, "{count} more GPUs of {}", gib(*bytes)),
+            Remedy::AllowCpu { bytes } => write!(f, "--allow-cpu of {} ({bytes} bytes)", gib(*bytes)),
+        }
+    }
+}
+
+/// An exception type of Python.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exception {
+    /// A size or a device that accelerate does not know.
+    ValueError,
+    /// A tied parameter whose module was placed already.
+    IndexError,
+    /// A tensor that would have to be split.
+    AttributeError,
+    /// An infinite size.
+    OverflowError,
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Exception::ValueError => "ValueError",
+            Exception::IndexError => "IndexError",
+            Exception::AttributeError => "AttributeError",
+            Exception::OverflowError => "OverflowError",
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Errors of loading a bundle onto devices.
 
 use super::Explain;
-use crate::device_map::{Device, gib};
+use crate::device::Device;
+use crate::size::gib;
 use crate::tensor::Dtype;
 
 /// A bundle could not be brought onto its devices.

@@ -22,7 +22,7 @@ mod torch;
 pub use bundle::BundleError;
 pub use checkpoint::{Change, CheckpointError, InFile, NodeKind};
 pub use convert::ConvertError;
-pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit};
+pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit, Exception, Remedy};
 pub use family::FamilyError;
 pub use header::{Disguise, HeaderFault};
 pub use hub::HubError;

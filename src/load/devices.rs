@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::device_map::{Device, MemoryTable, Profile};
+use crate::device::{Device, MemoryTable};
+use crate::device_map::Profile;
 
 /// One memory that tensors are placed in.
 #[derive(Clone, Debug)]
