@@ -1,9 +1,13 @@
 //! A finished bundle: checked against its seal, and read.
 //!
-//! `verify` owns the check of every byte, `open` the reading of tensors and their decoding to values.
+//! `verify` owns the check of every byte, over the `contents` of a folder or a tar; `open` the reading of tensors and their
+//! decoding to values.
 
+mod contents;
+mod finding;
 mod open;
 mod verify;
 
+pub use finding::{Finding, FindingKind};
 pub use open::{Bundle, Weight};
-pub use verify::{Finding, FindingKind, Report, read_manifest, verify};
+pub use verify::{Report, read_manifest, verify};

@@ -1,18 +1,19 @@
 //! A bundle, opened and checked: every byte against the seal, every finding told.
 //!
 //! The check is closed-world: the manifest's files are all that may be there, as regular files without links;
-//! the only file it need not list is a later signature. A folder and a released tar go through the same
-//! checks. Carries out formats/bundle.md, "Verification".
+//! the only file it need not list is a later signature. Owns the checks, through which a folder and a released tar go
+//! alike; `contents` lists and opens either. Carries out formats/bundle.md, "Verification".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::archive;
+use super::contents::{Contents, Entry, Folder, Tar};
+use super::finding::{Finding, FindingKind};
 use crate::checkpoint::safetensors::{self, Header};
 use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, ConvertError, Result};
@@ -26,47 +27,6 @@ use crate::progress::{Progress, Stage, Stop};
 const READ_LEN: usize = 1 << 20;
 /// Largest signature accepted beside a bundle.
 const MAX_SIGNATURE_LEN: u64 = 1 << 20;
-/// Most entries of a folder that are listed before the check gives up.
-const MAX_ENTRIES: usize = 200_000;
-
-/// Something that is not as the seal says.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Finding {
-    /// The file, as the manifest or the folder names it.
-    pub path: String,
-    /// What kind of difference it is.
-    pub kind: FindingKind,
-    /// What the seal says.
-    pub expected: String,
-    /// What is there.
-    pub found: String,
-}
-
-/// The kinds of findings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FindingKind {
-    /// A file of the manifest is not there.
-    Missing,
-    /// A file that the manifest does not list.
-    Extra,
-    /// Another length.
-    Size,
-    /// Another digest.
-    Digest,
-    /// A link, folder, pipe or device where a file should be, or an empty folder.
-    NotAFile,
-    /// A file that cannot be read.
-    Unreadable,
-    /// A shard whose header and the manifest disagree.
-    Header,
-    /// The manifest contradicts itself or the bundle's own lists.
-    Manifest,
-    /// Another bundle than the one asked for.
-    Id,
-    /// Bytes of a tar outside its files are not those that a release has.
-    Archive,
-}
 
 /// What a check found out.
 #[derive(Clone, Debug, Serialize)]
@@ -81,25 +41,6 @@ pub struct Report {
     pub bytes: u64,
     /// All findings, sorted by path.
     pub findings: Vec<Finding>,
-}
-
-/// Where the bytes of a bundle come from.
-trait Contents: Sync {
-    /// The paths of all entries, with the length of the regular files.
-    fn entries(&self) -> &BTreeMap<String, Entry>;
-    /// Opens a regular file.
-    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>>;
-    /// What is wrong with the bytes that hold the files together.
-    fn findings(&self) -> &[Finding] {
-        &[]
-    }
-}
-
-/// One entry of a folder or tar.
-#[derive(Clone, Copy, Debug)]
-enum Entry {
-    File { len: u64, offset: u64 },
-    Other(&'static str),
 }
 
 /// Checks the bundle at `path`, a folder or a tar made by `release`.
@@ -193,12 +134,6 @@ fn check(
         bytes: hashed,
         findings,
     })
-}
-
-impl Finding {
-    fn new(path: &str, kind: FindingKind, expected: impl ToString, found: impl ToString) -> Self {
-        Self { path: path.to_owned(), kind, expected: expected.to_string(), found: found.to_string() }
-    }
 }
 
 /// What must hold inside the manifest itself.
@@ -430,161 +365,4 @@ fn read_limited(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {limit} bytes")));
     }
     Ok(bytes)
-}
-
-/// A bundle in a folder.
-struct Folder {
-    root: PathBuf,
-    entries: BTreeMap<String, Entry>,
-}
-
-impl Folder {
-    fn list(root: &Path) -> Result<Self> {
-        let mut entries = BTreeMap::new();
-        let failed = |path: &Path, cause| BundleError::Io {
-            doing: "listing the bundle",
-            path: path.to_owned(),
-            cause,
-        };
-        let mut folders = vec![(root.to_owned(), String::new())];
-        while let Some((dir, prefix)) = folders.pop() {
-            let mut empty = true;
-            for entry in fs::read_dir(&dir).map_err(|cause| failed(&dir, cause))? {
-                let entry = entry.map_err(|cause| failed(&dir, cause))?;
-                empty = false;
-                let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
-                let meta = entry.path().symlink_metadata().map_err(|cause| failed(&entry.path(), cause))?;
-                if meta.is_dir() {
-                    folders.push((entry.path(), format!("{path}/")));
-                    continue;
-                }
-                let kind = if meta.is_file() {
-                    Entry::File { len: meta.len(), offset: 0 }
-                } else if meta.is_symlink() {
-                    Entry::Other("a symbolic link")
-                } else {
-                    Entry::Other("a pipe, socket or device")
-                };
-                entries.insert(path, kind);
-                if entries.len() > MAX_ENTRIES {
-                    let why = format!("it holds more than {MAX_ENTRIES} files");
-                    return Err(BundleError::NotABundle { path: root.to_owned(), why }.into());
-                }
-            }
-            if empty && !prefix.is_empty() {
-                entries.insert(prefix, Entry::Other("an empty folder"));
-            }
-        }
-        Ok(Self { root: root.to_owned(), entries })
-    }
-}
-
-impl Contents for Folder {
-    fn entries(&self) -> &BTreeMap<String, Entry> {
-        &self.entries
-    }
-
-    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
-        if !is_bundle_path(path) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path of a bundle"));
-        }
-        Ok(Box::new(File::open(self.root.join(path))?))
-    }
-}
-
-/// A bundle in a tar, or in the parts of one.
-struct Tar {
-    parts: archive::Parts,
-    entries: BTreeMap<String, Entry>,
-    findings: Vec<Finding>,
-}
-
-impl Tar {
-    fn list(path: &Path) -> io::Result<Self> {
-        let parts = archive::Parts::open(path)?;
-        let mut entries = BTreeMap::new();
-        let mut archive = tar::Archive::new(parts.reader(0));
-        let mut root: Option<String> = None;
-        for entry in archive.entries_with_seek()? {
-            let entry = entry?;
-            let name = String::from_utf8(entry.path_bytes().into_owned())
-                .map_err(|_| invalid("a name is not UTF-8"))?;
-            let (folder, path) =
-                name.split_once('/').ok_or_else(|| invalid("a file outside the bundle's folder"))?;
-            if root.get_or_insert_with(|| folder.to_owned()) != folder {
-                return Err(invalid("more than one folder"));
-            }
-            let kind = if entry.header().entry_type().is_file() {
-                Entry::File { len: entry.size(), offset: entry.raw_file_position() }
-            } else {
-                Entry::Other("not a regular file")
-            };
-            if entries.insert(path.to_owned(), kind).is_some() {
-                return Err(invalid("a file that stands twice"));
-            }
-            if entries.len() > MAX_ENTRIES {
-                return Err(invalid("too many files"));
-            }
-        }
-        let findings = check_frame(&parts, root.as_deref().unwrap_or_default(), &entries)?;
-        Ok(Self { parts, entries, findings })
-    }
-}
-
-/// Every byte outside the files is what `release` writes: heads in the order of paths, padding, the end.
-///
-/// No digest covers these bytes, but the files' names and lengths leave them no choice.
-fn check_frame(
-    parts: &archive::Parts,
-    folder: &str,
-    entries: &BTreeMap<String, Entry>,
-) -> io::Result<Vec<Finding>> {
-    const ZEROS: [u8; archive::END_LEN as usize] = [0; archive::END_LEN as usize];
-    let too_long = || invalid("a length beyond all tars");
-    let mut findings = Vec::new();
-    let mut complain = |path: &str| {
-        findings.push(Finding::new(
-            path,
-            FindingKind::Archive,
-            "the tar of a release",
-            "other bytes around it",
-        ));
-    };
-    let mut at = 0;
-    for (path, entry) in entries {
-        let Entry::File { len, offset } = *entry else { continue };
-        let head = archive::member_head(folder, path, len)?;
-        let end = offset.checked_add(len).ok_or_else(too_long)?;
-        let next = end.checked_next_multiple_of(archive::BLOCK_LEN).ok_or_else(too_long)?;
-        let padding = &ZEROS[..(next - end) as usize];
-        if offset != at + head.len() as u64 || !parts.holds(at, &head)? || !parts.holds(end, padding)? {
-            complain(path);
-        }
-        at = next;
-    }
-    if parts.len() != at.saturating_add(archive::END_LEN) || !parts.holds(at, &ZEROS)? {
-        complain("the end of the tar");
-    }
-    Ok(findings)
-}
-
-fn invalid(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
-}
-
-impl Contents for Tar {
-    fn entries(&self) -> &BTreeMap<String, Entry> {
-        &self.entries
-    }
-
-    fn findings(&self) -> &[Finding] {
-        &self.findings
-    }
-
-    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
-        match self.entries.get(path) {
-            Some(Entry::File { len, offset }) => Ok(Box::new(self.parts.reader(*offset).take(*len))),
-            _ => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! The model tree: modules, tensors and ties as the model class registers them, and their sizes.
 //!
 //! Owns what accelerate looks at when it plans: names, classes, the order of children, parameters and buffers
-//! (also those that no checkpoint holds, such as rotary caches). Leaves the building of trees to `models.rs`
+//! (also those that no checkpoint holds, such as rotary caches). Leaves the building of trees to `models`
 //! and the placing to the planners. Sizes are in bits, because accelerate counts a bool as an eighth of a byte
 //! and a 4-bit weight as half of one.
 

@@ -1,14 +1,19 @@
 //! Model trees built from `config.json`, without Python.
 //!
-//! Owns names, classes, shapes and the order of registration of the language models mgpack knows, of MGM's
-//! vision half, and of the buffers that no checkpoint holds. Leaves the reading of files to the caller: a
-//! config comes in parsed. Source: transformers 4.36.2 (Llama, Mistral, Mixtral), 4.39.0 (Gemma, Qwen2),
+//! Owns names, classes, shapes and the order of registration of the language models mgpack knows, and of the buffers
+//! that no checkpoint holds. `vision` adds MGM's vision half, `builder` collects. Leaves the reading of files to the
+//! caller: a config comes in parsed. Source: transformers 4.36.2 (Llama, Mistral, Mixtral), 4.39.0 (Gemma, Qwen2),
 //! 4.51.3 (Qwen3) and MGM at commit 769820c, each built on the meta device and compared.
+
+mod builder;
+mod vision;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ModelTree, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
+use self::builder::Builder;
+use self::vision::vision_half;
+use super::{ModelTree, Sizing, TensorKind, TreeTensor, torch_dtype};
 use crate::error::DeviceMapError;
 use crate::tensor::Dtype;
 
@@ -180,7 +185,7 @@ pub fn build_tree(
     if architecture == Architecture::Mixtral && experts * config.num_hidden_layers > MAX_EXPERTS {
         return Err(bad("num_local_experts", &experts.to_string()));
     }
-    let mut tree = Builder { dtype, params: Vec::new(), buffers: Vec::new(), modules: Vec::new() };
+    let mut tree = Builder::new(dtype);
     let class = architecture.class();
     let prefix = if vision == Vision::None { "" } else { "MGM" };
     tree.module("", &format!("{prefix}{class}ForCausalLM"));
@@ -318,7 +323,7 @@ fn decoder_layer(
         tree.module(&rotary, &format!("{class}RotaryEmbedding"));
         if architecture != Architecture::Gemma {
             let positions = config.max_position_embeddings.unwrap_or(2048);
-            let dtype = tree.dtype;
+            let dtype = tree.dtype();
             tree.buffer(&format!("{rotary}.inv_freq"), &[head_dim.div_ceil(2)], Dtype::F32);
             tree.buffer(&format!("{rotary}.cos_cached"), &[positions, head_dim], dtype);
             tree.buffer(&format!("{rotary}.sin_cached"), &[positions, head_dim], dtype);
@@ -360,196 +365,6 @@ fn decoder_layer(
 
 fn product(field: &'static str, a: u64, b: u64) -> Result<u64, DeviceMapError> {
     a.checked_mul(b).ok_or_else(|| bad(field, &a.to_string()))
-}
-
-/// MGM's vision half, in the order in which it registers its modules.
-fn vision_half(tree: &mut Builder, config: &ModelConfig, vision: Vision) -> Result<(), DeviceMapError> {
-    let width = config.mm_hidden_size.unwrap_or(CLIP_WIDTH);
-    let width_aux = config.mm_hidden_size_aux.unwrap_or(CONVNEXT_WIDTHS.iter().sum());
-    tree.module("model.vision_tower", "CLIPVisionTower");
-    if vision == Vision::Full {
-        clip_tower(tree);
-    }
-    projector(tree, config, width)?;
-    tree.module("model.vision_tower_aux", "OpenCLIPVisionTower");
-    if vision == Vision::Full {
-        convnext_tower(tree);
-        for (name, from) in [("query", width), ("aux", width_aux), ("val", width_aux)] {
-            let name = format!("model.vlm_uni_{name}_projector");
-            tree.module(&name, "Sequential");
-            tree.layer_norm(&format!("{name}.0"), "LayerNorm", from);
-            tree.linear(&format!("{name}.1"), width, from, true);
-        }
-    }
-    Ok(())
-}
-
-fn projector(tree: &mut Builder, config: &ModelConfig, width: u64) -> Result<(), DeviceMapError> {
-    let kind = config.mm_projector_type.as_deref().unwrap_or("linear");
-    let hidden = config.hidden_size;
-    if kind == "linear" {
-        tree.linear("model.mm_projector", hidden, width, true);
-        return Ok(());
-    }
-    let depth = kind.strip_prefix("mlp").and_then(|rest| rest.strip_suffix("x_gelu"));
-    let depth =
-        depth.and_then(|depth| depth.parse::<u64>().ok()).filter(|depth| (1..=MAX_PARTS).contains(depth));
-    let depth = depth.ok_or_else(|| bad("mm_projector_type", kind))?;
-    tree.module("model.mm_projector", "Sequential");
-    tree.linear("model.mm_projector.0", hidden, width, true);
-    for stage in 1..depth {
-        tree.module(&format!("model.mm_projector.{}", 2 * stage - 1), "GELU");
-        tree.linear(&format!("model.mm_projector.{}", 2 * stage), hidden, hidden, true);
-    }
-    Ok(())
-}
-
-/// CLIP ViT-L/14 at 336 pixels.
-const CLIP_WIDTH: u64 = 1024;
-const CLIP_LAYERS: u64 = 24;
-const CLIP_PATCH: u64 = 14;
-const CLIP_POSITIONS: u64 = (336 / CLIP_PATCH) * (336 / CLIP_PATCH) + 1;
-
-fn clip_tower(tree: &mut Builder) {
-    let width = CLIP_WIDTH;
-    let tower = "model.vision_tower.vision_tower";
-    let model = format!("{tower}.vision_model");
-    tree.module(tower, "CLIPVisionModel");
-    tree.module(&model, "CLIPVisionTransformer");
-    let embeddings = format!("{model}.embeddings");
-    tree.module(&embeddings, "CLIPVisionEmbeddings");
-    tree.param(&format!("{embeddings}.class_embedding"), &[width]);
-    tree.buffer(&format!("{embeddings}.position_ids"), &[1, CLIP_POSITIONS], Dtype::I64);
-    tree.module(&format!("{embeddings}.patch_embedding"), "Conv2d");
-    tree.param(&format!("{embeddings}.patch_embedding.weight"), &[width, 3, CLIP_PATCH, CLIP_PATCH]);
-    tree.module(&format!("{embeddings}.position_embedding"), "Embedding");
-    tree.param(&format!("{embeddings}.position_embedding.weight"), &[CLIP_POSITIONS, width]);
-    tree.layer_norm(&format!("{model}.pre_layrnorm"), "LayerNorm", width);
-    tree.module(&format!("{model}.encoder"), "CLIPEncoder");
-    tree.module(&format!("{model}.encoder.layers"), "ModuleList");
-    for layer in 0..CLIP_LAYERS {
-        let layer = format!("{model}.encoder.layers.{layer}");
-        tree.module(&layer, "CLIPEncoderLayer");
-        tree.module(&format!("{layer}.self_attn"), "CLIPAttention");
-        for projection in ["k_proj", "v_proj", "q_proj", "out_proj"] {
-            tree.linear(&format!("{layer}.self_attn.{projection}"), width, width, true);
-        }
-        tree.layer_norm(&format!("{layer}.layer_norm1"), "LayerNorm", width);
-        tree.module(&format!("{layer}.mlp"), "CLIPMLP");
-        tree.module(&format!("{layer}.mlp.activation_fn"), "QuickGELUActivation");
-        tree.linear(&format!("{layer}.mlp.fc1"), 4 * width, width, true);
-        tree.linear(&format!("{layer}.mlp.fc2"), width, 4 * width, true);
-        tree.layer_norm(&format!("{layer}.layer_norm2"), "LayerNorm", width);
-    }
-    tree.layer_norm(&format!("{model}.post_layernorm"), "LayerNorm", width);
-}
-
-/// OpenCLIP's ConvNeXt-Large: blocks and channels per stage.
-const CONVNEXT_DEPTHS: [u64; 4] = [3, 3, 27, 3];
-const CONVNEXT_WIDTHS: [u64; 4] = [192, 384, 768, 1536];
-
-fn convnext_tower(tree: &mut Builder) {
-    let tower = "model.vision_tower_aux";
-    let [mut before, ..] = CONVNEXT_WIDTHS;
-    tree.module(&format!("{tower}.vision_stem"), "Sequential");
-    tree.conv(&format!("{tower}.vision_stem.0"), &[before, 3, 4, 4]);
-    tree.layer_norm(&format!("{tower}.vision_stem.1"), "LayerNorm2d", before);
-    tree.module(&format!("{tower}.vision_stages"), "Sequential");
-    for (at, (depth, width)) in CONVNEXT_DEPTHS.into_iter().zip(CONVNEXT_WIDTHS).enumerate() {
-        let stage = format!("{tower}.vision_stages.{at}");
-        tree.module(&stage, "ConvNeXtStage");
-        if at == 0 {
-            tree.module(&format!("{stage}.downsample"), "Identity");
-        } else {
-            tree.module(&format!("{stage}.downsample"), "Sequential");
-            tree.layer_norm(&format!("{stage}.downsample.0"), "LayerNorm2d", before);
-            tree.conv(&format!("{stage}.downsample.1"), &[width, before, 2, 2]);
-        }
-        tree.module(&format!("{stage}.blocks"), "Sequential");
-        for block in 0..depth {
-            // The rate of the dropped paths rises from 0: the very first block drops none.
-            let drop_path = if at == 0 && block == 0 { "Identity" } else { "DropPath" };
-            let block = format!("{stage}.blocks.{block}");
-            tree.module(&block, "ConvNeXtBlock");
-            tree.param(&format!("{block}.gamma"), &[width]);
-            tree.conv(&format!("{block}.conv_dw"), &[width, 1, 7, 7]);
-            tree.layer_norm(&format!("{block}.norm"), "LayerNorm", width);
-            tree.module(&format!("{block}.mlp"), "Mlp");
-            tree.linear(&format!("{block}.mlp.fc1"), 4 * width, width, true);
-            tree.module(&format!("{block}.mlp.act"), "GELU");
-            tree.module(&format!("{block}.mlp.drop1"), "Dropout");
-            tree.module(&format!("{block}.mlp.norm"), "Identity");
-            tree.linear(&format!("{block}.mlp.fc2"), width, 4 * width, true);
-            tree.module(&format!("{block}.mlp.drop2"), "Dropout");
-            tree.module(&format!("{block}.shortcut"), "Identity");
-            tree.module(&format!("{block}.drop_path"), drop_path);
-        }
-        before = width;
-    }
-}
-
-/// Collects modules in the order of registration, with their tensors.
-struct Builder {
-    dtype: Dtype,
-    modules: Vec<TreeModule>,
-    params: Vec<TreeTensor>,
-    buffers: Vec<TreeTensor>,
-}
-
-impl Builder {
-    fn module(&mut self, name: &str, class: &str) {
-        self.modules.push(TreeModule { name: name.to_owned(), class: class.to_owned() });
-    }
-
-    fn param(&mut self, name: &str, shape: &[u64]) {
-        self.push_param(name.to_owned(), shape, false);
-    }
-
-    fn push_param(&mut self, name: String, shape: &[u64], linear: bool) {
-        let kind = TensorKind::Param { linear };
-        self.params.push(TreeTensor { name, shape: shape.to_vec(), dtype: self.dtype, kind });
-    }
-
-    fn buffer(&mut self, name: &str, shape: &[u64], dtype: Dtype) {
-        let kind = TensorKind::Buffer { persistent: false };
-        self.buffers.push(TreeTensor { name: name.to_owned(), shape: shape.to_vec(), dtype, kind });
-    }
-
-    fn linear_weight(&mut self, name: &str, out: u64, inp: u64) {
-        self.push_param(format!("{name}.weight"), &[out, inp], true);
-    }
-
-    fn linear(&mut self, name: &str, out: u64, inp: u64, bias: bool) {
-        self.module(name, "Linear");
-        self.linear_weight(name, out, inp);
-        if bias {
-            self.push_param(format!("{name}.bias"), &[out], false);
-        }
-    }
-
-    fn conv(&mut self, name: &str, shape: &[u64]) {
-        self.module(name, "Conv2d");
-        self.param(&format!("{name}.weight"), shape);
-        self.param(&format!("{name}.bias"), shape.get(..1).unwrap_or_default());
-    }
-
-    /// A norm with a weight only.
-    fn norm(&mut self, name: &str, class: &str, width: u64) {
-        self.module(name, class);
-        self.param(&format!("{name}.weight"), &[width]);
-    }
-
-    /// A norm with weight and bias.
-    fn layer_norm(&mut self, name: &str, class: &str, width: u64) {
-        self.norm(name, class, width);
-        self.param(&format!("{name}.bias"), &[width]);
-    }
-
-    fn finish(mut self, tied: Vec<Vec<String>>) -> ModelTree {
-        self.params.append(&mut self.buffers);
-        let tree = ModelTree { modules: self.modules, tensors: self.params, tied, ..ModelTree::default() };
-        tree.with_direct_params()
-    }
 }
 
 #[cfg(test)]

@@ -10,15 +10,16 @@
 //! sequence of budgets. For such a sequence, filling each device as far as it goes loses nothing: any other
 //! contiguous placement can be shifted forward onto it. Every choice that remains (which accelerator is the
 //! first in use, how many layers go to the host) is tried. So a placement is found whenever there is one, and
-//! more memory never turns a fitting model into an unfitting one.
+//! more memory never turns a fitting model into an unfitting one. Where there is none, `refusal` says what is missing and
+//! what would help.
 
-use std::cmp::Reverse;
+mod refusal;
 
 use indexmap::IndexMap;
 
 use super::{DeviceMap, DeviceUse, Module, PlannerId, Request, Reserves, Why};
-use crate::device::{Device, MemoryTable};
-use crate::error::{DeviceMapError, DeviceNeed, DoesNotFit, Remedy};
+use crate::device::Device;
+use crate::error::DeviceMapError;
 use crate::size::gib;
 use crate::structure::Role;
 
@@ -34,12 +35,6 @@ pub(crate) const EXPLICIT_KEYS: [&str; 5] = [
     "model.vlm_uni_aux_projector",
     "model.vlm_uni_val_projector",
 ];
-
-/// Most accelerators that a refusal proposes to add.
-const MAX_MORE_GPUS: u32 = 64;
-
-/// Shortest context that a refusal proposes; with less there is no conversation.
-const MIN_CONTEXT: u64 = 256;
 
 /// Plans a map by the rules of this module.
 ///
@@ -333,71 +328,6 @@ impl<'a> Problem<'a> {
         }
         DeviceMap { planner: PlannerId { name: MGM.0.to_owned(), version: MGM.1 }, map, used, why }
     }
-
-    /// What accelerator `at` alone would need, all others as they are: those before it are filled from the
-    /// front, those behind it from the back, and it takes what remains.
-    fn needed(&self, at: usize) -> Option<u128> {
-        (0..=at)
-            .filter_map(|home| {
-                let mut rest = self.flow.as_slice();
-                if home < at {
-                    for device in home..at {
-                        let room = match self.room(device, home, 0) {
-                            Some(room) => room,
-                            None if device == home => return None,
-                            None => continue,
-                        };
-                        rest = rest.get(fitting(rest.iter(), room)..)?;
-                    }
-                }
-                for device in (at + 1..self.gpus.len()).rev() {
-                    if let Some(room) = self.room(device, home, 0) {
-                        let kept = rest.len() - fitting(rest.iter().rev(), room);
-                        rest = rest.get(..kept)?;
-                    }
-                }
-                let fixed = if at == home { self.home_cost() } else { u128::from(self.reserves.per_device) };
-                Some(fixed + rest.iter().map(Item::cost).sum::<u128>())
-            })
-            .min()
-    }
-
-    fn refuse(&self, req: &Request<'_>) -> DoesNotFit {
-        let saturate = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
-        let mut needs: Vec<DeviceNeed> = self
-            .gpus
-            .iter()
-            .enumerate()
-            .filter_map(|(at, &(device, budget))| {
-                Some(DeviceNeed { device, budget, needed: saturate(self.needed(at)?) })
-            })
-            .collect();
-        let host_need = req.allow_cpu.and_then(|budget| {
-            let least = self.place_with_host(u64::MAX)?;
-            let off = self.flow.iter().zip(&least.flow).filter(|(_, place)| place.is_none());
-            let needed = off.map(|(item, _)| item.module.bytes).fold(0, u64::saturating_add);
-            Some(DeviceNeed { device: Device::Cpu, budget, needed })
-        });
-        needs.extend(host_need);
-        let missing = |need: &DeviceNeed| need.needed.saturating_sub(need.budget);
-        let least = needs.iter().enumerate().min_by_key(|(at, need)| (missing(need), Reverse(*at)));
-        let (shortfall, device) = least.map_or((0, Device::Cpu), |(_, need)| (missing(need), need.device));
-        let need = self.home_cost()
-            + self.flow.iter().map(Item::cost).sum::<u128>()
-            + u128::from(self.reserves.per_device) * self.gpus.len().saturating_sub(1) as u128;
-        let remedies = remedies(req, needs.iter().find(|need| need.device == Device::Cpu));
-        DoesNotFit { shortfall, device, need: saturate(need), needs, memory: req.memory.clone(), remedies }
-    }
-}
-
-/// How many of `items` fit into `room`, in their order.
-fn fitting<'a>(items: impl Iterator<Item = &'a Item<'a>>, mut room: u128) -> usize {
-    items
-        .map_while(|item| {
-            room = room.checked_sub(item.cost())?;
-            Some(())
-        })
-        .count()
 }
 
 fn pin_reason(role: Role) -> &'static str {
@@ -411,69 +341,29 @@ fn pin_reason(role: Role) -> &'static str {
     }
 }
 
-/// Tries each change by itself, smallest first, and returns those that make the model fit.
-fn remedies(req: &Request<'_>, host: Option<&DeviceNeed>) -> Vec<Remedy> {
-    let fits = |changed: &Request<'_>| Problem::new(changed).place(changed.allow_cpu).is_some();
-    let mut found = Vec::new();
-    if req.reserves.per_device > 0 {
-        let reserves = Reserves { per_device: 0, ..req.reserves };
-        if fits(&Request { reserves, ..*req }) {
-            found.push(Remedy::WithoutReserve);
-        }
-    }
-    if let Some(workload) = req.alternatives.workload {
-        let fits_with = |context: u64| {
-            let shorter = super::Workload { context, ..workload };
-            let reserves = shorter.reserves(req.reserves.per_device, req.reserves.activations_first);
-            fits(&Request { reserves, ..*req })
-        };
-        if MIN_CONTEXT < workload.context && fits_with(MIN_CONTEXT) {
-            let (mut good, mut bad) = (MIN_CONTEXT, workload.context);
-            while bad - good > 1 {
-                let middle = good + (bad - good) / 2;
-                if fits_with(middle) { good = middle } else { bad = middle }
-            }
-            found.push(Remedy::Context { tokens: good });
-        }
-    }
-    if req.alternatives.int8.is_some_and(|modules| fits(&Request { modules, ..*req })) {
-        found.push(Remedy::Int8);
-    }
-    if let Some((Device::Gpu(last), bytes)) = req.memory.gpus().next_back() {
-        let with = |count: u32| {
-            let more = (1..=count).map(|at| (Device::Gpu(last.saturating_add(at)), bytes));
-            MemoryTable::new(req.memory.entries().iter().copied().chain(more))
-        };
-        let count = (1..=MAX_MORE_GPUS)
-            .find(|&count| with(count).is_some_and(|memory| fits(&Request { memory: &memory, ..*req })));
-        found.extend(count.map(|count| Remedy::MoreGpus { count, bytes }));
-    }
-    found.extend(host.map(|need| Remedy::AllowCpu { bytes: need.needed }));
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device_map::{Alternatives, Workload};
-    use crate::error::Explain;
+    use crate::device::MemoryTable;
+    use crate::device_map::Alternatives;
+    use crate::error::{DoesNotFit, Remedy};
     use crate::structure::role_of_module;
 
-    const GIB: u64 = 1 << 30;
+    pub(super) const GIB: u64 = 1 << 30;
 
     fn module(name: &str, bytes: u64) -> Module {
         Module { name: name.to_owned(), bytes, role: role_of_module(name) }
     }
 
     /// Embedding 1, `layers` of 2 each, norm 0, projector 1, head 1 (GiB).
-    fn model(layers: usize) -> Vec<Module> {
+    pub(super) fn model(layers: usize) -> Vec<Module> {
         let mut modules = vec![module("model.embed_tokens", GIB)];
         modules.extend((0..layers).map(|at| module(&format!("model.layers.{at}"), 2 * GIB)));
         modules.extend([module("model.norm", 0), module("model.mm_projector", GIB), module("lm_head", GIB)]);
         modules
     }
 
-    fn request<'a>(modules: &'a [Module], memory: &'a MemoryTable) -> Request<'a> {
+    pub(super) fn request<'a>(modules: &'a [Module], memory: &'a MemoryTable) -> Request<'a> {
         Request {
             modules,
             memory,
@@ -484,11 +374,11 @@ mod tests {
         }
     }
 
-    fn table(text: &str) -> MemoryTable {
+    pub(super) fn table(text: &str) -> MemoryTable {
         MemoryTable::parse(text).unwrap()
     }
 
-    fn refusal(error: DeviceMapError) -> DoesNotFit {
+    pub(super) fn refusal(error: DeviceMapError) -> DoesNotFit {
         match error {
             DeviceMapError::DoesNotFit(miss) => *miss,
             other => panic!("{other}"),
@@ -557,74 +447,6 @@ mod tests {
         let memory = table("2x6GiB");
         let map = plan_mgm(&Request { tied_head: true, ..request(&modules, &memory) }).unwrap();
         assert_eq!(map.map["lm_head"], Device::Gpu(0));
-    }
-
-    #[test]
-    fn the_shortfall_is_exactly_what_is_missing() {
-        let (modules, memory) = (model(5), table("2x6GiB"));
-        let miss = refusal(plan_mgm(&request(&modules, &memory)).unwrap_err());
-        assert_eq!((miss.shortfall, miss.device), (GIB, Device::Gpu(1)));
-        for need in &miss.needs {
-            for (bytes, fits) in [(need.needed, true), (need.needed - 1, false)] {
-                let entries = memory
-                    .entries()
-                    .iter()
-                    .map(|&(device, has)| (device, if device == need.device { bytes } else { has }));
-                let memory = MemoryTable::new(entries).unwrap();
-                assert_eq!(plan_mgm(&request(&modules, &memory)).is_ok(), fits, "{need:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_refusal_says_what_is_missing_where_and_what_would_help() {
-        let (modules, memory) = (model(5), table("2x6GiB"));
-        let small: Vec<_> = modules.iter().map(|m| Module { bytes: m.bytes / 2, ..m.clone() }).collect();
-        let alternatives = Alternatives { int8: Some(&small), workload: None };
-        let error = plan_mgm(&Request { alternatives, ..request(&modules, &memory) }).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the model does not fit: 1.00 GiB (1073741824 bytes) are missing on gpu 1"
-        );
-        assert_eq!(error.place().unwrap(), "memory table gpu 0 6.00 GiB, gpu 1 6.00 GiB");
-        assert_eq!(
-            error.why().unwrap(),
-            "it takes 13.00 GiB of 12.00 GiB in all; gpu 0 has 6.00 GiB, alone would need 8.00 GiB; \
-             gpu 1 has 6.00 GiB, alone would need 7.00 GiB"
-        );
-        assert_eq!(error.help().unwrap(), "it fits with --int8, or with one more GPU of 6.00 GiB");
-    }
-
-    #[test]
-    fn proposes_the_largest_context_that_fits() {
-        let (modules, memory) = (model(2), table("7GiB"));
-        let attention = crate::device_map::Attention { kv_heads: 8, head_dim: 128, vocab: 32000 };
-        let workload = Workload { attention, context: 1 << 20, image_tokens: 576, batch: 1 };
-        let with = |context: u64| {
-            let workload = Workload { context, ..workload };
-            let alternatives = Alternatives { int8: None, workload: Some(workload) };
-            plan_mgm(&Request {
-                reserves: workload.reserves(0, 0),
-                alternatives,
-                ..request(&modules, &memory)
-            })
-        };
-        let memory_is_short = refusal(with(1 << 20).unwrap_err());
-        assert!(!memory_is_short.remedies.iter().any(|r| matches!(r, Remedy::Context { .. })));
-        let memory = table("8GiB");
-        let with = |context: u64| {
-            let workload = Workload { context, ..workload };
-            let alternatives = Alternatives { int8: None, workload: Some(workload) };
-            plan_mgm(&Request {
-                reserves: workload.reserves(0, 0),
-                alternatives,
-                ..request(&modules, &memory)
-            })
-        };
-        let miss = refusal(with(1 << 20).unwrap_err());
-        let Some(Remedy::Context { tokens }) = miss.remedies.first() else { panic!("{miss:?}") };
-        assert!(with(*tokens).is_ok());
-        assert!(with(tokens + 1).is_err());
     }
 
     #[test]

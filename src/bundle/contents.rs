@@ -1,0 +1,195 @@
+//! What lies in a bundle, whether it is a folder or a tar.
+//!
+//! Owns the listing of both and the opening of a file in either, and for a tar the check of the bytes outside its files.
+//! Leaves the checks of what is listed to `verify`. Carries out formats/bundle.md, "Release", as it is read.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::finding::{Finding, FindingKind};
+use crate::archive;
+use crate::error::{BundleError, Result};
+use crate::manifest::is_bundle_path;
+
+/// Most entries of a folder that are listed before the check gives up.
+const MAX_ENTRIES: usize = 200_000;
+
+/// Where the bytes of a bundle come from.
+pub(super) trait Contents: Sync {
+    /// The paths of all entries, with the length of the regular files.
+    fn entries(&self) -> &BTreeMap<String, Entry>;
+    /// Opens a regular file.
+    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>>;
+    /// What is wrong with the bytes that hold the files together.
+    fn findings(&self) -> &[Finding] {
+        &[]
+    }
+}
+
+/// One entry of a folder or tar.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry {
+    File { len: u64, offset: u64 },
+    Other(&'static str),
+}
+
+/// A bundle in a folder.
+pub(super) struct Folder {
+    root: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Folder {
+    /// Lists the folder `root` with all that lies in it.
+    pub(super) fn list(root: &Path) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        let failed = |path: &Path, cause| BundleError::Io {
+            doing: "listing the bundle",
+            path: path.to_owned(),
+            cause,
+        };
+        let mut folders = vec![(root.to_owned(), String::new())];
+        while let Some((dir, prefix)) = folders.pop() {
+            let mut empty = true;
+            for entry in fs::read_dir(&dir).map_err(|cause| failed(&dir, cause))? {
+                let entry = entry.map_err(|cause| failed(&dir, cause))?;
+                empty = false;
+                let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+                let meta = entry.path().symlink_metadata().map_err(|cause| failed(&entry.path(), cause))?;
+                if meta.is_dir() {
+                    folders.push((entry.path(), format!("{path}/")));
+                    continue;
+                }
+                let kind = if meta.is_file() {
+                    Entry::File { len: meta.len(), offset: 0 }
+                } else if meta.is_symlink() {
+                    Entry::Other("a symbolic link")
+                } else {
+                    Entry::Other("a pipe, socket or device")
+                };
+                entries.insert(path, kind);
+                if entries.len() > MAX_ENTRIES {
+                    let why = format!("it holds more than {MAX_ENTRIES} files");
+                    return Err(BundleError::NotABundle { path: root.to_owned(), why }.into());
+                }
+            }
+            if empty && !prefix.is_empty() {
+                entries.insert(prefix, Entry::Other("an empty folder"));
+            }
+        }
+        Ok(Self { root: root.to_owned(), entries })
+    }
+}
+
+impl Contents for Folder {
+    fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
+        if !is_bundle_path(path) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path of a bundle"));
+        }
+        Ok(Box::new(File::open(self.root.join(path))?))
+    }
+}
+
+/// A bundle in a tar, or in the parts of one.
+pub(super) struct Tar {
+    parts: archive::Parts,
+    entries: BTreeMap<String, Entry>,
+    findings: Vec<Finding>,
+}
+
+impl Tar {
+    /// Lists the tar at `path`, or the parts of one.
+    pub(super) fn list(path: &Path) -> io::Result<Self> {
+        let parts = archive::Parts::open(path)?;
+        let mut entries = BTreeMap::new();
+        let mut archive = tar::Archive::new(parts.reader(0));
+        let mut root: Option<String> = None;
+        for entry in archive.entries_with_seek()? {
+            let entry = entry?;
+            let name = String::from_utf8(entry.path_bytes().into_owned())
+                .map_err(|_| invalid("a name is not UTF-8"))?;
+            let (folder, path) =
+                name.split_once('/').ok_or_else(|| invalid("a file outside the bundle's folder"))?;
+            if root.get_or_insert_with(|| folder.to_owned()) != folder {
+                return Err(invalid("more than one folder"));
+            }
+            let kind = if entry.header().entry_type().is_file() {
+                Entry::File { len: entry.size(), offset: entry.raw_file_position() }
+            } else {
+                Entry::Other("not a regular file")
+            };
+            if entries.insert(path.to_owned(), kind).is_some() {
+                return Err(invalid("a file that stands twice"));
+            }
+            if entries.len() > MAX_ENTRIES {
+                return Err(invalid("too many files"));
+            }
+        }
+        let findings = check_frame(&parts, root.as_deref().unwrap_or_default(), &entries)?;
+        Ok(Self { parts, entries, findings })
+    }
+}
+
+/// Every byte outside the files is what `release` writes: heads in the order of paths, padding, the end.
+///
+/// No digest covers these bytes, but the files' names and lengths leave them no choice.
+fn check_frame(
+    parts: &archive::Parts,
+    folder: &str,
+    entries: &BTreeMap<String, Entry>,
+) -> io::Result<Vec<Finding>> {
+    const ZEROS: [u8; archive::END_LEN as usize] = [0; archive::END_LEN as usize];
+    let too_long = || invalid("a length beyond all tars");
+    let mut findings = Vec::new();
+    let mut complain = |path: &str| {
+        findings.push(Finding::new(
+            path,
+            FindingKind::Archive,
+            "the tar of a release",
+            "other bytes around it",
+        ));
+    };
+    let mut at = 0;
+    for (path, entry) in entries {
+        let Entry::File { len, offset } = *entry else { continue };
+        let head = archive::member_head(folder, path, len)?;
+        let end = offset.checked_add(len).ok_or_else(too_long)?;
+        let next = end.checked_next_multiple_of(archive::BLOCK_LEN).ok_or_else(too_long)?;
+        let padding = &ZEROS[..(next - end) as usize];
+        if offset != at + head.len() as u64 || !parts.holds(at, &head)? || !parts.holds(end, padding)? {
+            complain(path);
+        }
+        at = next;
+    }
+    if parts.len() != at.saturating_add(archive::END_LEN) || !parts.holds(at, &ZEROS)? {
+        complain("the end of the tar");
+    }
+    Ok(findings)
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+impl Contents for Tar {
+    fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
+        match self.entries.get(path) {
+            Some(Entry::File { len, offset }) => Ok(Box::new(self.parts.reader(*offset).take(*len))),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
