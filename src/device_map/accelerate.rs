@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::memory::Unit;
 use super::{DeviceMap, DeviceUse, ModelTree, PlannerId, Sizes, Sizing, Why};
 use crate::device::{Device, MemoryTable};
 use crate::error::{DeviceMapError, Exception};
@@ -141,22 +142,12 @@ fn sorted_devices(memory: &[(MemoryKey, MemorySize)]) -> Result<Vec<Slot>, Devic
 
 /// Bytes of a size text; Python's `int(float(number) * unit)`, bits for decimal units with a lower-case `b`.
 fn text_bytes(text: &str) -> Result<i128, DeviceMapError> {
-    const UNITS: [(&str, f64); 6] = [
-        ("GIB", (1u64 << 30) as f64),
-        ("MIB", (1u64 << 20) as f64),
-        ("KIB", 1024.0),
-        ("GB", 1e9),
-        ("MB", 1e6),
-        ("KB", 1e3),
-    ];
     let bad = || {
         let hint = "Use an integer for bytes, or a string with an unit (like '5.0GB').";
         raise(Exception::ValueError, format!("`size` {text} is not in a valid format. {hint}"))
     };
-    let upper = text.to_ascii_uppercase();
-    let (unit, scale) = UNITS.into_iter().find(|(unit, _)| upper.ends_with(unit)).ok_or_else(bad)?;
-    let number = text.get(..text.len() - unit.len()).and_then(python_float).ok_or_else(bad)?;
-    let bytes = number * scale;
+    let unit = Unit::split(text).ok_or_else(bad)?;
+    let bytes = python_float(unit.number).ok_or_else(bad)? * unit.bytes;
     if bytes.is_infinite() {
         let message = "cannot convert float infinity to integer".to_owned();
         return Err(raise(Exception::OverflowError, message));
@@ -165,7 +156,7 @@ fn text_bytes(text: &str) -> Result<i128, DeviceMapError> {
         return Err(bad());
     }
     let bytes = bytes.trunc() as i128;
-    let bytes = if unit.len() == 2 && text.ends_with('b') { bytes.div_euclid(8) } else { bytes };
+    let bytes = if unit.is_bits { bytes.div_euclid(8) } else { bytes };
     if bytes > 0 { Ok(bytes) } else { Err(bad()) }
 }
 

@@ -57,27 +57,46 @@ impl MemoryTable {
 /// Bytes of a size with its unit, as accelerate 0.25.0 reads it: `24GiB`, `1.5 GB`, `8Gb` (a lower-case final
 /// `b` after a decimal unit means bits, rounded down to bytes). `None` unless it comes to at least one byte.
 pub fn parse_size(text: &str) -> Option<u64> {
-    const UNITS: [(&str, f64); 6] = [
-        ("GIB", (1u64 << 30) as f64),
-        ("MIB", (1u64 << 20) as f64),
-        ("KIB", 1024.0),
-        ("GB", 1e9),
-        ("MB", 1e6),
-        ("KB", 1e3),
-    ];
-    let upper = text.to_ascii_uppercase();
-    let (unit, scale) = UNITS.into_iter().find(|(unit, _)| upper.ends_with(unit))?;
-    let number = text.get(..text.len() - unit.len())?.trim();
+    let unit = Unit::split(text)?;
+    let number = unit.number.trim();
     if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return None;
     }
-    let bytes = number.parse::<f64>().ok()? * scale;
+    let bytes = number.parse::<f64>().ok()? * unit.bytes;
     if bytes >= 9.2e18 {
         return None;
     }
     let bytes = bytes as u64;
-    let bytes = if unit.len() == 2 && text.ends_with('b') { bytes / 8 } else { bytes };
+    let bytes = if unit.is_bits { bytes / 8 } else { bytes };
     (bytes > 0).then_some(bytes)
+}
+
+/// The text of a size, cut before its unit as accelerate 0.25.0 does.
+pub(super) struct Unit<'a> {
+    /// What stands before the unit.
+    pub(super) number: &'a str,
+    /// Bytes, or bits, of one unit.
+    pub(super) bytes: f64,
+    /// Whether it counts bits: a decimal unit with a lower-case final `b`.
+    pub(super) is_bits: bool,
+}
+
+impl<'a> Unit<'a> {
+    /// `None` where `text` ends in no unit.
+    pub(super) fn split(text: &'a str) -> Option<Self> {
+        const UNITS: [(&str, f64); 6] = [
+            ("GIB", (1u64 << 30) as f64),
+            ("MIB", (1u64 << 20) as f64),
+            ("KIB", 1024.0),
+            ("GB", 1e9),
+            ("MB", 1e6),
+            ("KB", 1e3),
+        ];
+        let upper = text.to_ascii_uppercase();
+        let (unit, bytes) = UNITS.into_iter().find(|(unit, _)| upper.ends_with(unit))?;
+        let number = text.get(..text.len() - unit.len())?;
+        Some(Self { number, bytes, is_bits: unit.len() == 2 && text.ends_with('b') })
+    }
 }
 
 #[cfg(test)]

@@ -92,20 +92,18 @@ impl Report {
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<Self> {
-        let isa = Isa::detect();
-        let pairs: Vec<(Weight<'_>, &SourceTensor)> = bundle
-            .weights()
-            .map(|weight| Ok((weight, original_of(&weight, checkpoint)?)))
-            .collect::<Result<_>>()?;
+        let both = Both { bundle, checkpoint, isa: Isa::detect(), stop };
+        let pairs: Vec<(Weight<'_>, &SourceTensor)> =
+            bundle.weights().map(|weight| Ok((weight, both.original_of(&weight)?))).collect::<Result<_>>()?;
         let pairs: Vec<_> = pairs.into_iter().filter(|(_, original)| is_castable(original.dtype)).collect();
         progress.begin(Stage::Compare, pairs.iter().map(|(_, original)| original.byte_len).sum());
         let tensors: Vec<TensorFigures> = pairs
             .par_iter()
             .map(|(weight, original)| {
                 let mut moments = Moments::default();
-                walk(bundle, checkpoint, weight, original, isa, stop, &mut |before, after| {
-                    let largest = f32::from_bits(isa.magnitude(before));
-                    moments.add(&isa.measure(before, after, largest));
+                both.walk(weight, original, &mut |before, after| {
+                    let largest = f32::from_bits(both.isa.magnitude(before));
+                    moments.add(&both.isa.measure(before, after, largest));
                 })?;
                 progress.advance(original.byte_len);
                 Ok(figures(weight, original, &moments))
@@ -122,7 +120,7 @@ impl Report {
             .par_iter()
             .map(|&at| {
                 let (weight, original) = &pairs[at];
-                histogram(bundle, checkpoint, weight, original, isa, stop)
+                both.histogram(weight, original)
             })
             .collect::<Result<_>>()?;
         progress.finish();
@@ -137,51 +135,80 @@ impl Report {
     }
 }
 
-/// The checkpoint's tensor that a weight was made from.
-fn original_of<'a>(weight: &Weight<'_>, checkpoint: &'a Checkpoint) -> Result<&'a SourceTensor> {
-    let other = |why: String| BundleError::OtherCheckpoint {
-        tensor: weight.name.to_string(),
-        path: checkpoint.root().to_owned(),
-        why,
-    };
-    let original =
-        checkpoint.get(weight.name.as_str()).ok_or_else(|| other("it has no tensor of that name".into()))?;
-    if original.shape != weight.shape() {
-        return Err(other(format!(
-            "its shape there is {:?}, the bundle has {:?}",
-            original.shape,
-            weight.shape()
-        ))
-        .into());
-    }
-    Ok(original)
+/// A bundle and the checkpoint it was made from, both open.
+struct Both<'a> {
+    bundle: &'a Bundle,
+    checkpoint: &'a Checkpoint,
+    isa: Isa,
+    stop: &'a Stop,
 }
 
-/// Walks a tensor before and after, the same elements at a time.
-fn walk(
-    bundle: &Bundle,
-    checkpoint: &Checkpoint,
-    weight: &Weight<'_>,
-    original: &SourceTensor,
-    isa: Isa,
-    stop: &Stop,
-    see: &mut dyn FnMut(&[f32], &[f32]),
-) -> Result<()> {
-    let width = original.dtype.bitsize() / 8;
-    let (mut bytes, mut before) = (Vec::new(), Vec::new());
-    let mut first = 0;
-    bundle.decode(weight, isa, &mut |after| {
-        if stop.requested() {
-            return Err(ConvertError::Interrupted.into());
+impl<'a> Both<'a> {
+    /// The checkpoint's tensor that a weight was made from.
+    fn original_of(&self, weight: &Weight<'_>) -> Result<&'a SourceTensor> {
+        let other = |why: String| BundleError::OtherCheckpoint {
+            tensor: weight.name.to_string(),
+            path: self.checkpoint.root().to_owned(),
+            why,
+        };
+        let original = self
+            .checkpoint
+            .get(weight.name.as_str())
+            .ok_or_else(|| other("it has no tensor of that name".into()))?;
+        if original.shape != weight.shape() {
+            return Err(other(format!(
+                "its shape there is {:?}, the bundle has {:?}",
+                original.shape,
+                weight.shape()
+            ))
+            .into());
         }
-        bytes.resize(after.len() * width, 0);
-        checkpoint.read(original, first, &mut bytes)?;
-        before.resize(after.len(), 0.0);
-        isa.widen(original.dtype, &bytes, &mut before);
-        first += after.len() as u64;
-        see(&before, after);
-        Ok(())
-    })
+        Ok(original)
+    }
+
+    /// Walks a tensor before and after, the same elements at a time.
+    fn walk(
+        &self,
+        weight: &Weight<'_>,
+        original: &SourceTensor,
+        see: &mut dyn FnMut(&[f32], &[f32]),
+    ) -> Result<()> {
+        let width = original.dtype.bitsize() / 8;
+        let (mut bytes, mut before) = (Vec::new(), Vec::new());
+        let mut first = 0;
+        self.bundle.decode(weight, self.isa, &mut |after| {
+            if self.stop.requested() {
+                return Err(ConvertError::Interrupted.into());
+            }
+            bytes.resize(after.len() * width, 0);
+            self.checkpoint.read(original, first, &mut bytes)?;
+            before.resize(after.len(), 0.0);
+            self.isa.widen(original.dtype, &bytes, &mut before);
+            first += after.len() as u64;
+            see(&before, after);
+            Ok(())
+        })
+    }
+
+    /// Counts the values of a tensor before and after.
+    fn histogram(&self, weight: &Weight<'_>, original: &SourceTensor) -> Result<Histogram> {
+        let mut largest = 0;
+        self.walk(weight, original, &mut |before, _| {
+            largest = largest.max(self.isa.magnitude(before));
+        })?;
+        let limit = f32::from_bits(largest);
+        let (mut counted_before, mut counted_after) = (vec![0; BINS], vec![0; BINS]);
+        self.walk(weight, original, &mut |before, after| {
+            for (counts, values) in [(&mut counted_before, before), (&mut counted_after, after)] {
+                for value in values.iter().filter(|value| value.is_finite()) {
+                    if let Some(count) = counts.get_mut(bin(*value, limit)) {
+                        *count += 1;
+                    }
+                }
+            }
+        })?;
+        Ok(Histogram { name: weight.name.to_string(), limit, before: counted_before, after: counted_after })
+    }
 }
 
 fn figures(weight: &Weight<'_>, original: &SourceTensor, moments: &Moments) -> TensorFigures {
@@ -210,32 +237,6 @@ fn kind_of(module: &str) -> &str {
         Some((_, last)) => last,
         None => module,
     }
-}
-
-fn histogram(
-    bundle: &Bundle,
-    checkpoint: &Checkpoint,
-    weight: &Weight<'_>,
-    original: &SourceTensor,
-    isa: Isa,
-    stop: &Stop,
-) -> Result<Histogram> {
-    let mut largest = 0;
-    walk(bundle, checkpoint, weight, original, isa, stop, &mut |before, _| {
-        largest = largest.max(isa.magnitude(before));
-    })?;
-    let limit = f32::from_bits(largest);
-    let (mut counted_before, mut counted_after) = (vec![0; BINS], vec![0; BINS]);
-    walk(bundle, checkpoint, weight, original, isa, stop, &mut |before, after| {
-        for (counts, values) in [(&mut counted_before, before), (&mut counted_after, after)] {
-            for value in values.iter().filter(|value| value.is_finite()) {
-                if let Some(count) = counts.get_mut(bin(*value, limit)) {
-                    *count += 1;
-                }
-            }
-        }
-    })?;
-    Ok(Histogram { name: weight.name.to_string(), limit, before: counted_before, after: counted_after })
 }
 
 /// The bin of a value, the outermost for what lies beyond the limit.

@@ -42,16 +42,8 @@ class BundleError(Error):
     #: Every difference, sorted by path; empty where there was no manifest to compare with.
     findings: tuple[Finding, ...]
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        path: str | None = None,
-        why: str | None = None,
-        help: str | None = None,
-        findings: tuple[Finding, ...] = (),
-    ) -> None:
-        super().__init__(message, path=path, why=why, help=help)
+    def __init__(self, message: str, *, findings: tuple[Finding, ...] = (), **lines: str | None) -> None:
+        super().__init__(message, **lines)
         self.findings = findings
 
 
@@ -73,16 +65,8 @@ class VersionError(Error):
     #: The packages that differ.
     mismatches: tuple[Mismatch, ...]
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        path: str | None = None,
-        why: str | None = None,
-        help: str | None = None,
-        mismatches: tuple[Mismatch, ...] = (),
-    ) -> None:
-        super().__init__(message, path=path, why=why, help=help)
+    def __init__(self, message: str, *, mismatches: tuple[Mismatch, ...] = (), **lines: str | None) -> None:
+        super().__init__(message, **lines)
         self.mismatches = mismatches
 
 
