@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::hub::{HubCache, Snapshot};
-use crate::error::{CheckpointError, Error, LocateError, Result};
+use crate::error::{CacheError, Error, LocateError, Result};
 use crate::family::{Family, Tower};
 use crate::tensor;
 
@@ -81,7 +81,7 @@ pub fn hub_id(model: &str) -> Result<String> {
 }
 
 fn find_in_cache(hub_id: &str, places: &Places) -> Result<Located> {
-    let cache = places.cache.as_ref().ok_or(CheckpointError::NoCacheFolder)?;
+    let cache = places.cache.as_ref().ok_or(CacheError::NoCacheFolder)?;
     let snapshot = cache.find_checkpoint(hub_id, places.revision.as_deref())?;
     Ok(Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) })
 }
@@ -128,7 +128,7 @@ pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places:
         Some(Ok(snapshot)) => {
             Ok(Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) })
         }
-        Some(Err(Error::Checkpoint(error @ CheckpointError::IncompleteSnapshot { .. }))) => Err(error.into()),
+        Some(Err(Error::Cache(error @ CacheError::IncompleteSnapshot { .. }))) => Err(error.into()),
         _ => Err(LocateError::NoTower {
             name: name.to_owned(),
             hub_id: hub_id.to_owned(),
@@ -142,7 +142,7 @@ pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places:
 /// The snapshot of a tower in the hub's cache, with all that MGM opens.
 ///
 /// # Errors
-/// The cache's own; [`CheckpointError::IncompleteSnapshot`] with the files that are missing.
+/// The cache's own; [`CacheError::IncompleteSnapshot`] with the files that are missing.
 pub fn tower_in_cache(tower: &Tower, cache: &HubCache) -> Result<Snapshot> {
     let snapshot = cache.find(tower.hub_id.as_str(), None)?;
     let missing = missing_of_tower(tower, &snapshot.dir);
@@ -161,7 +161,7 @@ fn missing_of_tower(tower: &Tower, dir: &Path) -> Vec<String> {
 /// as the family tells (MGM fixes the auxiliary tower's size by its name).
 ///
 /// # Errors
-/// [`CheckpointError`] where that file is none.
+/// [`crate::error::CheckpointError`] where that file is none.
 pub fn tower_len(tower: &Tower, dir: &Path) -> Result<u64> {
     let counted =
         tower.weights_one_of.iter().find(|name| name.ends_with(".safetensors") && dir.join(name).is_file());

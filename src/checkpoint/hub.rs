@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::files::{MAX_DEPTH, MAX_FILES, is_absent, is_hex, open_regular, read_small};
 use super::index::{INDEX_NAME, MAX_INDEX_LEN, TORCH_INDEX_NAME};
 use super::needed;
-use crate::error::{CheckpointError, Result};
+use crate::error::{CacheError, CheckpointError, Result};
 
 /// The branch of a repository that is meant where none is given.
 pub const DEFAULT_REVISION: &str = "main";
@@ -65,7 +65,7 @@ impl HubCache {
     /// else `HOME`/.cache/huggingface/hub. A leading `~` stands for `HOME`. An empty value counts as none.
     ///
     /// # Errors
-    /// [`CheckpointError::NoCacheFolder`] where no value says.
+    /// [`CacheError::NoCacheFolder`] where no value says.
     ///
     /// ```
     /// # use mgpack::checkpoint::hub::HubCache;
@@ -77,7 +77,7 @@ impl HubCache {
         let dir = hub_path(&var, "HF_HUB_CACHE")
             .or_else(|| hub_path(&var, "HUGGINGFACE_HUB_CACHE"))
             .or_else(|| Some(hub_home(&var)?.join("hub")))
-            .ok_or(CheckpointError::NoCacheFolder)?;
+            .ok_or(CacheError::NoCacheFolder)?;
         Ok(Self { dir })
     }
 
@@ -90,10 +90,10 @@ impl HubCache {
     /// [`DEFAULT_REVISION`]. A shortened commit is not accepted: another download could change its meaning.
     ///
     /// # Errors
-    /// [`CheckpointError::NotInCache`] where it was never downloaded and
-    /// [`CheckpointError::IncompleteSnapshot`] where the download was interrupted: the help of both is the
-    /// command that fetches it. [`CheckpointError::BadRepoId`], [`CheckpointError::BadRevision`] for names
-    /// that cannot be; [`CheckpointError::BadRef`] where the cache itself is damaged.
+    /// [`CacheError::NotInCache`] where it was never downloaded and
+    /// [`CacheError::IncompleteSnapshot`] where the download was interrupted: the help of both is the
+    /// command that fetches it. [`CacheError::BadRepoId`], [`CacheError::BadRevision`] for names
+    /// that cannot be; [`CacheError::BadRef`] where the cache itself is damaged.
     pub fn find(&self, repo_id: &str, revision: Option<&str>) -> Result<Snapshot> {
         let repo = self.dir.join(repo_folder(repo_id)?);
         let wanted = checked_revision(revision)?;
@@ -115,7 +115,7 @@ impl HubCache {
     /// program downloads, or where only some files were wanted.
     ///
     /// # Errors
-    /// As [`HubCache::find`]; [`CheckpointError::IncompleteSnapshot`] with the files that are missing.
+    /// As [`HubCache::find`]; [`CacheError::IncompleteSnapshot`] with the files that are missing.
     pub fn find_checkpoint(&self, repo_id: &str, revision: Option<&str>) -> Result<Snapshot> {
         let snapshot = self.find(repo_id, revision)?;
         let missing = snapshot.missing()?;
@@ -128,8 +128,8 @@ impl HubCache {
 
 impl Snapshot {
     /// The error that `files` are missing.
-    pub(crate) fn incomplete(&self, revision: Option<&str>, files: Vec<String>) -> CheckpointError {
-        CheckpointError::IncompleteSnapshot {
+    pub(crate) fn incomplete(&self, revision: Option<&str>, files: Vec<String>) -> CacheError {
+        CacheError::IncompleteSnapshot {
             repo_id: self.repo_id.clone(),
             revision: revision.map(str::to_owned),
             path: self.dir.clone(),
@@ -211,8 +211,8 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn missing(&self, path: PathBuf) -> CheckpointError {
-        CheckpointError::NotInCache {
+    fn missing(&self, path: PathBuf) -> CacheError {
+        CacheError::NotInCache {
             repo_id: self.repo_id.to_owned(),
             revision: self.revision.map(str::to_owned),
             path,
@@ -220,13 +220,13 @@ impl Asked<'_> {
     }
 
     /// The commit that `refs/<revision>` holds. A branch with `/` in its name has folders there.
-    fn read_ref(&self, revision: &str) -> Result<String, CheckpointError> {
+    fn read_ref(&self, revision: &str) -> Result<String> {
         let path = self.repo.join("refs").join(revision);
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_file() => {}
-            Ok(_) => return Err(self.missing(path)),
-            Err(source) if is_absent(&source) => return Err(self.missing(path)),
-            Err(source) => return Err(CheckpointError::io(path, "open", source)),
+            Ok(_) => return Err(self.missing(path).into()),
+            Err(source) if is_absent(&source) => return Err(self.missing(path).into()),
+            Err(source) => return Err(CheckpointError::io(path, "open", source).into()),
         }
         let bytes = read_small(&open_regular(&path, &path)?, &path, MAX_REF_LEN)?;
         let text = String::from_utf8_lossy(&bytes);
@@ -234,16 +234,17 @@ impl Asked<'_> {
         if is_hex(commit, 40) {
             return Ok(commit.to_owned());
         }
-        Err(CheckpointError::BadRef {
+        Err(CacheError::BadRef {
             repo_id: self.repo_id.to_owned(),
             revision: self.revision.map(str::to_owned),
             path,
             text: commit.chars().take(80).collect(),
-        })
+        }
+        .into())
     }
 
     /// Every link of a snapshot must lead to something: an interrupted download leaves some that do not.
-    fn check_links(&self, dir: &Path) -> Result<(), CheckpointError> {
+    fn check_links(&self, dir: &Path) -> Result<()> {
         let mut folders = vec![(dir.to_owned(), 0)];
         let mut dangling = BTreeSet::new();
         let mut seen = 0;
@@ -254,11 +255,13 @@ impl Asked<'_> {
                 let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
                 seen += 1;
                 if seen > MAX_FILES {
-                    return Err(CheckpointError::TooManyFiles { path: dir.to_owned(), limit: MAX_FILES });
+                    return Err(
+                        CheckpointError::TooManyFiles { path: dir.to_owned(), limit: MAX_FILES }.into()
+                    );
                 }
                 if kind.is_dir() {
                     if depth == MAX_DEPTH {
-                        return Err(CheckpointError::TooDeep { path, limit: MAX_DEPTH });
+                        return Err(CheckpointError::TooDeep { path, limit: MAX_DEPTH }.into());
                     }
                     folders.push((path, depth + 1));
                 } else if kind.is_symlink() && fs::metadata(&path).is_err_and(|error| is_absent(&error)) {
@@ -269,12 +272,13 @@ impl Asked<'_> {
         if dangling.is_empty() {
             return Ok(());
         }
-        Err(CheckpointError::IncompleteSnapshot {
+        Err(CacheError::IncompleteSnapshot {
             repo_id: self.repo_id.to_owned(),
             revision: self.revision.map(str::to_owned),
             path: dir.to_owned(),
             files: dangling.into_iter().collect(),
-        })
+        }
+        .into())
     }
 }
 
@@ -297,9 +301,9 @@ pub(crate) fn hub_home(var: &impl Fn(&str) -> Option<OsString>) -> Option<PathBu
 /// Name of a repository's folder in the cache: `models--ORG--NAME`.
 ///
 /// # Errors
-/// [`CheckpointError::BadRepoId`].
-pub(crate) fn repo_folder(repo_id: &str) -> Result<String, CheckpointError> {
-    let bad = || CheckpointError::BadRepoId { repo_id: repo_id.to_owned() };
+/// [`CacheError::BadRepoId`].
+pub(crate) fn repo_folder(repo_id: &str) -> Result<String, CacheError> {
+    let bad = || CacheError::BadRepoId { repo_id: repo_id.to_owned() };
     let (org, name) = split_repo_id(repo_id).ok_or_else(bad)?;
     Ok(format!("models--{org}--{name}"))
 }
@@ -307,13 +311,13 @@ pub(crate) fn repo_folder(repo_id: &str) -> Result<String, CheckpointError> {
 /// The revision that is meant, which is safe as a path and in a URL.
 ///
 /// # Errors
-/// [`CheckpointError::BadRevision`].
-pub(crate) fn checked_revision(revision: Option<&str>) -> Result<&str, CheckpointError> {
+/// [`CacheError::BadRevision`].
+pub(crate) fn checked_revision(revision: Option<&str>) -> Result<&str, CacheError> {
     let wanted = revision.unwrap_or(DEFAULT_REVISION);
     if is_revision(wanted) {
         return Ok(wanted);
     }
-    Err(CheckpointError::BadRevision { revision: wanted.to_owned() })
+    Err(CacheError::BadRevision { revision: wanted.to_owned() })
 }
 
 /// The two parts of `org/name`, where both are names that the hub allows.

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use mgpack::checkpoint::hub::Snapshot;
-use mgpack::error::{CheckpointError, HubError, LocateError};
+use mgpack::error::{CacheError, HubError, LocateError};
 use mgpack::family::{Detected, Family, Tower};
 use mgpack::hub::{Download, Hub, Wanted, is_offline};
 use mgpack::locate::{self, Places};
@@ -24,7 +24,7 @@ pub(super) fn hub(places: &Places) -> Result<Option<Hub>> {
     if is_offline(var) {
         return Ok(None);
     }
-    let cache = places.cache.clone().ok_or(CheckpointError::NoCacheFolder)?;
+    let cache = places.cache.clone().ok_or(CacheError::NoCacheFolder)?;
     Hub::from_env(cache, var).map(Some)
 }
 
@@ -32,9 +32,7 @@ pub(super) fn hub(places: &Places) -> Result<Option<Hub>> {
 pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMode>) -> Result<()> {
     let absent = match locate::checkpoint(model, places) {
         Ok(_) => false,
-        Err(Error::Checkpoint(
-            CheckpointError::NotInCache { .. } | CheckpointError::IncompleteSnapshot { .. },
-        )) => true,
+        Err(Error::Cache(CacheError::NotInCache { .. } | CacheError::IncompleteSnapshot { .. })) => true,
         // Whatever it is, it is no download; the conversion tells it.
         Err(_) => return Ok(()),
     };
@@ -104,8 +102,7 @@ fn without_tokenizer(model: &str, places: &Places) -> Option<Snapshot> {
 fn is_missing(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> bool {
     matches!(
         locate::tower(tower, configured, checkpoint, places),
-        Err(Error::Locate(LocateError::NoTower { .. })
-            | Error::Checkpoint(CheckpointError::IncompleteSnapshot { .. }))
+        Err(Error::Locate(LocateError::NoTower { .. }) | Error::Cache(CacheError::IncompleteSnapshot { .. }))
     )
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use mgpack::Result;
 use mgpack::checkpoint::hub::Snapshot;
-use mgpack::error::CheckpointError;
+use mgpack::error::CacheError;
 use mgpack::family::{Detected, Family};
 use mgpack::hub::{Download, Wanted};
 use mgpack::locate::{self, Places};
@@ -21,7 +21,7 @@ pub(super) fn run(args: &PullArgs) -> Result<ExitCode> {
     let revision = args.revision.as_deref();
     let hub = if args.offline { None } else { fetch::hub(&places)? };
     let Some(hub) = hub else {
-        let cache = places.cache.as_ref().ok_or(CheckpointError::NoCacheFolder)?;
+        let cache = places.cache.as_ref().ok_or(CacheError::NoCacheFolder)?;
         let mut found = vec![match tower {
             Some(tower) => locate::tower_in_cache(tower, cache)?,
             None => cache.find_checkpoint(&hub_id, revision)?,

@@ -4,6 +4,7 @@
 //! to do (the [`Explain`] methods). One enum per area keeps the variants typed; [`Error`] joins them.
 
 mod bundle;
+mod cache;
 mod checkpoint;
 mod convert;
 mod device_map;
@@ -20,6 +21,7 @@ mod tiny;
 mod torch;
 
 pub use bundle::BundleError;
+pub use cache::CacheError;
 pub use checkpoint::{Change, CheckpointError, InFile, NodeKind};
 pub use convert::ConvertError;
 pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit, Exception, Remedy};
@@ -60,7 +62,10 @@ pub enum Error {
     /// A bundle could not be opened, checked or released.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// A checkpoint could not be found, or is not what its files claim.
+    /// A checkpoint could not be found in the hub's cache, or is not complete there.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A checkpoint could not be read, or is not what its files claim.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A device map was asked for that cannot be had.
@@ -119,6 +124,7 @@ impl Error {
     fn inner(&self) -> &dyn Explain {
         match self {
             Error::Bundle(inner) => inner,
+            Error::Cache(inner) => inner,
             Error::Checkpoint(inner) => inner,
             Error::DeviceMap(inner) => inner,
             Error::Convert(inner) => inner,

@@ -38,6 +38,15 @@ pub(super) fn shown_bare(text: &str) -> String {
     out
 }
 
+/// The first of some files, and how many more.
+pub(super) fn listed(files: &[String]) -> String {
+    match files {
+        [] => "nothing".to_owned(),
+        [only] => format!("`{}`", shown_bare(only)),
+        [first, rest @ ..] => format!("`{}` and {} more", shown_bare(first), rest.len()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::fs;
 use mgpack::Explain;
 use mgpack::checkpoint::Checkpoint;
 use mgpack::checkpoint::hub::HubCache;
-use mgpack::error::{CheckpointError as E, Error};
+use mgpack::error::{CacheError, CheckpointError, Error};
 
 use crate::kit::*;
 
@@ -27,9 +27,9 @@ fn hub(cache: &Cache) -> HubCache {
     HubCache::at(cache.folder.path().join("hub"))
 }
 
-fn refused(cache: &HubCache, repo_id: &str, revision: Option<&str>) -> E {
+fn refused(cache: &HubCache, repo_id: &str, revision: Option<&str>) -> CacheError {
     match cache.find(repo_id, revision) {
-        Err(Error::Checkpoint(error)) => {
+        Err(Error::Cache(error)) => {
             assert_well_told(&error);
             error
         }
@@ -68,7 +68,7 @@ fn finds_branches_tags_and_whole_commits() {
     }
     assert_eq!(hub(&cache).find(ID, Some(COMMIT)).expect("by commit").dir, cache.snapshot);
     // A folder in refs/ is no branch.
-    assert!(matches!(refused(&hub(&cache), ID, Some("feature")), E::NotInCache { .. }));
+    assert!(matches!(refused(&hub(&cache), ID, Some("feature")), CacheError::NotInCache { .. }));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn tells_the_command_that_fetches_what_is_missing() {
     ];
     for (id, revision, line) in cases {
         let error = refused(&hub(&cache), id, revision);
-        assert!(matches!(error, E::NotInCache { .. }), "{error:?}");
+        assert!(matches!(error, CacheError::NotInCache { .. }), "{error:?}");
         assert_eq!(error.help().as_deref(), Some(line));
     }
 }
@@ -90,7 +90,7 @@ fn tells_the_command_that_fetches_what_is_missing() {
 fn does_not_complete_a_shortened_commit() {
     let cache = downloaded();
     let error = refused(&hub(&cache), ID, Some(&COMMIT[..12]));
-    assert!(matches!(error, E::NotInCache { .. }));
+    assert!(matches!(error, CacheError::NotInCache { .. }));
     assert!(error.why().expect("a reason").contains("all 40 digits"), "{}", told(&error));
 }
 
@@ -100,11 +100,14 @@ fn refuses_a_snapshot_whose_download_was_interrupted() {
         let cache = downloaded();
         fs::remove_file(cache.folder.path().join(REPO).join("blobs").join(gone)).expect("removed");
         let error = refused(&hub(&cache), ID, None);
-        assert!(matches!(&error, E::IncompleteSnapshot { files, .. } if *files == [file]), "{error:?}");
+        assert!(
+            matches!(&error, CacheError::IncompleteSnapshot { files, .. } if *files == [file]),
+            "{error:?}"
+        );
         assert_eq!(error.help().as_deref(), Some("`mgpack pull YanweiLi/MGM-2B`"));
         // By its path, without the name, it is refused as well.
         let opened = Checkpoint::open(&cache.snapshot);
-        assert!(matches!(opened, Err(Error::Checkpoint(E::DanglingLink { .. }))), "{opened:?}");
+        assert!(matches!(opened, Err(Error::Checkpoint(CheckpointError::DanglingLink { .. }))), "{opened:?}");
     }
 }
 
@@ -112,7 +115,7 @@ fn refuses_a_snapshot_whose_download_was_interrupted() {
 fn missing(cache: &Cache) -> Vec<String> {
     match hub(cache).find_checkpoint(ID, None) {
         Ok(_) => Vec::new(),
-        Err(Error::Checkpoint(E::IncompleteSnapshot { files, .. })) => files,
+        Err(Error::Cache(CacheError::IncompleteSnapshot { files, .. })) => files,
         Err(other) => panic!("{other:?}"),
     }
 }
@@ -154,10 +157,13 @@ fn without_a_listing_an_index_or_a_shard_tells_what_is_missing() {
 fn refuses_names_that_could_become_other_paths() {
     let cache = downloaded();
     for id in ["../x", "a/../b", "gpt2", "a--b/c", "/a", "a/b/c", "a/b;c"] {
-        assert!(matches!(refused(&hub(&cache), id, None), E::BadRepoId { .. }), "{id}");
+        assert!(matches!(refused(&hub(&cache), id, None), CacheError::BadRepoId { .. }), "{id}");
     }
     for revision in ["../../x", "/main", "", "a b", "$(x)", "-f"] {
-        assert!(matches!(refused(&hub(&cache), ID, Some(revision)), E::BadRevision { .. }), "{revision}");
+        assert!(
+            matches!(refused(&hub(&cache), ID, Some(revision)), CacheError::BadRevision { .. }),
+            "{revision}"
+        );
     }
 }
 
@@ -166,11 +172,12 @@ fn refuses_a_ref_that_holds_no_commit() {
     for text in ["", "main", "../../../../etc", "0123456789ABCDEF0123456789ABCDEF01234567"] {
         let cache = downloaded();
         fs::write(cache.folder.path().join(REPO).join("refs/main"), text).expect("a ref");
-        assert!(matches!(refused(&hub(&cache), ID, None), E::BadRef { .. }), "{text}");
+        assert!(matches!(refused(&hub(&cache), ID, None), CacheError::BadRef { .. }), "{text}");
     }
     let cache = downloaded();
     fs::write(cache.folder.path().join(REPO).join("refs/main"), "0".repeat(5000)).expect("a ref");
-    assert!(matches!(refused(&hub(&cache), ID, None), E::TextTooLarge { .. }));
+    let found = hub(&cache).find(ID, None);
+    assert!(matches!(found, Err(Error::Checkpoint(CheckpointError::TextTooLarge { .. }))), "{found:?}");
 }
 
 #[test]
@@ -191,7 +198,10 @@ fn lets_links_lead_only_into_the_blobs_of_the_same_repository() {
             .file(&format!("{REPO}/snapshots/0000000000000000000000000000000000000000/x"), "x")
             .link(&format!("{REPO}/snapshots/{COMMIT}/extra.txt"), target);
         let opened = Checkpoint::open(&cache.snapshot);
-        assert!(matches!(opened, Err(Error::Checkpoint(E::LinkLeavesRoot { .. }))), "{what}: {opened:?}");
+        assert!(
+            matches!(opened, Err(Error::Checkpoint(CheckpointError::LinkLeavesRoot { .. }))),
+            "{what}: {opened:?}"
+        );
     }
 }
 
@@ -212,5 +222,5 @@ fn finds_the_cache_where_huggingface_hub_does() {
         let cache = HubCache::from_env(|name| env.get(name).map(OsString::from)).expect("a folder");
         assert_eq!(cache.dir().to_str(), Some(all[first].2));
     }
-    assert!(matches!(HubCache::from_env(|_| None), Err(Error::Checkpoint(E::NoCacheFolder))));
+    assert!(matches!(HubCache::from_env(|_| None), Err(Error::Cache(CacheError::NoCacheFolder))));
 }

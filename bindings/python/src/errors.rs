@@ -9,7 +9,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let class = match error {
         Error::Bundle(_) => "BundleError",
         Error::DeviceMap(_) => "DeviceMapError",
-        Error::Checkpoint(_) | Error::Locate(_) | Error::Family(_) => "CheckpointError",
+        Error::Cache(_) | Error::Checkpoint(_) | Error::Locate(_) | Error::Family(_) => "CheckpointError",
         Error::Plan(_) | Error::Convert(_) => "ConversionError",
         _ => "Error",
     };
