@@ -117,6 +117,7 @@ fn segments(profile: &Profile, device: Device, used: &DeviceUse) -> Vec<Segment>
 fn class_of(module: &str) -> &'static str {
     let index = module.rsplit_once('.').and_then(|(_, last)| last.parse::<u64>().ok());
     match index {
+        // MGM's vision half alone: a tower of another model has the colour of all else outside the layers.
         _ if module == "model.mm_projector" || EXPLICIT_KEYS.contains(&module) => "vision",
         Some(index) if index % 2 == 1 => "l1",
         Some(_) => "l0",

@@ -44,6 +44,7 @@ impl Problem<'_> {
             .min()
     }
 
+    /// What a request that no placement fits is answered.
     pub(super) fn refuse(&self, req: &Request<'_>) -> DoesNotFit {
         let saturate = |bytes: u128| u64::try_from(bytes).unwrap_or(u64::MAX);
         let mut needs: Vec<DeviceNeed> = self
