@@ -49,8 +49,9 @@ fn imports() -> BTreeMap<String, BTreeMap<String, PathBuf>> {
             continue;
         }
         let text = fs::read_to_string(&file).unwrap();
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let (before, rest) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((&text, ""));
+        let after = rest.split_once("\n}\n").map_or("", |(_, after)| after);
+        let code = before.lines().chain(after.lines()).filter(|line| !line.trim_start().starts_with("//"));
         let entry = imports.entry(module.clone()).or_default();
         for found in code.flat_map(|line| path.captures_iter(line)) {
             let named = match &found[1] {
