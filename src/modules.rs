@@ -148,6 +148,7 @@ impl ModelModules {
         let map = device_map::plan_mgm(&Request {
             modules: &self.modules,
             memory,
+            is_mgm: self.variant.is_some(),
             tied_head: self.tied_head,
             reserves,
             allow_cpu: request.allow_cpu,
@@ -171,6 +172,7 @@ impl ModelModules {
         let map = device_map::plan_mgm(&Request {
             modules: &self.modules,
             memory: &table,
+            is_mgm: self.variant.is_some(),
             tied_head: self.tied_head,
             reserves: Reserves::default(),
             allow_cpu: request.allow_cpu,

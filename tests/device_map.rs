@@ -133,6 +133,7 @@ fn request<'a>(modules: &'a [Module], memory: &'a MemoryTable, tied_head: bool) 
     Request {
         modules,
         memory,
+        is_mgm: true,
         tied_head,
         reserves: Reserves::default(),
         allow_cpu: None,

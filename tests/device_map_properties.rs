@@ -32,6 +32,7 @@ impl Case {
         plan_mgm(&Request {
             modules: &self.modules,
             memory: &self.memory(),
+            is_mgm: true,
             tied_head: self.tied_head,
             reserves: self.reserves,
             allow_cpu: self.allow_cpu,

@@ -67,6 +67,8 @@ pub struct Request<'a> {
     pub modules: &'a [Module],
     /// Bytes per device. An entry for the host is not used; see `allow_cpu`.
     pub memory: &'a MemoryTable,
+    /// Whether MGM's loader takes the map: it makes modules after the map is made, and these have keys too (rule R4).
+    pub is_mgm: bool,
     /// Whether `lm_head` shares its weight with the embedding.
     pub tied_head: bool,
     /// Bytes to keep for other things than weights.

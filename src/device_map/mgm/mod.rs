@@ -83,6 +83,7 @@ struct Problem<'a> {
     /// Where in `flow` the last decoder layer stands, if an untied head comes behind it: from here on,
     /// everything should share a device.
     tail: Option<usize>,
+    is_mgm: bool,
     tied_head: bool,
     /// Logits that no listed module carries: a tied head that is not listed.
     loose_logits: u64,
@@ -125,6 +126,7 @@ impl<'a> Problem<'a> {
             pinned,
             tail: layer.filter(|&layer| head.is_some_and(|head| head > layer)),
             flow,
+            is_mgm: req.is_mgm,
             tied_head: req.tied_head,
             loose_logits: if req.tied_head && !listed_head { req.reserves.logits } else { 0 },
         }
@@ -310,9 +312,7 @@ impl<'a> Problem<'a> {
             })
             .collect();
         let mut explicit = Vec::new();
-        // transformers' own classes with a tower have their text model in `model.language_model`.
-        let is_mgm = self.modules.iter().any(|module| module.name == "model.embed_tokens");
-        if is_mgm && self.modules.iter().any(|module| module.role.is_vision()) {
+        if self.is_mgm {
             explicit.extend(EXPLICIT_KEYS);
         }
         if self.tied_head && !self.modules.iter().any(|module| module.role == Role::Head) {
@@ -369,6 +369,7 @@ mod tests {
             memory,
             tied_head: false,
             reserves: Reserves::default(),
+            is_mgm: true,
             allow_cpu: None,
             alternatives: Alternatives::default(),
         }
