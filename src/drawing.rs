@@ -5,8 +5,9 @@
 use std::fmt::Write as _;
 
 use crate::device::Device;
-use crate::device_map::{DeviceUse, EXPLICIT_KEYS, Profile};
+use crate::device_map::{DeviceUse, Profile};
 use crate::size::gib;
+use crate::structure::role_of_module;
 
 const WIDTH: f64 = 920.0;
 const BAR_HEIGHT: f64 = 30.0;
@@ -117,8 +118,7 @@ fn segments(profile: &Profile, device: Device, used: &DeviceUse) -> Vec<Segment>
 fn class_of(module: &str) -> &'static str {
     let index = module.rsplit_once('.').and_then(|(_, last)| last.parse::<u64>().ok());
     match index {
-        // MGM's vision half alone: a tower of another model has the colour of all else outside the layers.
-        _ if module == "model.mm_projector" || EXPLICIT_KEYS.contains(&module) => "vision",
+        _ if role_of_module(module).is_vision() => "vision",
         Some(index) if index % 2 == 1 => "l1",
         Some(_) => "l0",
         None => "edge",

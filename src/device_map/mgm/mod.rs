@@ -28,7 +28,7 @@ pub const MGM: (&str, u32) = ("mgm", 1);
 
 /// Keys that a map of an MGM model always has: its loader creates these modules after the map is made, and a
 /// checkpoint key without an entry is a `KeyError` (rule R4).
-pub(crate) const EXPLICIT_KEYS: [&str; 5] = [
+const EXPLICIT_KEYS: [&str; 5] = [
     "model.vision_tower",
     "model.vision_tower_aux",
     "model.vlm_uni_query_projector",
