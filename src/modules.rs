@@ -265,18 +265,33 @@ fn buffers(config: &Value, variant: Option<Variant>) -> Vec<(String, u64)> {
 fn attention(config: &Value) -> Option<Attention> {
     let of_text = config.get("text_config").filter(|part| part.is_object()).unwrap_or(config);
     let number = |key: &str| of_text.get(key).and_then(Value::as_u64);
+    let vocab = number("vocab_size")?;
+    // Multi-head latent attention (DeepSeek, Kimi, GLM): transformers 5 caches the latent of all heads, once.
+    if let (Some(latent), Some(rotary)) = (number("kv_lora_rank"), number("qk_rope_head_dim")) {
+        return Some(Attention { kv_heads: 1, head_dim: latent.saturating_add(rotary).div_ceil(2), vocab });
+    }
     let heads = number("num_attention_heads")?;
     let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
-    Some(Attention {
-        kv_heads: number("num_key_value_heads").unwrap_or(heads),
-        head_dim,
-        vocab: number("vocab_size")?,
-    })
+    Some(Attention { kv_heads: number("num_key_value_heads").unwrap_or(heads), head_dim, vocab })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn latent_attention_caches_one_latent_for_all_heads() {
+        // DeepSeek-V3: 512 + 64 elements of 2 bytes a token and layer, inside a model with a vision tower or alone.
+        let text = serde_json::json!({
+            "num_attention_heads": 128, "hidden_size": 7168, "vocab_size": 129280, "kv_lora_rank": 512,
+            "qk_rope_head_dim": 64,
+        });
+        for config in [text.clone(), serde_json::json!({ "text_config": text })] {
+            let attention = attention(&config).unwrap();
+            let workload = Workload { attention, context: 1, image_tokens: 0, batch: 1 };
+            assert_eq!(workload.kv_per_layer(), 2 * (512 + 64));
+        }
+    }
 
     #[test]
     fn tensors_fall_under_the_keys_that_loaders_know() {

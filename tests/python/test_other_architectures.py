@@ -200,3 +200,16 @@ def test_device_maps_cover_the_model_and_place_it(made, tmp_path, name):
     parted = architectures.load(name, bundle, device_map=placed, offload_folder=tmp_path)
     assert parted.hf_device_map == placed
     assert torch.equal(architectures.logits(name, parted), architectures.logits(name, want))
+
+
+def test_a_map_leaves_the_room_that_the_cache_of_keys_and_values_takes(made, mgpack, tmp_path, name):
+    context, batch = 24, 2
+    room = ["--gpus", "1x1GiB", "--context", str(context), "--batch", str(batch)]
+    mgpack("convert", made.checkpoint(name), "--bf16", *room, "-o", tmp_path / "b", check=True)
+    used = json.loads((tmp_path / "b/mgpack.json").read_text())["device_maps"][0]["used"]["0"]
+    model = architectures.load(name, tmp_path / "b")
+    tokens = torch.randint(3, 200, (batch, context), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        cache = model(input_ids=tokens, use_cache=True).past_key_values
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    assert used["kv"] == sum(tensor.nbytes for tensor in tensors)
