@@ -38,16 +38,12 @@ pub(super) fn skip_modules(plan: &Plan, config: &Value) -> Vec<String> {
             of_class.push(pattern);
         }
     }
+    let expression = |text: &str| if is_bnb { text.to_owned() } else { format!("re:{text}") };
     if plan.tensors.iter().any(|it| it.skip == Some(Skip::Rule(ROUTER))) {
-        of_class.push(if is_bnb {
-            transformers::ROUTERS.to_owned()
-        } else {
-            format!("re:{}", transformers::ROUTERS)
-        });
+        of_class.push(expression(transformers::ROUTERS));
     }
     if !plan.has_head() {
-        let heads = transformers::TIED_HEADS;
-        of_class.push(if is_bnb { heads.to_owned() } else { format!("re:{heads}") });
+        of_class.push(expression(transformers::TIED_HEADS));
     }
     let has_fused = plan.tensors.iter().any(|it| transformers::is_fused_experts(it.name.as_str(), &it.shape));
     if has_fused && !is_bnb {
