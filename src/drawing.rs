@@ -109,7 +109,7 @@ fn segments(profile: &Profile, device: Device, used: &DeviceUse) -> Vec<Segment>
     let rest = [
         ("kv", used.kv, "key-value cache"),
         ("act", used.activations, "activations and logits"),
-        ("reserve", used.reserve, "kept free (--reserve)"),
+        ("reserve", used.reserve, "kept free"),
     ];
     let rest = rest.map(|(class, bytes, title)| Segment { class, bytes, title: title.to_owned() });
     modules.chain(rest).filter(|segment| segment.bytes > 0).collect()

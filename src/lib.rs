@@ -8,7 +8,8 @@
 //! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`, `hub`)
 //! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
 //! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`) → `error`
-//! → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`, `size`, `progress`, `program`).
+//! → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`, `size`, `progress`, `program`,
+//! `mention`).
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
 #[cfg(feature = "cli")]
@@ -39,6 +40,7 @@ pub mod load;
 pub mod locate;
 pub mod manifest;
 pub mod map;
+pub mod mention;
 pub mod modules;
 pub mod plan;
 mod program;

@@ -195,7 +195,7 @@ impl Write for PartWriter {
             self.close()?;
         }
         if self.done.len() as u64 >= MAX_PARTS {
-            return Err(io::Error::other(format!("more than {MAX_PARTS} parts: give a larger --part-size")));
+            return Err(io::Error::other(format!("more than {MAX_PARTS} parts: give a larger part size")));
         }
         if self.current.is_none() {
             let path = self.staged(&self.final_name(self.done.len()));

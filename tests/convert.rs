@@ -507,7 +507,7 @@ fn a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest() {
     save(&world.path("ckpt"), &[&[linear(&mut Random(3), "mlp.gate_proj", Dtype::BF16, 8, 128)]]);
     let ran = world.run(&args(&["--int8", "--ignore", "model.layers.0.mlp.gate_prj"], "out"));
     assert_eq!(ran.code, 2);
-    assert!(ran.err.contains("--ignore `model.layers.0.mlp.gate_prj` matches no tensor"), "{}", ran.err);
+    assert!(ran.err.contains("the pattern `model.layers.0.mlp.gate_prj` matches no tensor"), "{}", ran.err);
     assert!(ran.err.contains("did you mean `model.layers.0.mlp.gate_proj`?"), "{}", ran.err);
     // From the start: compressed-tensors matches so.
     for (pattern, message) in [
@@ -517,7 +517,11 @@ fn a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest() {
     ] {
         let ran = world.run(&args(&["--int8", "--ignore", pattern], "out"));
         assert_eq!(ran.code, 2, "{pattern}");
-        assert!(ran.err.contains(&format!("error: --ignore `{pattern}` {message}")), "{}", ran.err);
+        assert!(
+            ran.err.contains(&format!("error: the pattern `{pattern}` {message}\nwhere: --ignore\n")),
+            "{}",
+            ran.err
+        );
     }
     assert_eq!(world.names(), ["ckpt"]);
 }

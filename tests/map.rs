@@ -168,6 +168,22 @@ fn the_drawing_is_xml_that_shows_every_device() {
     }
 }
 
+/// `no --reserve` was the help, and no option said that: `--reserve 0` was refused.
+#[test]
+fn what_would_make_a_model_fit_can_be_typed_as_it_is_written() {
+    let world = World::new();
+    let line = ["map", "2b", "--bf16", "--gpus", "2x6GiB", "--context", "512"];
+    let refused = world.run(&[&line[..], &["--reserve", "3GiB"]].concat());
+    assert_eq!(refused.code, 1);
+    let help = refused.err.lines().find_map(|line| line.strip_prefix(" help: it fits with ")).unwrap();
+    let remedies: Vec<&str> = help.split(", or with ").filter(|remedy| remedy.starts_with("--")).collect();
+    assert!(remedies.contains(&"--reserve 0"), "{help}");
+    for remedy in remedies {
+        let words: Vec<&str> = remedy.split(' ').take(2).collect();
+        world.good(&[&line[..], &words[..]].concat());
+    }
+}
+
 #[test]
 fn what_cannot_be_mapped_says_why() {
     let world = World::new();

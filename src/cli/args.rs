@@ -243,7 +243,7 @@ pub(crate) struct MapRequestArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) batch: u64,
     /// Memory the device map keeps free on every GPU
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(512 << 20))]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_nothing, default_value_t = Size(512 << 20))]
     pub(crate) reserve: Size,
     /// Host memory that decoder layers may take where the GPUs do not hold them all
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "gpus")]
@@ -551,6 +551,11 @@ fn size(text: &str) -> Result<Size, String> {
         Some(bytes) => Ok(Size(bytes)),
         None => Err("a size is a number and a unit, such as 2GiB or 512MiB".to_owned()),
     }
+}
+
+/// A size, or 0.
+fn size_or_nothing(text: &str) -> Result<Size, String> {
+    if text == "0" { Ok(Size(0)) } else { size(text) }
 }
 
 fn id(text: &str) -> Result<Digest, String> {

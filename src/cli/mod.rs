@@ -12,6 +12,7 @@ mod inspect;
 #[cfg(feature = "load")]
 mod load;
 mod map;
+mod mention;
 mod pull;
 mod release;
 mod report;

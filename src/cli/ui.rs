@@ -13,6 +13,7 @@ use mgpack::progress::{Progress, Stage};
 pub(crate) use mgpack::size::shown as bytes;
 
 use super::args::ProgressMode;
+use super::mention;
 
 /// Prints text to stdout. A reader that has gone away is not an error: there is nobody left to tell.
 pub(crate) fn print(text: &str) {
@@ -46,7 +47,7 @@ pub(crate) fn describe(error: &mgpack::Error) -> String {
     let mut text = format!("error: {error}");
     for (label, line) in [("where", error.place()), ("  why", error.why()), (" help", error.help())] {
         if let Some(line) = line {
-            text.push_str(&format!("\n{label}: {line}"));
+            text.push_str(&format!("\n{label}: {}", mention::spoken(&line)));
         }
     }
     text

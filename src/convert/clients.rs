@@ -90,13 +90,13 @@ pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
     {
         return Some(
             "transformers 5 cannot load Llama 4's fused experts in a quantized model: this bundle is for vLLM; \
-             --bf16 is for both",
+             a bf16 bundle is for both",
         );
     }
     if plan.scheme == Scheme::W8A16 && transformers::reads_weights_itself(config) {
         return Some(
             "transformers 5 cannot load this architecture with packed weights, which its class reads itself: this bundle \
-             is for vLLM on a GPU (not run here); --scheme W8A8 is for both",
+             is for vLLM on a GPU (not run here); W8A8 is for both",
         );
     }
     let mut experts = plan
@@ -108,12 +108,12 @@ pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
     match layout {
         Layout::Bnb => Some(
             "experts stay float: transformers 5 fuses them, and bitsandbytes quantizes linears only; \
-             --scheme W8A16 quantizes them",
+             W8A16 quantizes them",
         ),
         Layout::CompressedTensors if plan.scheme == Scheme::W8A16 && are_quantized => None,
         Layout::CompressedTensors => Some(
             "transformers 5 fuses experts when it loads a model, and of quantized models only packed ones: \
-             this bundle is for vLLM on a GPU; --scheme W8A16 with all experts quantized loads in transformers",
+             this bundle is for vLLM on a GPU; W8A16 with all experts quantized loads in transformers",
         ),
     }
 }

@@ -131,8 +131,8 @@ fn number(listed: &[Listed], visible_value: Option<&str>, order: Option<&str>) -
     }
     if visible::names_mig(visible_value) {
         notes.push(
-            "CUDA_VISIBLE_DEVICES names an instance of a partitioned GPU (MIG), which is not read here: give its \
-             memory with --gpus"
+            "CUDA_VISIBLE_DEVICES names an instance of a partitioned GPU (MIG), which is not read here: name \
+             its memory yourself"
                 .to_owned(),
         );
     }

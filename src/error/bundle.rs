@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Explain;
 use crate::digest::Digest;
+use crate::mention;
 
 /// A bundle could not be opened, checked or released.
 #[derive(Debug, thiserror::Error)]
@@ -105,17 +106,18 @@ impl Explain for BundleError {
     fn help(&self) -> Option<String> {
         match self {
             BundleError::NotABundle { .. } => {
-                Some("give a folder that `mgpack convert` made, or a tar that `mgpack release` made".into())
+                Some("give a folder that ‹convert()› made, or a tar that ‹release()› made".into())
             }
-            BundleError::Broken { path, .. } => {
-                Some(format!("`mgpack verify {}` lists the findings", path.display()))
-            }
+            BundleError::Broken { path, .. } => Some(format!(
+                "{} lists the findings",
+                mention::call("verify", &path.display().to_string(), &[])
+            )),
             BundleError::Digest { .. } => {
-                Some("fetch that file again; `mgpack verify` tells whether others are damaged".into())
+                Some("fetch that file again; ‹verify()› tells whether others are damaged".into())
             }
             BundleError::OtherCheckpoint { .. } => Some("give the checkpoint that was converted".into()),
-            BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with -o".into()),
-            BundleError::PartTooSmall { .. } => Some("give a larger --part-size".into()),
+            BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with ‹output›".into()),
+            BundleError::PartTooSmall { .. } => Some("give a larger ‹part_size›".into()),
             BundleError::Io { .. } => None,
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Explain;
 use super::shown::{listed, shown, shown_bare, shown_path};
+use crate::mention;
 
 /// A checkpoint could not be found in the hub's cache, or is not complete there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,12 +112,10 @@ impl Explain for CacheError {
     }
 }
 
-/// The command that fetches a repository.
+/// The call that fetches a repository.
 fn download_line(repo_id: &str, revision: Option<&str>) -> String {
-    match revision {
-        Some(revision) => format!("`mgpack pull {repo_id} --revision {revision}`"),
-        None => format!("`mgpack pull {repo_id}`"),
-    }
+    let revision: Vec<_> = revision.map(|revision| ("revision", revision)).into_iter().collect();
+    mention::call("pull", repo_id, &revision)
 }
 
 fn at_revision(revision: Option<&str>) -> String {
@@ -137,7 +136,7 @@ mod tests {
 
     #[test]
     fn tells_the_download_line_with_and_without_a_revision() {
-        assert_eq!(download_line("a/b", None), "`mgpack pull a/b`");
-        assert_eq!(download_line("a/b", Some("v1")), "`mgpack pull a/b --revision v1`");
+        assert_eq!(download_line("a/b", None), "‹pull(\"a/b\")›");
+        assert_eq!(download_line("a/b", Some("v1")), "‹pull(\"a/b\", revision=\"v1\")›");
     }
 }

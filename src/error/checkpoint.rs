@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::shown::{listed, shown, shown_bare, shown_path};
 use super::{Explain, HeaderFault, IndexFault, TorchFault};
+use crate::mention;
 
 /// A checkpoint could not be found, or is not what its files claim.
 #[derive(Debug, thiserror::Error)]
@@ -438,8 +439,8 @@ impl Explain for CheckpointError {
             Self::NotAFolder { path } => match path.extension() {
                 Some(extension) if extension == "safetensors" => {
                     format!(
-                        "give its folder, or look at this one file with `mgpack inspect {}`",
-                        shown_path(path)
+                        "give its folder, or look at this one file with {}",
+                        mention::call("inspect", &shown_path(path), &[])
                     )
                 }
                 _ => "give the folder that holds the weights".to_owned(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Explain;
+use crate::mention;
 
 /// A conversion could not be finished. Nothing of it is left on the disk.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +15,7 @@ pub enum ConvertError {
         /// The target.
         path: PathBuf,
     },
-    /// `--force` was given, and what is at the target is no bundle.
+    /// The target was to be replaced, and what is at the target is no bundle.
     #[error("the target is not a bundle and is not replaced")]
     TargetIsNoBundle {
         /// The target.
@@ -26,7 +27,7 @@ pub enum ConvertError {
         /// The target.
         path: PathBuf,
     },
-    /// The target holds the checkpoint or a tower: `--force` would remove what is being read.
+    /// The target holds the checkpoint or a tower: replacing it would remove what is being read.
     #[error("the target holds what is converted")]
     TargetHoldsSource {
         /// The target.
@@ -161,7 +162,7 @@ impl Explain for ConvertError {
                 Some(format!("replacing it would remove {}", source_dir.display()))
             }
             ConvertError::TargetIsNoBundle { .. } => {
-                Some("--force replaces a folder with an mgpack.json, or an empty one, and nothing else".into())
+                Some("‹force=true› replaces a folder with an mgpack.json, or an empty one, and nothing else".into())
             }
             ConvertError::NotFinite { .. } => {
                 Some("its row's scale would not be finite, and the whole row would be lost".into())
@@ -179,27 +180,27 @@ impl Explain for ConvertError {
     fn help(&self) -> Option<String> {
         match self {
             ConvertError::TargetIsNoBundle { .. } => {
-                Some("give another folder with -o, or remove this one yourself".into())
+                Some("give another folder with ‹output›, or remove this one yourself".into())
             }
             ConvertError::TargetExists { .. } => {
-                Some("give another folder with -o, or --force to replace it once the new bundle is complete".into())
+                Some("give another folder with ‹output›, or ‹force=true› to replace it once the new bundle is complete".into())
             }
             ConvertError::TargetInsideSource { .. } | ConvertError::TargetHoldsSource { .. } => {
-                Some("give a folder outside the checkpoint with -o".into())
+                Some("give a folder outside the checkpoint with ‹output›".into())
             }
-            ConvertError::Busy { .. } => Some("wait for it, or give another folder with -o".into()),
+            ConvertError::Busy { .. } => Some("wait for it, or give another folder with ‹output›".into()),
             ConvertError::OtherUnfinished { .. } => {
                 Some("run the command as it was to go on with that one, or remove its folder to begin anew".into())
             }
-            ConvertError::NoSpace { .. } => Some("free some space, or give a folder on another disk with -o".into()),
+            ConvertError::NoSpace { .. } => Some("free some space, or give a folder on another disk with ‹output›".into()),
             ConvertError::NotFinite { tensor, .. } => {
-                Some(format!("keep it float with --ignore {}", tensor.trim_end_matches(".weight")))
+                Some(format!("keep it float with {}", mention::option("ignore", tensor.trim_end_matches(".weight"))))
             }
             ConvertError::Overflow { .. } => Some(
-                "--on-overflow clamp takes the largest finite value, --on-overflow inf keeps the infinity, --bf16 has the range"
+                "‹on_overflow=\"clamp\"› takes the largest finite value, ‹on_overflow=\"inf\"› keeps the infinity, ‹scheme=\"bf16\"› has the range"
                     .into(),
             ),
-            ConvertError::Tower { .. } => Some("give another folder with --towers, or copy it as it is with --keep-towers".into()),
+            ConvertError::Tower { .. } => Some("give another folder with ‹towers›, or copy it as it is with ‹keep_towers=true›".into()),
             ConvertError::BadFileName { .. } => Some("rename the file in the checkpoint".into()),
             ConvertError::CaseClash { .. } => Some("rename one of the two in the checkpoint".into()),
             _ => None,

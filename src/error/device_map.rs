@@ -138,12 +138,12 @@ pub enum Remedy {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Remedy::WithoutReserve => f.write_str("no --reserve"),
-            Remedy::Context { tokens } => write!(f, "--context {tokens}"),
-            Remedy::Int8 => f.write_str("--int8"),
+            Remedy::WithoutReserve => f.write_str("‹reserve=0›"),
+            Remedy::Context { tokens } => write!(f, "‹context={tokens}›"),
+            Remedy::Int8 => f.write_str("‹scheme=\"int8\"›"),
             Remedy::MoreGpus { count: 1, bytes } => write!(f, "one more GPU of {}", gib(*bytes)),
             Remedy::MoreGpus { count, bytes } => write!(f, "{count} more GPUs of {}", gib(*bytes)),
-            Remedy::AllowCpu { bytes } => write!(f, "--allow-cpu of {} ({bytes} bytes)", gib(*bytes)),
+            Remedy::AllowCpu { bytes } => write!(f, "‹allow_cpu={bytes}› ({})", gib(*bytes)),
         }
     }
 }
@@ -177,13 +177,13 @@ impl Explain for DeviceMapError {
         match self {
             DeviceMapError::DoesNotFit(miss) => Some(format!("memory table {}", miss.memory)),
             DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
-                Some("--gpus".to_owned())
+                Some("‹gpus›".to_owned())
             }
             DeviceMapError::Accelerate { .. } => Some("infer_auto_device_map".to_owned()),
             DeviceMapError::BadConfig { .. } | DeviceMapError::NoTree { .. } => {
                 Some("config.json".to_owned())
             }
-            DeviceMapError::SchemeForPlanner { .. } => Some("--planner".to_owned()),
+            DeviceMapError::SchemeForPlanner { .. } => Some("‹planner›".to_owned()),
             DeviceMapError::NoPrecision { .. } | DeviceMapError::DuplicateModule { .. } => None,
         }
     }
@@ -240,7 +240,7 @@ impl Explain for DeviceMapError {
     fn help(&self) -> Option<String> {
         match self {
             DeviceMapError::DoesNotFit(miss) if miss.remedies.is_empty() => {
-                Some("give larger or more devices, or let layers go to the host with --allow-cpu".to_owned())
+                Some("give larger or more devices, or let layers go to the host with ‹allow_cpu›".to_owned())
             }
             DeviceMapError::DoesNotFit(miss) => {
                 let each: Vec<String> = miss.remedies.iter().map(Remedy::to_string).collect();
@@ -255,7 +255,9 @@ impl Explain for DeviceMapError {
             DeviceMapError::NoTree { .. } => {
                 Some("give a folder with the weights: their headers tell the sizes".to_owned())
             }
-            DeviceMapError::NoPrecision { .. } => Some("add --int8, --fp16 or --bf16".to_owned()),
+            DeviceMapError::NoPrecision { .. } => {
+                Some("add ‹scheme=\"int8\"›, ‹scheme=\"fp16\"› or ‹scheme=\"bf16\"›".to_owned())
+            }
             DeviceMapError::BadConfig { .. } | DeviceMapError::DuplicateModule { .. } => None,
         }
     }
@@ -272,7 +274,7 @@ mod tests {
             error.to_string(),
             "`2x24Gi` is not a memory table: a size is a positive number with a unit, such as 24GiB"
         );
-        assert_eq!(error.place().unwrap(), "--gpus");
+        assert_eq!(error.place().unwrap(), "‹gpus›");
         assert_eq!(error.help().unwrap(), "write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`");
 
         let message = "list index out of range".to_owned();

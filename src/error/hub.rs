@@ -209,14 +209,14 @@ impl Explain for HubError {
             }
             HubError::Forbidden { gated: false, .. } => "use a token that may read it (HF_TOKEN)".into(),
             HubError::NotFound { .. } => {
-                "check the name and --revision; a private repository needs a token that may read it (HF_TOKEN)"
+                "check the name and ‹revision›; a private repository needs a token that may read it (HF_TOKEN)"
                     .into()
             }
             HubError::NoRevision { .. } => {
-                "give a branch, a tag or a whole commit with --revision, or leave it out for `main`".into()
+                "give a branch, a tag or a whole commit with ‹revision›, or leave it out for `main`".into()
             }
             HubError::NoFile { .. } => {
-                "try again later; if it stays so, tell the repository's owner, or leave it out with --exclude"
+                "try again later; if it stays so, tell the repository's owner, or leave it out with ‹exclude›"
                     .into()
             }
             HubError::Certificate { .. } => {
@@ -227,7 +227,7 @@ impl Explain for HubError {
                 "free some space, or set HF_HUB_CACHE to a folder on another disk".into()
             }
             HubError::Offline { .. } => "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".into(),
-            HubError::NotStreamable { .. } => "convert it without --stream".into(),
+            HubError::NotStreamable { .. } => "convert it without ‹stream=true›".into(),
             HubError::WrongBytes { .. } => {
                 "a proxy or mirror may alter files: try without it, or with another HF_ENDPOINT".into()
             }

@@ -90,11 +90,11 @@ impl Explain for LoadError {
     fn help(&self) -> Option<String> {
         match self {
             LoadError::DoesNotFit { .. } => Some(
-                "`mgpack map BUNDLE --gpus auto` plans for what is free; --until stops before this stage"
+                "‹map(\"BUNDLE\", gpus=\"auto\")› plans for what is free; ‹until› stops before this stage"
                     .into(),
             ),
             LoadError::NoDevice { .. } => Some("give a device for each that the map names".into()),
-            LoadError::NoProfile { .. } => Some("`mgpack map BUNDLE` shows its profiles".into()),
+            LoadError::NoProfile { .. } => Some("‹map(\"BUNDLE\")› shows its profiles".into()),
             LoadError::Dtype { .. } => Some("read the tensor with `Bundle::read`".into()),
             _ => None,
         }

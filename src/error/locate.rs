@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Explain;
+use crate::mention;
 
 /// A checkpoint or a tower is not where it was looked for.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ impl Explain for LocateError {
         match self {
             LocateError::NoSuchPath { .. } => None,
             LocateError::NothingToStream { .. } => {
-                Some("--stream fetches from the hub, and removes only what can be fetched again".into())
+                Some("‹stream=true› fetches from the hub, and removes only what can be fetched again".into())
             }
             LocateError::NoTower { files, hub_id, .. } => Some(format!(
                 "no folder above holds {}, and the Hugging Face cache has no {hub_id}",
@@ -66,9 +67,10 @@ impl Explain for LocateError {
                 "give a folder with config.json and *.safetensors, an alias (7b, 34b-hd, …) or a hub id"
                     .into(),
             ),
-            LocateError::NothingToStream { .. } => Some("leave --stream and --discard-source out".into()),
+            LocateError::NothingToStream { .. } => Some("leave ‹stream› and ‹discard_source› out".into()),
             LocateError::NoTower { hub_id, .. } => Some(format!(
-                "`mgpack pull {hub_id}`, or name the folder that holds the towers with --towers"
+                "{}, or name the folder that holds the towers with ‹towers›",
+                mention::call("pull", hub_id, &[])
             )),
         }
     }

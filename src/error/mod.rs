@@ -40,6 +40,8 @@ pub use torch::TorchFault;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The three lines below an error's first one.
+///
+/// Options and calls are written in the notation of [`crate::mention`]: ‹force=true›, never `--force`.
 pub trait Explain: std::error::Error {
     /// The file, tensor or option concerned.
     fn place(&self) -> Option<String> {

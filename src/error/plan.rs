@@ -7,7 +7,7 @@ use super::Explain;
 #[non_exhaustive]
 pub enum PlanError {
     /// An ignore pattern names nothing in the checkpoint.
-    #[error("--ignore `{pattern}` matches no tensor and no module")]
+    #[error("the pattern `{pattern}` matches no tensor and no module")]
     IgnoreMatchesNothing {
         /// The pattern as given.
         pattern: String,
@@ -15,7 +15,7 @@ pub enum PlanError {
         nearest: Option<String>,
     },
     /// An ignore pattern is no regular expression.
-    #[error("--ignore `{pattern}` is not a regular expression")]
+    #[error("the pattern `{pattern}` is not a regular expression")]
     BadPattern {
         /// The pattern as given.
         pattern: String,
@@ -56,8 +56,8 @@ pub enum PlanError {
         /// The family's name.
         family: String,
     },
-    /// `--scheme` and `--format` contradict each other.
-    #[error("scheme {scheme} is not of the layout given with --format")]
+    /// The scheme and the layout contradict each other.
+    #[error("scheme {scheme} is not of the layout that was asked for")]
     SchemeInLayout {
         /// The scheme.
         scheme: &'static str,
@@ -85,6 +85,14 @@ pub enum PlanError {
 }
 
 impl Explain for PlanError {
+    fn place(&self) -> Option<String> {
+        match self {
+            PlanError::IgnoreMatchesNothing { .. } | PlanError::BadPattern { .. } => Some("‹ignore›".into()),
+            PlanError::SchemeInLayout { .. } | PlanError::LayoutForFamily { .. } => Some("‹format›".into()),
+            _ => None,
+        }
+    }
+
     fn why(&self) -> Option<String> {
         match self {
             PlanError::IgnoreMatchesNothing { .. } => {
@@ -114,20 +122,24 @@ impl Explain for PlanError {
     fn help(&self) -> Option<String> {
         match self {
             PlanError::IgnoreMatchesNothing { nearest, .. } => Some(match nearest {
-                Some(name) => format!("did you mean `{name}`? `mgpack inspect` lists the names"),
-                None => "`mgpack inspect` lists the names of a checkpoint".into(),
+                Some(name) => format!("did you mean `{name}`? ‹inspect()› lists the names"),
+                None => "‹inspect()› lists the names of a checkpoint".into(),
             }),
-            PlanError::NothingToQuantize { .. } => Some("--bf16 and --fp16 cast everything".into()),
+            PlanError::NothingToQuantize { .. } => {
+                Some("‹scheme=\"bf16\"› and ‹scheme=\"fp16\"› cast everything".into())
+            }
             PlanError::AlreadyQuantized { .. } => {
                 Some("convert from the original bf16 or fp16 checkpoint".into())
             }
-            PlanError::NoClient { .. } => Some("give --bf16, or --scheme W8A8 for vLLM".into()),
-            PlanError::SchemeInLayout { .. } => Some("leave out --format: the scheme decides it".into()),
-            PlanError::LayoutForFamily { .. } => Some("leave out --format, or give --format bnb".into()),
-            PlanError::Budget { needed, .. } => {
-                Some(format!("give --max-memory {}MiB, or fewer threads with -j", needed.div_ceil(1 << 20)))
+            PlanError::NoClient { .. } => {
+                Some("give ‹scheme=\"bf16\"›, or ‹scheme=\"W8A8\"› for vLLM".into())
             }
-            PlanError::NoTensors => Some("`mgpack inspect` shows what a checkpoint holds".into()),
+            PlanError::SchemeInLayout { .. } => Some("leave out ‹format›: the scheme decides it".into()),
+            PlanError::LayoutForFamily { .. } => Some("leave out ‹format›, or give ‹format=\"bnb\"›".into()),
+            PlanError::Budget { needed, .. } => {
+                Some(format!("give ‹max_memory=\"{}MiB\"›, or fewer ‹threads›", needed.div_ceil(1 << 20)))
+            }
+            PlanError::NoTensors => Some("‹inspect()› shows what a checkpoint holds".into()),
             _ => None,
         }
     }

@@ -24,6 +24,6 @@ impl Explain for PythonError {
     }
 
     fn help(&self) -> Option<String> {
-        Some("name an interpreter with --python, or activate an environment".into())
+        Some("name an interpreter with ‹python›, or activate an environment".into())
     }
 }

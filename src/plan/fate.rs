@@ -70,7 +70,7 @@ impl std::fmt::Display for Skip {
         match self {
             Skip::Rule(what) => f.write_str(what),
             Skip::Family(reason) => f.write_str(reason),
-            Skip::Ignored(pattern) => write!(f, "--ignore {pattern}"),
+            Skip::Ignored(pattern) => write!(f, "ignored by `{pattern}`"),
             Skip::Dtype => f.write_str("not a float type that is quantized"),
             Skip::Width => write!(f, "width is no multiple of {GROUP_LEN}"),
         }

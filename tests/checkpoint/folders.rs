@@ -182,7 +182,7 @@ fn refuses_what_is_no_checkpoint() {
     let folder = small();
     let file = checkpoint_error(Checkpoint::open(&folder.path().join("model.safetensors")));
     assert!(matches!(&file, E::NotAFolder { .. }));
-    assert!(mgpack::Explain::help(&file).expect("help").contains("mgpack inspect"));
+    assert!(mgpack::Explain::help(&file).expect("help").contains("‹inspect(\""));
 }
 
 #[test]

@@ -72,12 +72,16 @@ fn finds_branches_tags_and_whole_commits() {
 }
 
 #[test]
-fn tells_the_command_that_fetches_what_is_missing() {
+fn names_the_call_that_fetches_what_is_missing() {
     let cache = downloaded();
     let cases = [
-        ("YanweiLi/MGM-7B", None, "`mgpack pull YanweiLi/MGM-7B`"),
-        (ID, Some("v2"), "`mgpack pull YanweiLi/MGM-2B --revision v2`"),
-        (ID, Some(SHA1), "`mgpack pull YanweiLi/MGM-2B --revision 89abcdef0123456789abcdef0123456789abcdef`"),
+        ("YanweiLi/MGM-7B", None, "‹pull(\"YanweiLi/MGM-7B\")›"),
+        (ID, Some("v2"), "‹pull(\"YanweiLi/MGM-2B\", revision=\"v2\")›"),
+        (
+            ID,
+            Some(SHA1),
+            "‹pull(\"YanweiLi/MGM-2B\", revision=\"89abcdef0123456789abcdef0123456789abcdef\")›",
+        ),
     ];
     for (id, revision, line) in cases {
         let error = refused(&hub(&cache), id, revision);
@@ -104,7 +108,7 @@ fn refuses_a_snapshot_whose_download_was_interrupted() {
             matches!(&error, CacheError::IncompleteSnapshot { files, .. } if *files == [file]),
             "{error:?}"
         );
-        assert_eq!(error.help().as_deref(), Some("`mgpack pull YanweiLi/MGM-2B`"));
+        assert_eq!(error.help().as_deref(), Some("‹pull(\"YanweiLi/MGM-2B\")›"));
         // By its path, without the name, it is refused as well.
         let opened = Checkpoint::open(&cache.snapshot);
         assert!(matches!(opened, Err(Error::Checkpoint(CheckpointError::DanglingLink { .. }))), "{opened:?}");

@@ -4,6 +4,8 @@ use mgpack::{Error, Explain as _};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::mention::spoken;
+
 /// The exception for `error`: its sentence, and where, why and help as attributes.
 pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let class = match error {
@@ -15,9 +17,9 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     };
     let exception = || -> PyResult<PyErr> {
         let fields = PyDict::new(py);
-        fields.set_item("path", error.place())?;
-        fields.set_item("why", error.why())?;
-        fields.set_item("help", error.help())?;
+        fields.set_item("path", spoken(error.place()))?;
+        fields.set_item("why", spoken(error.why()))?;
+        fields.set_item("help", spoken(error.help()))?;
         let class = py.import("mgpack.errors")?.getattr(class)?;
         Ok(PyErr::from_value(class.call((error.to_string(),), Some(&fields))?))
     };

@@ -4,6 +4,7 @@
 //! errors there are is written in Python, in `python/mgpack`. Long work runs off the interpreter (see `work`).
 
 mod errors;
+mod mention;
 mod work;
 
 use std::ffi::OsString;
