@@ -523,6 +523,8 @@ fn a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest() {
             ran.err
         );
     }
+    let unclosed = world.run(&args(&["--int8", "--ignore", "re:("], "out"));
+    assert!(unclosed.err.contains("\n  why: unclosed group\n"), "{}", unclosed.err);
     assert_eq!(world.names(), ["ckpt"]);
 }
 

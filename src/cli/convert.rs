@@ -15,9 +15,6 @@ use serde_json::{Value, json};
 use super::args::{ConvertArgs, PlanArgs, ProgressMode, RecipeArgs};
 use super::{STOP, ui};
 
-/// Seed of the built-in checkpoint; another one would be another model.
-const TINY_SEED: u64 = 7;
-
 /// Tensors shown as the worst.
 const WORST: usize = 10;
 
@@ -84,12 +81,17 @@ pub(super) fn plan(args: &PlanArgs) -> Result<ExitCode> {
 /// Finds the model and decides everything. `fetch`: what is missing is downloaded, with progress shown so.
 fn prepare(recipe: &RecipeArgs, fetch: Option<Option<ProgressMode>>) -> Result<Conversion> {
     let places = places(recipe);
-    let is_tiny = recipe.model == "tiny" && !Path::new("tiny").exists();
+    let is_tiny = recipe.model == tiny::ALIAS && !Path::new(tiny::ALIAS).exists();
     if let Some(progress) = fetch.filter(|_| !is_tiny) {
         super::fetch::missing(&recipe.model, &places, progress)?;
     }
-    let located = if is_tiny { make_tiny(&places)? } else { locate::checkpoint(&recipe.model, &places)? };
-    let options = Options { name: is_tiny.then(|| "MGM-7B-tiny".to_owned()), ..options(recipe) };
+    let located = if is_tiny {
+        let dir = tiny::in_cache(|name| std::env::var_os(name), &places.cwd)?;
+        Located { dir, hub_id: None, revision: None }
+    } else {
+        locate::checkpoint(&recipe.model, &places)?
+    };
+    let options = Options { name: is_tiny.then(|| tiny::BUNDLE_NAME.to_owned()), ..options(recipe) };
     Conversion::prepare(located, &places, options)
 }
 
@@ -118,24 +120,6 @@ pub(super) fn options(recipe: &RecipeArgs) -> Options {
         isa: recipe.isa.unwrap_or_else(Isa::detect),
         map: super::map::request(&recipe.map),
     }
-}
-
-/// The built-in checkpoint, written into the user's cache folder at first use.
-fn make_tiny(places: &Places) -> Result<Located> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let cache = cache.unwrap_or_else(|| places.cwd.join(".cache")).join("mgpack");
-    let dir = cache.join(concat!("MGM-7B-tiny-", env!("CARGO_PKG_VERSION")));
-    if !dir.is_dir() {
-        // Under a name of this process until it is whole; whoever renames first wins, with the same bytes.
-        let staged = cache.join(format!(".tiny-{}", std::process::id()));
-        tiny::write(&staged, TINY_SEED)?;
-        if std::fs::rename(&staged, &dir).is_err() {
-            // Best effort: a left-over is hidden and never read.
-            let _ = std::fs::remove_dir_all(&staged);
-        }
-    }
-    Ok(Located { dir, hub_id: None, revision: None })
 }
 
 pub(super) fn show_plan(conversion: &Conversion, as_json: bool) -> Result<ExitCode> {

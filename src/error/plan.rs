@@ -98,6 +98,11 @@ impl Explain for PlanError {
             PlanError::IgnoreMatchesNothing { .. } => {
                 Some("a pattern is the whole name of a tensor or module, or re: and a regular expression that matches from its start".into())
             }
+            // The parser draws the pattern with a mark below it; its last line says what is wrong.
+            PlanError::BadPattern { cause, .. } => {
+                let said = cause.to_string();
+                said.lines().last().map(|line| line.trim_start_matches("error: ").to_owned())
+            }
             PlanError::NothingToQuantize { tensors, reasons } => {
                 let reasons: Vec<_> = reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect();
                 Some(format!(

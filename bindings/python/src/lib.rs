@@ -8,30 +8,41 @@ mod mention;
 mod work;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use indexmap::IndexMap;
 use mgpack::bundle;
 use mgpack::convert::{self, Conversion, Options};
-use mgpack::device_map::{MemoryTable, parse_size};
+use mgpack::device::{Device, MAX_DEVICES};
+use mgpack::device_map::{self, MemoryTable};
+use mgpack::devices::Devices;
+use mgpack::error::DeviceMapError;
 use mgpack::kernels::Isa;
-use mgpack::locate::{self, Places};
+use mgpack::locate::{self, Located, Places};
 use mgpack::map::{Model, Planner};
 use mgpack::modules::MapRequest;
 use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
+use mgpack::tiny;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+
+use work::Listeners;
 
 /// The functions of `mgpack._mgpack`; `_mgpack.pyi` describes them for type checkers.
 #[pymodule]
 mod _mgpack {
     #[pymodule_export]
-    use super::{convert_checkpoint, plan_device_map, read_manifest, run_command, verify_bundle};
+    use super::{
+        convert_checkpoint, detect_gpus, parse_memory_table, parse_size, plan_device_map, read_manifest,
+        run_command, verify_bundle,
+    };
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods as _;
+        module.add("MAX_DEVICES", super::MAX_DEVICES)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }
@@ -63,7 +74,8 @@ fn verify_bundle(
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<String> {
-    let report = work::run(py, progress.as_ref(), move |teller, stop| {
+    let listeners = Listeners { progress: progress.as_ref(), notice: None };
+    let report = work::run(py, listeners, move |teller, stop| {
         // Not rayon's global pool: its threads would be missing in a process that was forked.
         let pool = work::pool(threads)?;
         pool.install(|| bundle::verify(&bundle, !full, teller, stop))
@@ -71,30 +83,78 @@ fn verify_bundle(
     serde_json::to_string(&report).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
-/// Bytes, as a number or with a unit.
+/// Bytes by device, as `mgpack.arguments` reads them: `0`, `1`, …, `cpu`.
+type Sizes = IndexMap<String, u64>;
+
+/// A memory table: a text such as `2x24GiB`, or bytes by device.
 #[derive(FromPyObject)]
-enum Size {
-    Bytes(u64),
+enum Table {
     Text(String),
+    Sizes(Sizes),
 }
 
-impl Size {
-    fn bytes(self) -> PyResult<u64> {
+impl Table {
+    fn read(&self, py: Python<'_>) -> PyResult<MemoryTable> {
         match self {
-            Size::Bytes(bytes) => Ok(bytes),
-            Size::Text(text) => parse_size(&text).ok_or_else(|| {
-                PyValueError::new_err(format!(
-                    "`{text}` is no size: a size is a number and a unit, such as 2GiB or 512MiB"
-                ))
-            }),
+            Table::Text(text) => {
+                MemoryTable::parse(text).map_err(|error| errors::to_python(py, &error.into()))
+            }
+            Table::Sizes(sizes) => memory_table(sizes),
         }
     }
+}
+
+/// Bytes of a text with a unit, such as `2GiB`; None where it is none.
+#[pyfunction]
+fn parse_size(text: &str) -> Option<u64> {
+    device_map::parse_size(text)
+}
+
+/// A memory table of a text, such as `2x24GiB`; a `ValueError` with the rule that the text breaks.
+#[pyfunction]
+fn parse_memory_table(py: Python<'_>, text: &str) -> PyResult<Sizes> {
+    match MemoryTable::parse(text) {
+        Ok(table) => Ok(sizes(&table)),
+        Err(DeviceMapError::BadMemoryTable { reason, .. }) => Err(PyValueError::new_err(reason)),
+        Err(error) => Err(errors::to_python(py, &error.into())),
+    }
+}
+
+/// Free memory of every GPU that a CUDA program would see, and what there is to say about it.
+#[pyfunction]
+fn detect_gpus(py: Python<'_>) -> (Sizes, Vec<String>) {
+    let devices = py.detach(|| Devices::detect(|name| std::env::var_os(name)));
+    let mut notes = devices.notes.clone();
+    let without = devices.without_gpu();
+    notes.extend(without.map(|why| format!("{why}: the device map is made for one device of any size")));
+    (devices.free_memory().as_ref().map(sizes).unwrap_or_default(), notes)
+}
+
+fn sizes(table: &MemoryTable) -> Sizes {
+    let entry = |&(device, bytes): &(Device, u64)| match device.gpu() {
+        Some(number) => (number.to_string(), bytes),
+        None => (device.to_string(), bytes),
+    };
+    table.entries().iter().map(entry).collect()
+}
+
+fn memory_table(sizes: &Sizes) -> PyResult<MemoryTable> {
+    let entries = sizes.iter().map(|(device, bytes)| {
+        let device = if device == "cpu" { Some(Device::Cpu) } else { device.parse().ok().map(Device::Gpu) };
+        device
+            .filter(|device| device.gpu().is_none_or(|number| number < MAX_DEVICES))
+            .map(|device| (device, *bytes))
+    });
+    entries
+        .collect::<Option<Vec<_>>>()
+        .and_then(MemoryTable::new)
+        .ok_or_else(|| PyValueError::new_err(format!("a GPU's number is from 0 to {}", MAX_DEVICES - 1)))
 }
 
 /// Converts a checkpoint into a bundle and returns the bundle's path. The options are those of `mgpack convert`.
 #[pyfunction]
 #[pyo3(signature = (model, output, *, scheme, format, ignore, on_overflow, stats, max_shard_size, max_memory,
-    threads, towers, keep_towers, revision, gpus, context, batch, reserve, allow_cpu, force, progress))]
+    threads, towers, keep_towers, revision, gpus, context, batch, reserve, allow_cpu, force, notice, progress))]
 #[expect(clippy::too_many_arguments, reason = "one for each option of `mgpack convert`, by keyword only")]
 fn convert_checkpoint(
     py: Python<'_>,
@@ -105,18 +165,19 @@ fn convert_checkpoint(
     ignore: Vec<String>,
     on_overflow: &str,
     stats: bool,
-    max_shard_size: Option<Size>,
-    max_memory: Option<Size>,
+    max_shard_size: Option<u64>,
+    max_memory: Option<u64>,
     threads: Option<usize>,
     towers: Option<PathBuf>,
     keep_towers: bool,
     revision: Option<String>,
-    gpus: Vec<String>,
+    gpus: Vec<Table>,
     context: u64,
     batch: u64,
-    reserve: Option<Size>,
-    allow_cpu: Option<Size>,
+    reserve: Option<u64>,
+    allow_cpu: Option<u64>,
     force: bool,
+    notice: Py<PyAny>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<PathBuf> {
     let precision = named(
@@ -137,23 +198,22 @@ fn convert_checkpoint(
         on_overflow,
         &[("error", OnOverflow::Error), ("clamp", OnOverflow::Clamp), ("inf", OnOverflow::Inf)],
     )?;
-    let bytes = |size: Option<Size>, default: u64| size.map_or(Ok(default), Size::bytes);
     let map = MapRequest {
-        memory: gpus.iter().map(|gpus| table(py, gpus)).collect::<PyResult<_>>()?,
+        memory: gpus.iter().map(|table| table.read(py)).collect::<PyResult<_>>()?,
         context,
         batch,
-        reserve: bytes(reserve, MapRequest::default().reserve)?,
-        allow_cpu: allow_cpu.map(Size::bytes).transpose()?,
+        reserve: reserve.unwrap_or(MapRequest::default().reserve),
+        allow_cpu,
     };
     let options = Options {
         precision,
         layout,
         ignore,
-        max_shard_len: bytes(max_shard_size, DEFAULT_MAX_SHARD_LEN)?,
+        max_shard_len: max_shard_size.unwrap_or(DEFAULT_MAX_SHARD_LEN),
         on_overflow,
         stats,
         name: None,
-        max_memory: bytes(max_memory, convert::DEFAULT_MAX_MEMORY)?,
+        max_memory: max_memory.unwrap_or(convert::DEFAULT_MAX_MEMORY),
         threads: work::thread_count(threads),
         isa: Isa::detect(),
         keep_towers,
@@ -162,10 +222,24 @@ fn convert_checkpoint(
     let mut places = Places::from_env(|name| std::env::var_os(name));
     places.towers = towers;
     places.revision = revision;
-    work::run(py, progress.as_ref(), move |teller, stop| {
-        let located = locate::checkpoint(&model, &places)?;
+    let listeners = Listeners { progress: progress.as_ref(), notice: Some(&notice) };
+    work::run(py, listeners, move |teller, stop| {
+        let is_tiny = model == tiny::ALIAS && !Path::new(tiny::ALIAS).exists();
+        let located = if is_tiny {
+            let dir = tiny::in_cache(|name| std::env::var_os(name), &places.cwd)?;
+            Located { dir, hub_id: None, revision: None }
+        } else {
+            locate::checkpoint(&model, &places)?
+        };
+        let options = Options { name: is_tiny.then(|| tiny::BUNDLE_NAME.to_owned()), ..options };
         let conversion = Conversion::prepare(located, &places, options)?;
         let target = output.unwrap_or_else(|| places.cwd.join(&conversion.name));
+        conversion
+            .notices
+            .iter()
+            .cloned()
+            .chain(conversion.folder_notice(&target))
+            .for_each(|it| teller.say(it));
         conversion.run(&target, force, teller, stop).map(|outcome| outcome.path)
     })
 }
@@ -176,7 +250,7 @@ fn convert_checkpoint(
 fn plan_device_map(
     py: Python<'_>,
     bundle: PathBuf,
-    devices: &str,
+    devices: Sizes,
     context: Option<u64>,
     batch: Option<u64>,
     reserve: Option<u64>,
@@ -184,7 +258,7 @@ fn plan_device_map(
 ) -> PyResult<String> {
     let default = MapRequest::default();
     let request = MapRequest {
-        memory: vec![table(py, devices)?],
+        memory: vec![memory_table(&devices)?],
         context: context.unwrap_or(default.context),
         batch: batch.unwrap_or(default.batch),
         reserve: reserve.unwrap_or(default.reserve),
@@ -194,11 +268,6 @@ fn plan_device_map(
     let planned = planned.map_err(|error| errors::to_python(py, &error))?;
     let map = planned.first().map(|planned| &planned.profile.map);
     serde_json::to_string(&map).map_err(|error| PyValueError::new_err(error.to_string()))
-}
-
-/// A memory table: `2x24GiB`, `0=22GiB,1=24GiB`.
-fn table(py: Python<'_>, text: &str) -> PyResult<MemoryTable> {
-    MemoryTable::parse(text).map_err(|error| errors::to_python(py, &error.into()))
 }
 
 /// The value that `word` stands for.

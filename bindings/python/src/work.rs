@@ -21,17 +21,36 @@ use crate::errors;
 /// How often signals are looked for and progress is told.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How far each stage is: label, bytes done, bytes in all. Stages that were told to their end are removed.
+/// How far a stage is: label, bytes done, bytes in all.
+type State = (Cow<'static, str>, u64, u64);
+
+/// Functions of the caller, each called on the caller's thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Listeners<'a> {
+    /// Takes a stage, the bytes done and those in all.
+    pub(crate) progress: Option<&'a Py<PyAny>>,
+    /// Takes a sentence that the caller should know.
+    pub(crate) notice: Option<&'a Py<PyAny>>,
+}
+
+/// How far each stage is. Stages that were told to their end are removed, and so are notices.
 #[derive(Debug, Default)]
-struct Meter(Mutex<Vec<(Cow<'static, str>, u64, u64)>>);
+struct Meter {
+    stages: Mutex<Vec<State>>,
+    notices: Mutex<Vec<String>>,
+}
 
 impl Meter {
-    fn stages(&self) -> MutexGuard<'_, Vec<(Cow<'static, str>, u64, u64)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stages(&self) -> MutexGuard<'_, Vec<State>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Vec<String>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be told: the end of every stage that is over, then the state of the one that runs.
-    fn take(&self) -> Vec<(Cow<'static, str>, u64, u64)> {
+    fn take(&self) -> Vec<State> {
         let mut stages = self.stages();
         let told = stages.clone();
         let over = stages.len().saturating_sub(1);
@@ -46,12 +65,24 @@ pub(crate) struct Teller<'a> {
     bell: SyncSender<()>,
 }
 
-impl Progress for Teller<'_> {
-    fn begin(&self, stage: Stage, total: u64) {
-        self.meter.stages().push((stage.label(), 0, total));
+impl Teller<'_> {
+    /// Tells a notice, and waits until it has been told.
+    pub(crate) fn say(&self, notice: String) {
+        self.meter.notices().push(notice);
+        self.ring();
+    }
+
+    fn ring(&self) {
         // The bell holds no message: the second ring is taken when what the first one was about has been told.
         // Nobody is gone before the job ends, so neither can fail.
         let _ = self.bell.send(()).and_then(|()| self.bell.send(()));
+    }
+}
+
+impl Progress for Teller<'_> {
+    fn begin(&self, stage: Stage, total: u64) {
+        self.meter.stages().push((stage.label(), 0, total));
+        self.ring();
     }
 
     fn advance(&self, bytes: u64) {
@@ -63,18 +94,24 @@ impl Progress for Teller<'_> {
     fn finish(&self) {}
 }
 
-/// Does `job` and returns what it returns. `progress` is called with a stage, the bytes done and those in all.
+/// Does `job` and returns what it returns.
 ///
-/// A signal's exception, or one that `progress` raises, stops the job and is raised once the job has ended.
+/// A signal's exception, or one that a listener raises, stops the job and is raised once the job has ended.
 pub(crate) fn run<T: Send>(
     py: Python<'_>,
-    progress: Option<&Py<PyAny>>,
+    listeners: Listeners<'_>,
     job: impl FnOnce(&Teller<'_>, &Stop) -> Result<T> + Send,
 ) -> PyResult<T> {
     let (meter, stop) = (Meter::default(), Stop::new());
     let mut told = None;
     let mut tell = |py: Python<'_>| -> PyResult<()> {
-        let Some(progress) = progress else { return Ok(()) };
+        let notices = std::mem::take(&mut *meter.notices());
+        for said in notices {
+            if let Some(notice) = listeners.notice {
+                notice.call1(py, (said,))?;
+            }
+        }
+        let Some(progress) = listeners.progress else { return Ok(()) };
         for state in meter.take() {
             if told.as_ref() != Some(&state) {
                 let (stage, done, total) = &state;

@@ -4,12 +4,17 @@ MGM's loader itself is run in tests/mgm, where MGM is.
 """
 
 import json
+import shutil
 
 import mgpack
+import numpy
 import pytest
 import torch
 from mgpack import placement
-from transformers import LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoTokenizer, CLIPImageProcessor, LlamaForCausalLM, PreTrainedTokenizerFast
 
 GIB = 1 << 30
 
@@ -24,15 +29,17 @@ def test_a_bf16_bundle_gives_the_models_own_logits_from_any_folder(made, tmp_pat
     want = logits(LlamaForCausalLM.from_pretrained(made.checkpoint(), dtype=torch.bfloat16))
     folder = made.generic("--bf16")
     monkeypatch.chdir(tmp_path)
-    model = mgpack.load(folder, device="cpu")
-    assert type(model) is LlamaForCausalLM
+    loaded = mgpack.load(folder, device="cpu")
+    tokenizer, model, processor, context_len = loaded
+    assert type(model) is LlamaForCausalLM and model is loaded.model
+    assert (tokenizer, processor, context_len) == (None, None, 128)
     assert torch.equal(logits(model), want)
 
 
 @pytest.mark.parametrize("options", [["--int8"], ["--int8", "--format", "bnb"], ["--scheme", "W8A16"]])
 def test_quantized_bundles_load_and_are_close(made, options):
     want = logits(LlamaForCausalLM.from_pretrained(made.checkpoint(), dtype=torch.float32))
-    got = logits(mgpack.load(made.generic(*options), device="cpu", verify="full"))
+    got = logits(mgpack.load(made.generic(*options), device="cpu", verify="full").model)
     # Not zero: else nothing would have been quantized.
     assert 1e-4 < ((got - want).norm() / want.norm()).item() < 0.05
 
@@ -120,7 +127,7 @@ def test_without_mgm_a_whole_bundle_of_it_says_what_is_missing(made):
 
 
 def test_versions_can_be_a_warning(made):
-    with pytest.warns(UserWarning, match="help: pip install torch=="), pytest.raises(mgpack.MissingPackageError):
+    with pytest.warns(mgpack.Notice, match="help: pip install torch=="), pytest.raises(mgpack.MissingPackageError):
         mgpack.load(made.mgm("--fp16"), device="cpu", check_versions="warn")
 
 
@@ -157,11 +164,117 @@ def test_a_model_that_does_not_fit_is_refused_with_the_shortfall(made, loader, m
         mgpack.load(made.generic("--fp16"), device="cpu")
 
 
-def test_a_map_of_the_callers_own_is_taken_as_it_is(made, loader):
-    assert placed(made.generic("--fp16"), device_map={"": "cpu"}) == {"": "cpu"}
+def test_a_map_of_the_callers_own_is_used_as_it_is(made, loader):
+    for own in ({"": "cpu"}, {"model": torch.device("cuda:1"), "lm_head": "disk"}, {"model": 0, "lm_head": "cuda:0"}):
+        assert placed(made.generic("--fp16"), device_map=own) == own
+
+
+def test_words_for_a_planned_map_mean_the_map_that_mgpack_plans(made, loader, monkeypatch):
+    folder = made.generic("--fp16", "--gpus=2x600KiB", "--context=16", "--reserve=64KiB")
+    own = json.loads((folder / "device_map.json").read_text())
+    monkeypatch.setattr(placement, "gpu_memory", lambda: {0: 600 << 10, 1: 600 << 10})
+    for word in ("auto", "balanced", "balanced_low_0", "sequential", None):
+        assert placed(folder, device_map=word) == own
+        assert placed(folder, device_map=word, device="cpu") == {"": "cpu"}
+
+
+def test_one_device_takes_everything(made, loader, monkeypatch):
+    folder = made.generic("--fp16")
+    monkeypatch.setattr(placement, "gpu_memory", lambda: {0: GIB, 1: 2 * GIB})
+    for one in ("cuda:1", 1, numpy.int64(1), torch.device("cuda", 1)):
+        assert placed(folder, device=one) == placed(folder, device_map=one) == {"": 1}
+        assert placed(folder, device=one, device_map=one) == {"": 1}
+        assert placed(folder, device=one, memory={1: "1GiB"}) == {"": 1}
+    for cpu in ("cpu", torch.device("cpu")):
+        assert placed(folder, device=cpu) == placed(folder, device_map=cpu) == {"": "cpu"}
+    # Everything on one device, or an error: never what fits there and the rest elsewhere.
+    with pytest.raises(mgpack.DeviceMapError, match="are missing on gpu 1"):
+        mgpack.load(folder, device="cuda:1", memory={0: GIB, 1: 1 << 20})
+    with pytest.raises(mgpack.LoadError, match="torch has GPUs 0, 1, and no cuda:2"):
+        mgpack.load(folder, device="cuda:2")
+    with pytest.raises(ValueError, match="device_map='cuda:1' puts everything on that device, and device is 'cpu'"):
+        mgpack.load(folder, device="cpu", device_map=1)
+    monkeypatch.setattr(placement, "gpu_memory", dict)
+    for one in ("cuda", "cuda:0"):
+        with pytest.raises(mgpack.LoadError, match="torch sees no GPU here") as raised:
+            mgpack.load(folder, device=one)
+        assert raised.value.help == 'load it with device="cpu"'
+
+
+def test_memory_is_a_table_of_sizes(made, loader):
+    folder = made.generic("--fp16")
+    want = placed(folder, memory={0: 600 << 10, 1: 2 << 20}, context=16, reserve=64 << 10)
+    assert set(want.values()) == {0, 1}
+    for same in ({0: "600KiB", "1": "2MiB"}, "0=600KiB,1=2MiB", {torch.device("cuda:0"): 600 << 10, 1: "2MiB"}):
+        assert placed(folder, memory=same, context=numpy.int32(16), reserve="64KiB") == want
+    # `cpu` is host memory for decoder layers.
+    small = {"context": 16, "reserve": 0, "memory": {0: "450KiB"}}
+    with pytest.raises(mgpack.DeviceMapError):
+        mgpack.load(folder, **small)
+    host = {**small, "memory": {0: "450KiB", "cpu": "2MiB"}}
+    assert placed(folder, **host) == placed(folder, **small, allow_cpu="2MiB")
+    assert "cpu" in placed(folder, **host).values()
+
+
+def test_what_the_loader_of_mgm_is_given_for_a_device(made, monkeypatch):
+    """MGM puts everything on a device that is not `cuda`, and moves its towers there."""
+    monkeypatch.setattr(mgpack.loading, "_load_mgm", lambda bundle, device, device_map, options: (device, device_map))
+    monkeypatch.setattr(placement, "gpu_memory", lambda: {0: 64 * GIB, 1: 64 * GIB})
+    load = lambda **options: mgpack.load(made.mgm("--fp16"), check_versions="no", **options)  # noqa: E731
+    assert load(device="cpu") == load(device_map="cpu") == ("cpu", {"": "cpu"})
+    assert load()[0] == load(device="cuda")[0] == load(device_map="auto")[0] == "cuda"
+    where, device_map = load(device="cuda:1")
+    assert where == "cuda:1" and set(device_map.values()) == {1}
+    assert load(device_map={"": "cpu"})[0] == "cpu"
+    assert load(device_map={"": 1})[0] == "cuda:1"
+    assert load(device_map={"model": 0, "lm_head": 1})[0] == "cuda"
 
 
 def test_arguments_that_mean_nothing_are_refused(made):
-    for wrong in ({"verify": "some"}, {"check_versions": True}, {"device": "tpu"}):
-        with pytest.raises(ValueError, match="is '"):
+    for wrong in (
+        {"verify": "some"},
+        {"check_versions": True},
+        {"device": "tpu"},
+        {"device_map": "even"},
+        {"device_map": {}},
+        {"device_map": {1: 0}},
+        {"device_map": {"model": "tpu"}},
+        {"memory": {}},
+        {"memory": {"cpu": GIB}},
+    ):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}.* is |a device_map of your own"):
             mgpack.load(made.generic("--fp16"), **wrong)
+
+
+@pytest.fixture(scope="module")
+def with_tokenizer(made, tmp_path_factory):
+    """A bundle of a checkpoint that has a tokenizer and an image processor beside the model."""
+    folder = tmp_path_factory.mktemp("whole") / "llama"
+    shutil.copytree(made.checkpoint(), folder)
+    words = {f"w{number}": number for number in range(256)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 24}).save_pretrained(folder)
+    return mgpack.convert(folder, folder.parent / "llama-bf16", scheme="bf16")
+
+
+def test_a_tokenizer_and_a_processor_come_with_the_model(with_tokenizer):
+    loaded = mgpack.load(with_tokenizer, device="cpu")
+    assert type(loaded) is mgpack.Loaded and type(loaded.model) is LlamaForCausalLM
+    want = AutoTokenizer.from_pretrained(with_tokenizer.path)
+    assert loaded.tokenizer("w5 w7").input_ids == want("w5 w7").input_ids == [5, 7]
+    assert type(loaded.tokenizer) is type(want)
+    assert loaded.processor.size["shortest_edge"] == 24
+    assert loaded.context_len == loaded.model.config.max_position_embeddings
+
+
+def test_a_tokenizer_that_cannot_be_made_is_a_notice_and_the_model_loads(with_tokenizer, monkeypatch):
+    def from_pretrained(*_, **__):
+        raise ImportError("needs sentencepiece")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    with pytest.warns(mgpack.Notice, match="the tokenizer of llama-bf16 cannot be loaded and is None: ImportError") as told:
+        loaded = mgpack.load(with_tokenizer, device="cpu")
+    assert loaded.tokenizer is None and loaded.processor is not None and type(loaded.model) is LlamaForCausalLM
+    assert [one.filename for one in told if one.category is mgpack.Notice] == [__file__]

@@ -1,12 +1,17 @@
 """The compiled part of mgpack. Internal: use the functions of `mgpack`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 
 __version__: str
+#: Devices that a memory table has at most.
+MAX_DEVICES: int
 
 def run_command(args: Sequence[str]) -> int: ...
 def read_manifest(bundle: str | PathLike[str]) -> tuple[str, str]: ...
+def parse_size(text: str) -> int | None: ...
+def parse_memory_table(text: str) -> dict[str, int]: ...
+def detect_gpus() -> tuple[dict[str, int], list[str]]: ...
 def verify_bundle(
     bundle: str | PathLike[str],
     full: bool,
@@ -22,23 +27,24 @@ def convert_checkpoint(
     ignore: Sequence[str],
     on_overflow: str,
     stats: bool,
-    max_shard_size: int | str | None,
-    max_memory: int | str | None,
+    max_shard_size: int | None,
+    max_memory: int | None,
     threads: int | None,
     towers: str | PathLike[str] | None,
     keep_towers: bool,
     revision: str | None,
-    gpus: Sequence[str],
+    gpus: Sequence[str | Mapping[str, int]],
     context: int,
     batch: int,
-    reserve: int | str | None,
-    allow_cpu: int | str | None,
+    reserve: int | None,
+    allow_cpu: int | None,
     force: bool,
+    notice: Callable[[str], object],
     progress: Callable[[str, int, int], object] | None,
 ) -> str: ...
 def plan_device_map(
     bundle: str | PathLike[str],
-    devices: str,
+    devices: Mapping[str, int],
     *,
     context: int | None,
     batch: int | None,

@@ -1,16 +1,54 @@
 """The exceptions of mgpack.
 
 Each answers four questions: what happened (the message), where (`path`), why, and what to do (`help`). `str()` gives
-all four. Ctrl-C is `KeyboardInterrupt`, and wrong arguments are `ValueError`, as everywhere.
+all four. Ctrl-C is `KeyboardInterrupt`, and wrong arguments are `TypeError` or `ValueError`, as everywhere. What stops
+nothing is a warning, `Notice`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from .bundle import Finding
-    from .versions import Mismatch
+
+class Notice(UserWarning):
+    """Something that a caller should know, and that stops nothing. Its text is one sentence."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as the seal says."""
+
+    #: The file, as the manifest or the folder names it.
+    path: str
+    #: `missing`, `extra`, `size`, `digest`, `not_a_file`, `unreadable`, `header`, `manifest`, `id` or `archive`.
+    kind: str
+    #: What the seal says.
+    expected: str
+    #: What is there.
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A package whose installed version is not in the range that the bundle loads with."""
+
+    #: Its name on the package index, or `python`.
+    package: str
+    #: The installed version, or None.
+    installed: str | None
+    #: The range that works (PEP 440).
+    range: str
+    #: The version to install.
+    pin: str
+    #: Why.
+    reason: str
+
+    def __str__(self) -> str:
+        there = f"{self.package} {self.installed}" if self.installed else f"no {self.package}"
+        return f"{there} is installed, {self.range} is needed ({self.reason})"
 
 
 class Error(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ DeviceMap = dict[str, int | str]
 def gpu_memory() -> dict[int, int]:
     """Free bytes of every GPU that torch sees; empty where there is no torch or no GPU."""
     try:
-        import torch
+        torch = importlib.import_module("torch")
     except ImportError:
         return {}
     if not torch.cuda.is_available():
@@ -26,7 +27,7 @@ def gpu_memory() -> dict[int, int]:
 
 
 def host_memory() -> int | None:
-    """Bytes of host memory that can be had without swapping; None where the system does not tell."""
+    """Bytes of host memory that are free without swapping; None where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as meminfo:
             line = next(line for line in meminfo if line.startswith("MemAvailable:"))
@@ -61,8 +62,9 @@ def on_gpus(
                 return dict(record["map"])
     asked: dict[str, Any] = records[0]["memory"] if records else {}
     wanted = {key: asked.get(key) if value is None else value for key, value in own.items()}
-    table = ",".join(f"{index}={count >> 10}KiB" for index, count in sorted(free.items()))
-    return json.loads(_mgpack.plan_device_map(bundle.path, table, **wanted))
+    table = {str(gpu): size for gpu, size in sorted(free.items())}
+    planned: DeviceMap = json.loads(_mgpack.plan_device_map(bundle.path, table, **wanted))
+    return planned
 
 
 def require_host_memory(bundle: Bundle, available: int | None = None) -> None:
@@ -81,7 +83,7 @@ def require_host_memory(bundle: Bundle, available: int | None = None) -> None:
 def model_bytes(bundle: Bundle) -> int:
     """Bytes of the loaded model, towers included, as the planner counted them."""
     counted = sum(why["bytes"] for record in bundle.manifest["device_maps"][:1] for why in record["why"])
-    return max(counted, bundle.manifest["totals"]["tensor_bytes"])
+    return int(max(counted, bundle.manifest["totals"]["tensor_bytes"]))
 
 
 def _fits(record: Mapping[str, Any], free: Mapping[int, int]) -> bool:

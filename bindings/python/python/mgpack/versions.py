@@ -5,34 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
 from .bundle import Bundle
-from .errors import BundleError, VersionError
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """A package whose installed version is not in the range that the bundle loads with."""
-
-    #: Its name on the package index, or `python`.
-    package: str
-    #: The installed version, or None.
-    installed: str | None
-    #: The range that works (PEP 440).
-    range: str
-    #: The version to install.
-    pin: str
-    #: Why.
-    reason: str
-
-    def __str__(self) -> str:
-        there = f"{self.package} {self.installed}" if self.installed else f"no {self.package}"
-        return f"{there} is installed, {self.range} is needed ({self.reason})"
+from .errors import BundleError, Mismatch, VersionError
 
 
 def installed_version(package: str) -> str | None:
