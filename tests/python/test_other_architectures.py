@@ -112,7 +112,7 @@ def assert_is_quantized(made, name, got):
 @pytest.mark.parametrize("name", architectures.WITH_EXPERTS)
 def test_w8a8_bundles_with_experts_are_for_vllm_and_say_so(made, mgpack, tmp_path, name):
     done = mgpack("convert", made.checkpoint(name), *W8A8, "-o", tmp_path / "b", "--progress", "none", check=True)
-    assert "this bundle is for vLLM on a GPU; --scheme W8A16 with all experts quantized loads in" in done.stderr
+    assert "this bundle is for vLLM on a GPU; W8A16 with all experts quantized loads in transformers" in done.stderr
     assert "this bundle is for vLLM" in (tmp_path / "b/README.md").read_text()
     # They hold what llm-compressor writes, which is what vLLM reads ...
     bundle, reference = oracles.read_checkpoint(tmp_path / "b"), made.reference(name, "W8A8", NOT_LAYERS)
