@@ -15,6 +15,7 @@ use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
 use crate::progress::{Progress, Stage, Stop};
 use crate::shard::SealedFile;
+use crate::size::counted;
 
 /// Smallest part: below it a release would fall into thousands of files.
 pub const MIN_PART_LEN: u64 = 1 << 20;
@@ -195,7 +196,10 @@ impl Write for PartWriter {
             self.close()?;
         }
         if self.done.len() as u64 >= MAX_PARTS {
-            return Err(io::Error::other(format!("more than {MAX_PARTS} parts: give a larger part size")));
+            return Err(io::Error::other(format!(
+                "more than {}: give a larger part size",
+                counted(MAX_PARTS, "part")
+            )));
         }
         if self.current.is_none() {
             let path = self.staged(&self.final_name(self.done.len()));

@@ -117,3 +117,23 @@ fn every_file_begins_with_what_it_is_for() {
         assert!(text.starts_with("//! "), "{}", file.display());
     }
 }
+
+/// A load in one stage ended with "in 1 stages", a cut file with "1 bytes are missing". What agrees with a count is
+/// chosen in one place.
+#[test]
+fn no_text_counts_by_itself() {
+    let nouns = "bytes|codes|dimensions|elements|files|findings|GPUs|layers|modules|parts|shards|stages|tensors|threads|tokens|values";
+    let counts = Regex::new(&format!(r"\{{[^{{}}]*\}} (?:more )?(?:{nouns})\b")).unwrap();
+    let chosen = Regex::new(r#"== 1 \{ "s?" \} else"#).unwrap();
+    let mut texts = 0;
+    for file in sources(&root("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let (code, _) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((&text, ""));
+        texts += code.matches("counted(").count() + code.matches("agreed(").count();
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            assert!(!counts.is_match(line), "{}: `size::counted` for {line}", file.display());
+            assert!(!chosen.is_match(line), "{}: `size::agreed` for {line}", file.display());
+        }
+    }
+    assert!(texts > 40, "only {texts} texts with a count were found");
+}

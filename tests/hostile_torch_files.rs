@@ -184,7 +184,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("protocol 6", torch_zip(b"\x80\x06}.", &[&FOUR]), "protocol 6"),
         ("no end", torch_zip(b"\x80\x02}", &[&FOUR]), "cut off"),
         ("an empty pickle", torch_zip(b"", &[&FOUR]), "cut off"),
-        ("bytes after the end", torch_zip(b"\x80\x02}.x", &[&FOUR]), "1 bytes follow"),
+        ("bytes after the end", torch_zip(b"\x80\x02}.x", &[&FOUR]), "1 byte follows"),
         ("nothing to take", small(b"R"), "has not put"),
         ("a mark without values", small(b"(u"), "has not put"),
         ("no mark", small(b"t"), "has not put"),

@@ -92,11 +92,7 @@ fn a_refusal_tells_what_is_missing_and_that_much_more_fits() {
     assert_eq!((refused.code, refused.out.as_str()), (1, ""));
     let missing = refused.err.split(" bytes) are missing on gpu 1").next().unwrap();
     let missing: u64 = missing.rsplit('(').next().unwrap().parse().unwrap();
-    assert!(
-        refused.err.contains("it fits with --int8, or with one more GPU of 24.00 GiB"),
-        "{}",
-        refused.err
-    );
+    assert!(refused.err.contains("it fits with --int8, or with 1 more GPU of 24.00 GiB"), "{}", refused.err);
     assert_eq!(ask("3x24GiB").code, 0);
 
     // Sizes have units of at least a kilobyte: the first KiB that covers the shortfall, and the one before.

@@ -12,6 +12,7 @@ use super::finding::{Finding, FindingKind};
 use crate::archive;
 use crate::error::{BundleError, Result};
 use crate::manifest::is_bundle_path;
+use crate::size::counted;
 
 /// Most entries of a folder that are listed before the check gives up.
 const MAX_ENTRIES: usize = 200_000;
@@ -71,7 +72,7 @@ impl Folder {
                 };
                 entries.insert(path, kind);
                 if entries.len() > MAX_ENTRIES {
-                    let why = format!("it holds more than {MAX_ENTRIES} files");
+                    let why = format!("it holds more than {}", counted(MAX_ENTRIES, "file"));
                     return Err(BundleError::NotABundle { path: root.to_owned(), why }.into());
                 }
             }

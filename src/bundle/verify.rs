@@ -22,6 +22,7 @@ use crate::manifest::{
     is_bundle_path,
 };
 use crate::progress::{Progress, Stage, Stop};
+use crate::size::counted;
 
 /// Bytes read at a time.
 const READ_LEN: usize = 1 << 20;
@@ -190,7 +191,7 @@ fn check_file_set(manifest: &Manifest, contents: &dyn Contents) -> Vec<Finding> 
             None => findings.push(Finding::new(
                 &file.path,
                 FindingKind::Missing,
-                format!("{} bytes", file.size),
+                counted(file.size, "byte"),
                 "nothing",
             )),
             Some(Entry::Other(what)) => {
@@ -200,8 +201,8 @@ fn check_file_set(manifest: &Manifest, contents: &dyn Contents) -> Vec<Finding> 
                 findings.push(Finding::new(
                     &file.path,
                     FindingKind::Size,
-                    format!("{} bytes", file.size),
-                    format!("{len} bytes"),
+                    counted(file.size, "byte"),
+                    counted(len, "byte"),
                 ));
             }
             Some(Entry::File { .. }) => {}
@@ -214,7 +215,7 @@ fn check_file_set(manifest: &Manifest, contents: &dyn Contents) -> Vec<Finding> 
         match entry {
             Entry::File { len, .. } if path == SIGNATURE_NAME && *len <= MAX_SIGNATURE_LEN => {}
             Entry::File { len, .. } => {
-                findings.push(Finding::new(path, FindingKind::Extra, "nothing", format!("{len} bytes")));
+                findings.push(Finding::new(path, FindingKind::Extra, "nothing", counted(len, "byte")));
             }
             Entry::Other(what) => findings.push(Finding::new(path, FindingKind::NotAFile, "nothing", what)),
         }
@@ -295,7 +296,7 @@ fn read_header(reader: &mut dyn Read, len: u64) -> std::result::Result<Header, S
     let header_len = u64::from_le_bytes(prefix);
     let data_len = len.checked_sub(safetensors::PREFIX_LEN).and_then(|rest| rest.checked_sub(header_len));
     let Some(data_len) = data_len.filter(|_| header_len <= safetensors::MAX_HEADER_LEN) else {
-        return Err(format!("a header of {header_len} bytes in a file of {len}"));
+        return Err(format!("a header of {} in a file of {len}", counted(header_len, "byte")));
     };
     let mut text = vec![0; header_len as usize];
     reader.read_exact(&mut text).map_err(|cause| cause.to_string())?;
@@ -362,7 +363,10 @@ fn read_limited(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {limit} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("longer than {}", counted(limit, "byte")),
+        ));
     }
     Ok(bytes)
 }

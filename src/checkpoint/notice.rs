@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::NodeKind;
+use crate::size::{agreed, counted};
 use crate::tensor::TensorName;
 
 /// A file or folder that is no part of the checkpoint.
@@ -117,10 +118,14 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TotalSizeAbsent { actual } => {
-                write!(f, "the index tells no total size; the tensors have {actual} bytes")
+                write!(f, "the index tells no total size; the tensors have {}", counted(actual, "byte"))
             }
             Self::TotalSizeDiffers { listed: Some(listed), actual } => {
-                write!(f, "the index tells a total size of {listed} bytes; the tensors have {actual}")
+                write!(
+                    f,
+                    "the index tells a total size of {}; the tensors have {actual}",
+                    counted(listed, "byte")
+                )
             }
             Self::TotalSizeDiffers { listed: None, actual } => {
                 write!(f, "the index's total size is not a number of bytes; the tensors have {actual}")
@@ -143,10 +148,15 @@ impl fmt::Display for Notice {
             ),
             Self::Shared { first, second, count } => write!(
                 f,
-                "`{second}` shares its values with `{first}`; the bundle holds them twice ({count} such names)"
+                "`{second}` shares its values with `{first}`; the bundle holds them twice ({})",
+                counted(count, "such name")
             ),
             Self::NoIndex { shards } => {
-                write!(f, "the checkpoint has no index; all {} shards are read", shards.len())
+                write!(
+                    f,
+                    "the checkpoint has no index; {} read",
+                    agreed(shards.len(), "shard is", "shards are")
+                )
             }
             Self::UnlistedWeights { files } => {
                 write!(f, "the index does not list {}; not read", list(files))

@@ -9,6 +9,7 @@ use mgpack::kernels::Isa;
 use mgpack::locate::{self, Located, Places};
 use mgpack::manifest::FileFate;
 use mgpack::plan::Fate;
+use mgpack::size::counted;
 use mgpack::{Result, convert, tiny};
 use serde_json::{Value, json};
 
@@ -230,21 +231,19 @@ fn heading(conversion: &Conversion) -> String {
     let totals = conversion.plan.totals();
     let family = conversion.family.as_ref().map_or("generic", |found| found.family.name.as_str());
     format!(
-        "{}  ({family}, {})\n{} tensors: {} to codes, {} cast, {} kept; {} of tensors become {} in {} shard{}\n\
-         peak memory at most {} with {} thread{} and {}; bundle about {}\n\n",
+        "{}  ({family}, {})\n{}: {} to codes, {} cast, {} kept; {} of tensors become {} in {}\n\
+         peak memory at most {} with {} and {}; bundle about {}\n\n",
         conversion.name,
         conversion.plan.scheme.name(),
-        totals.source_tensors,
+        counted(totals.source_tensors, "tensor"),
         totals.quantized,
         totals.cast,
         totals.copied,
         ui::bytes(totals.source_bytes),
         ui::bytes(totals.bytes),
-        conversion.plan.shards.len(),
-        if conversion.plan.shards.len() == 1 { "" } else { "s" },
+        counted(conversion.plan.shards.len(), "shard"),
         ui::bytes(conversion.resources.peak),
-        conversion.resources.threads,
-        if conversion.resources.threads == 1 { "" } else { "s" },
+        counted(conversion.resources.threads, "thread"),
         conversion.isa().name(),
         ui::bytes(conversion.bundle_len),
     )

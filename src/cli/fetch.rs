@@ -9,6 +9,7 @@ use mgpack::error::{CacheError, HubError, LocateError};
 use mgpack::family::{Detected, Family, Tower};
 use mgpack::hub::{Download, Hub, Wanted, is_offline};
 use mgpack::locate::{self, Places};
+use mgpack::size::counted;
 use mgpack::{Error, Result};
 use serde_json::Value;
 
@@ -134,11 +135,11 @@ pub(super) fn fetch(
         let count = download.missing_files.len();
         if count > 0 {
             ui::say(&format!(
-                "fetching {} at {}: {} in {count} file{}",
+                "fetching {} at {}: {} in {}",
                 download.repo_id,
                 download.commit.get(..12).unwrap_or(&download.commit),
                 ui::bytes(download.missing),
-                if count == 1 { "" } else { "s" },
+                counted(count, "file"),
             ));
         }
         let bars = ui::Bars::new(progress);

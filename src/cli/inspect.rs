@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use mgpack::checkpoint::Checkpoint;
 use mgpack::locate::{self, Places};
 use mgpack::manifest::{MANIFEST_NAME, Manifest};
+use mgpack::size::counted;
 use mgpack::{Result, bundle};
 use serde_json::json;
 
@@ -69,11 +70,10 @@ fn checkpoint_text(checkpoint: &Checkpoint) -> String {
     let mut text = ui::table(&["tensor", "dtype", "shape", "size", "file"], &[3], rows);
     let total: u64 = checkpoint.tensors().iter().map(|tensor| tensor.byte_len).sum();
     text.push_str(&format!(
-        "\n{} tensors, {}, in {} file{}\n",
-        checkpoint.tensors().len(),
+        "\n{}, {}, in {}\n",
+        counted(checkpoint.tensors().len(), "tensor"),
         ui::bytes(total),
-        checkpoint.files().len(),
-        if checkpoint.files().len() == 1 { "" } else { "s" },
+        counted(checkpoint.files().len(), "file"),
     ));
     text
 }
@@ -111,13 +111,13 @@ fn bundle_text(manifest: &Manifest, id: &str) -> String {
     text.push_str(&ui::table(&["tensor", "dtype", "shape", "size", "arithmetic", "SQNR dB"], &[3, 5], rows));
     let totals = &manifest.totals;
     text.push_str(&format!(
-        "\n{} tensors, {} (from {}), {} as codes; {} in {} files\n",
-        totals.tensors,
+        "\n{}, {} (from {}), {} as codes; {} in {}\n",
+        counted(totals.tensors, "tensor"),
         ui::bytes(totals.tensor_bytes),
         ui::bytes(totals.source_tensor_bytes),
         totals.quantized,
         ui::bytes(totals.file_bytes),
-        manifest.files.len(),
+        counted(manifest.files.len(), "file"),
     ));
     text
 }

@@ -7,6 +7,7 @@ use mgpack::device_map::{MemoryTable, Profile};
 use mgpack::devices::Devices as Machine;
 use mgpack::error::LoadError;
 use mgpack::load::{Devices, LoadOptions, LoadStage, Loader, Place, StageReport};
+use mgpack::size::counted;
 use mgpack::structure::Role;
 use mgpack::{Bundle, Result};
 use serde_json::{Value, json};
@@ -141,9 +142,10 @@ fn stage_json(stage: &LoadStage<'_>, report: &StageReport, devices: &Devices, us
 
 fn summary(bundle: &Bundle, totals: &Totals, time: Duration, stages: usize) -> String {
     format!(
-        "\n{}: {} tensors in {stages} stages, {} in {:.2} s, {:.2} GB/s; {} checked against the seal\n",
+        "\n{}: {} in {}, {} in {:.2} s, {:.2} GB/s; {} checked against the seal\n",
         bundle.manifest().model.name,
-        totals.tensors,
+        counted(totals.tensors, "tensor"),
+        counted(stages, "stage"),
         ui::bytes(totals.read),
         time.as_secs_f64(),
         rate(totals.read, time) / 1e9,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use mgpack::Result;
 use mgpack::bundle::{self, Finding, FindingKind};
 use mgpack::manifest::MANIFEST_NAME;
+use mgpack::size::counted;
 
 use super::args::VerifyArgs;
 use super::{STOP, ui};
@@ -29,7 +30,10 @@ pub(super) fn run(args: &VerifyArgs) -> Result<ExitCode> {
         let name = report.name.as_deref().unwrap_or("bundle");
         let what = if args.quick { "sizes and headers agree" } else { "every byte agrees" };
         let id = report.id.map(|id| id.to_string()).unwrap_or_default();
-        ui::print(&format!("{name}: {} files, {what} with the seal\nid sha256:{id}\n", report.files));
+        ui::print(&format!(
+            "{name}: {}, {what} with the seal\nid sha256:{id}\n",
+            counted(report.files, "file")
+        ));
     } else {
         for finding in &report.findings {
             ui::print(&format!(
@@ -37,11 +41,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<ExitCode> {
                 finding.path, finding.expected, finding.found
             ));
         }
-        let count = report.findings.len();
-        ui::say(&format!(
-            "{count} finding{}: the bundle is not what was sealed",
-            if count == 1 { "" } else { "s" }
-        ));
+        let count = counted(report.findings.len(), "finding");
+        ui::say(&format!("{count}: the bundle is not what was sealed"));
     }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

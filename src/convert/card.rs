@@ -1,5 +1,6 @@
 //! The text a person reads in a bundle: the model card.
 
+use crate::size::counted;
 use std::fmt::Write as _;
 
 use super::{Conversion, clients};
@@ -16,13 +17,13 @@ pub(super) fn model_card(conversion: &Conversion) -> String {
         "# {name}\n\n\
          An mgpack bundle: weights, tokenizer, configuration and everything they need at load, in one folder.\n\n\
          - Source: {source}\n\
-         - Scheme: `{}`; {} of {} tensors stored as integer codes\n\
-         - Tensors: {} bytes, from {} bytes in the checkpoint\n\n",
+         - Scheme: `{}`; {} of {} stored as integer codes\n\
+         - Tensors: {}, from {} in the checkpoint\n\n",
         conversion.plan.scheme.name(),
         totals.quantized,
-        totals.source_tensors,
-        totals.bytes,
-        totals.source_bytes,
+        counted(totals.source_tensors, "tensor"),
+        counted(totals.bytes, "byte"),
+        counted(totals.source_bytes, "byte"),
     );
     card.push_str("## Load\n\n");
     if conversion.family.is_none()

@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use serde::Serialize;
 
 use crate::device::{Device, MAX_DEVICES, MemoryTable};
+use crate::size::counted;
 
 /// What this machine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -105,7 +106,7 @@ impl Devices {
     pub fn without_gpu(&self) -> Option<String> {
         match (self.gpus.len(), self.gpus_present) {
             (0, 0) => Some("this machine has no NVIDIA GPU that its driver lists".to_owned()),
-            (0, present) => Some(format!("CUDA_VISIBLE_DEVICES hides {}", plural(present, "GPU"))),
+            (0, present) => Some(format!("CUDA_VISIBLE_DEVICES hides {}", counted(present, "GPU"))),
             _ if self.free_memory().is_none() => {
                 Some("no GPU here tells how much of its memory is free".to_owned())
             }
@@ -158,10 +159,6 @@ fn no_driver(nvml: &nvml_wrapper::error::NvmlError, nvidia_smi: &str) -> String 
         }
         fault => format!("the NVIDIA driver does not answer: NVML: {fault}; nvidia-smi: {nvidia_smi}"),
     }
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

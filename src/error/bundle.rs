@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Explain;
 use crate::digest::Digest;
 use crate::mention;
+use crate::size::counted;
 
 /// A bundle could not be opened, checked or released.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +20,7 @@ pub enum BundleError {
         why: String,
     },
     /// The bundle that should be released is not whole.
-    #[error("the bundle does not match its seal: {findings} findings")]
+    #[error("the bundle does not match its seal: {}", counted(findings, "finding"))]
     Broken {
         /// The bundle.
         path: PathBuf,
@@ -53,7 +54,7 @@ pub enum BundleError {
         path: PathBuf,
     },
     /// A release's part size is too small.
-    #[error("parts of {part_len} bytes are too small")]
+    #[error("parts of {} are too small", counted(part_len, "byte"))]
     PartTooSmall {
         /// The size asked for.
         part_len: u64,

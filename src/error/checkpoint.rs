@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::shown::{listed, shown, shown_bare, shown_path};
 use super::{Explain, HeaderFault, IndexFault, TorchFault};
 use crate::mention;
+use crate::size::{agreed, counted};
 
 /// A checkpoint could not be found, or is not what its files claim.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +110,7 @@ pub enum CheckpointError {
         second: String,
     },
     /// More files than any checkpoint has.
-    #[error("the folder holds more than {limit} files")]
+    #[error("the folder holds more than {}", counted(limit, "file"))]
     TooManyFiles {
         /// The folder.
         path: PathBuf,
@@ -125,7 +126,7 @@ pub enum CheckpointError {
         limit: usize,
     },
     /// A text file is larger than any of its kind.
-    #[error("`{}` is too large: {len} bytes, where {limit} is the limit", shown_path(path))]
+    #[error("`{}` is too large: {}, where {limit} is the limit", shown_path(path), counted(len, "byte"))]
     TextTooLarge {
         /// The file.
         path: PathBuf,
@@ -308,7 +309,9 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Length { before, now } => write!(f, "it was {before} bytes long and is {now} now"),
+            Self::Length { before, now } => {
+                write!(f, "it was {} long and is {now} now", counted(before, "byte"))
+            }
             Self::Modified => f.write_str("its modification time is not what it was"),
             Self::Replaced => f.write_str("another file has its name now"),
             Self::Removed => f.write_str("no file has its name any more"),
@@ -408,7 +411,7 @@ impl Explain for CheckpointError {
             Self::TextNotUtf8 { source, .. } => source.to_string(),
             Self::FileChanged { change, .. } => change.to_string(),
             Self::ReadPastEnd { offset, byte_len, .. } => {
-                format!("{byte_len} bytes were wanted from byte {offset} on")
+                format!("{} from byte {offset} on", agreed(byte_len, "byte was wanted", "bytes were wanted"))
             }
             Self::NotHere { .. } => "it is yet to come, or was read to the end and let go".to_owned(),
             Self::NotAsAwaited { .. } => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Explain;
 use crate::mention;
+use crate::size::counted;
 
 /// A conversion could not be finished. Nothing of it is left on the disk.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ pub enum ConvertError {
         path: PathBuf,
     },
     /// The disk has too little room.
-    #[error("too little free space: {needed} bytes needed, {free} free")]
+    #[error("too little free space: {} needed, {free} free", counted(needed, "byte"))]
     NoSpace {
         /// The folder that would hold the bundle.
         path: PathBuf,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Explain;
 use crate::device::{Device, MemoryTable};
-use crate::size::gib;
+use crate::size::{counted, gib};
 
 /// A device map was asked for that cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,9 +100,9 @@ impl fmt::Display for DoesNotFit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the model does not fit: {} ({} bytes) are missing on {}",
+            "the model does not fit: {} ({}) are missing on {}",
             gib(self.shortfall),
-            self.shortfall,
+            counted(self.shortfall, "byte"),
             self.device
         )
     }
@@ -141,8 +141,9 @@ impl fmt::Display for Remedy {
             Remedy::WithoutReserve => f.write_str("‹reserve=0›"),
             Remedy::Context { tokens } => write!(f, "‹context={tokens}›"),
             Remedy::Int8 => f.write_str("‹scheme=\"int8\"›"),
-            Remedy::MoreGpus { count: 1, bytes } => write!(f, "one more GPU of {}", gib(*bytes)),
-            Remedy::MoreGpus { count, bytes } => write!(f, "{count} more GPUs of {}", gib(*bytes)),
+            Remedy::MoreGpus { count, bytes } => {
+                write!(f, "{} of {}", counted(count, "more GPU"), gib(*bytes))
+            }
             Remedy::AllowCpu { bytes } => write!(f, "‹allow_cpu={bytes}› ({})", gib(*bytes)),
         }
     }

@@ -1,5 +1,6 @@
 //! Faults inside a safetensors file. Which file it is tells [`super::CheckpointError`], so that the parser need not know a path.
 
+use crate::size::{agreed, counted};
 use std::fmt;
 
 use super::Explain;
@@ -12,7 +13,7 @@ use super::shown::{name_rule, shape_text, shown};
 #[non_exhaustive]
 pub enum HeaderFault {
     /// Shorter than the eight bytes that tell the header's length.
-    #[error("the file is {}", if *len == 0 { "empty".to_owned() } else { format!("only {len} bytes long") })]
+    #[error("the file is {}", if *len == 0 { "empty".to_owned() } else { format!("only {} long", counted(len, "byte")) })]
     TooShort {
         /// The file's length.
         len: u64,
@@ -21,7 +22,7 @@ pub enum HeaderFault {
     #[error("the file is {0}, not safetensors")]
     OtherKind(Disguise),
     /// The header is longer than the format allows, or empty.
-    #[error("the header's length is out of range: {len} bytes")]
+    #[error("the header's length is out of range: {}", counted(len, "byte"))]
     HeaderLen {
         /// The length the file tells.
         len: u64,
@@ -29,7 +30,7 @@ pub enum HeaderFault {
         limit: u64,
     },
     /// The header reaches past the end of the file.
-    #[error("the file ends inside its header, {missing} bytes early")]
+    #[error("the file ends inside its header, {} early", counted(missing, "byte"))]
     HeaderCutOff {
         /// The header's length.
         header_len: u64,
@@ -120,7 +121,7 @@ pub enum HeaderFault {
         dtype: String,
     },
     /// More dimensions than any weight has.
-    #[error("tensor {} has more than {limit} dimensions", shown(tensor))]
+    #[error("tensor {} has more than {}", shown(tensor), counted(limit, "dimension"))]
     RankTooLarge {
         /// The tensor.
         tensor: String,
@@ -154,7 +155,7 @@ pub enum HeaderFault {
         end: u64,
     },
     /// A range is not as long as the shape and type need.
-    #[error("tensor {} takes {found} bytes where its shape needs {needed}", shown(tensor))]
+    #[error("tensor {} takes {} where its shape needs {needed}", shown(tensor), counted(found, "byte"))]
     SizeMismatch {
         /// The tensor.
         tensor: String,
@@ -168,7 +169,7 @@ pub enum HeaderFault {
         found: u64,
     },
     /// Bytes that belong to no tensor.
-    #[error("the data has a hole of {} bytes before tensor {}", end - start, shown(before))]
+    #[error("the data has a hole of {} before tensor {}", counted(end - start, "byte"), shown(before))]
     Hole {
         /// First byte of the hole.
         start: u64,
@@ -190,7 +191,7 @@ pub enum HeaderFault {
         second_start: u64,
     },
     /// The file ends before its data does.
-    #[error("the data is cut off: {missing} bytes are missing")]
+    #[error("the data is cut off: {}", agreed(missing, "byte is missing", "bytes are missing"))]
     MissingBytes {
         /// How many.
         missing: u64,
@@ -198,7 +199,7 @@ pub enum HeaderFault {
         described: u64,
     },
     /// The file goes on after its data.
-    #[error("{extra} bytes follow the last tensor")]
+    #[error("{} the last tensor", agreed(extra, "byte follows", "bytes follow"))]
     ExtraBytes {
         /// How many.
         extra: u64,
@@ -250,10 +251,10 @@ impl Explain for HeaderFault {
             Self::TooShort { .. } => "a safetensors file begins with the eight bytes of its header's length",
             Self::OtherKind(_) => "its first bytes show it, whatever its name says",
             Self::HeaderLen { limit, .. } => {
-                return Some(format!("it must be from 2 to {limit} bytes"));
+                return Some(format!("it must be from 2 to {}", counted(limit, "byte")));
             }
             Self::HeaderCutOff { header_len, .. } => {
-                return Some(format!("its first eight bytes promise a header of {header_len} bytes"));
+                return Some(format!("its first eight bytes promise a header of {}", counted(header_len, "byte")));
             }
             Self::NotUtf8 { source } => return Some(source.to_string()),
             Self::NotAnObject { found: Some('\u{feff}') } => "it begins with a byte order mark",
@@ -289,11 +290,11 @@ impl Explain for HeaderFault {
             }
             Self::MissingBytes { missing, described } => {
                 let held = described.saturating_sub(*missing);
-                return Some(format!("the header describes {described} bytes of data, the file holds {held}"));
+                return Some(format!("the header describes {} of data, the file holds {held}", counted(described, "byte")));
             }
             Self::ExtraBytes { extra, described } => {
                 let held = described.saturating_add(*extra);
-                return Some(format!("the header describes {described} bytes of data, the file holds {held}"));
+                return Some(format!("the header describes {} of data, the file holds {held}", counted(described, "byte")));
             }
         }
         .to_owned())

@@ -1,5 +1,6 @@
 //! Errors of downloading from the hub.
 
+use crate::size::agreed;
 use std::io;
 use std::path::PathBuf;
 
@@ -177,7 +178,8 @@ impl Explain for HubError {
                 Some(format!("the listing says {listed}, the bytes are {received}"))
             }
             HubError::NoSpace { needed, free, .. } => Some(format!(
-                "{needed} bytes are still to be fetched, {free} are free: {} too few",
+                "{}, {free} free: {} too few",
+                agreed(needed, "byte is still to be fetched", "bytes are still to be fetched"),
                 needed.saturating_sub(*free)
             )),
             HubError::NotStreamable { .. } => {

@@ -2,7 +2,7 @@
 
 use super::Explain;
 use crate::device::Device;
-use crate::size::gib;
+use crate::size::{counted, gib};
 use crate::tensor::Dtype;
 
 /// A bundle could not be brought onto its devices.
@@ -10,7 +10,7 @@ use crate::tensor::Dtype;
 #[non_exhaustive]
 pub enum LoadError {
     /// A stage is larger than what its device has left.
-    #[error("stage {stage} does not fit: it takes {needed} bytes and {place} has {free} left")]
+    #[error("stage {stage} does not fit: it takes {} and {place} has {free} left", counted(needed, "byte"))]
     DoesNotFit {
         /// The stage.
         stage: String,

@@ -1,6 +1,7 @@
 //! Errors of planning a conversion.
 
 use super::Explain;
+use crate::size::counted;
 
 /// The recipe and the checkpoint do not go together.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +70,7 @@ pub enum PlanError {
         name: String,
     },
     /// The conversion cannot run within the memory budget.
-    #[error("the conversion needs {needed} bytes of memory, more than the budget of {budget}")]
+    #[error("the conversion needs {} of memory, more than the budget of {budget}", counted(needed, "byte"))]
     Budget {
         /// Smallest budget that serves, in bytes.
         needed: u64,
@@ -106,7 +107,8 @@ impl Explain for PlanError {
             PlanError::NothingToQuantize { tensors, reasons } => {
                 let reasons: Vec<_> = reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect();
                 Some(format!(
-                    "a linear is a two-dimensional float `.weight` in a decoder layer; of its {tensors} tensors: {}",
+                    "a linear is a two-dimensional float `.weight` in a decoder layer; of {}: {}",
+                    counted(tensors, "tensor"),
                     reasons.join(", ")
                 ))
             }

@@ -1,9 +1,10 @@
 //! Untrusted text as it may stand in a message.
 
+use crate::size::counted;
 use std::path::Path;
 
 pub(super) fn name_rule(limit: usize) -> String {
-    format!("a name must be 1 to {limit} bytes without control characters")
+    format!("a name must be 1 to {} without control characters", counted(limit, "byte"))
 }
 
 pub(super) fn shape_text(shape: &[u64]) -> String {

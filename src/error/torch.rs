@@ -2,6 +2,7 @@
 
 use super::shown::{name_rule, shape_text, shown, shown_bare};
 use super::{Disguise, Explain};
+use crate::size::{agreed, counted};
 
 /// What is wrong in one torch file. Places are bytes from the start of the pickle, lengths are bytes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +28,7 @@ pub enum TorchFault {
         what: &'static str,
     },
     /// Something is larger than a real one ever is.
-    #[error("{what} is too large: {len} bytes")]
+    #[error("{what} is too large: {}", counted(len, "byte"))]
     TooLarge {
         /// The part.
         what: &'static str,
@@ -134,7 +135,7 @@ pub enum TorchFault {
         what: &'static str,
     },
     /// Something follows the last storage of a legacy file.
-    #[error("{extra} bytes follow the last storage")]
+    #[error("{} the last storage", agreed(extra, "byte follows", "bytes follow"))]
     AfterStorages {
         /// How many.
         extra: u64,
@@ -153,7 +154,7 @@ pub enum TorchFault {
     #[error("the pickle is cut off")]
     PickleCutOff,
     /// Something follows the pickle.
-    #[error("{extra} bytes follow the pickle's end")]
+    #[error("{} the pickle's end", agreed(extra, "byte follows", "bytes follow"))]
     AfterPickle {
         /// How many.
         extra: u64,
@@ -245,7 +246,7 @@ pub enum TorchFault {
     #[error("a tensor is to be conjugated or negated when it is read")]
     LazyTensor,
     /// More dimensions than any weight has.
-    #[error("a tensor has more than {limit} dimensions")]
+    #[error("a tensor has more than {}", counted(limit, "dimension"))]
     Rank {
         /// The most allowed.
         limit: usize,
@@ -273,7 +274,7 @@ pub enum TorchFault {
         key: String,
     },
     /// The pickle tells another length of a storage than the file has.
-    #[error("storage {} has {found} bytes where the pickle says {told}", shown(key))]
+    #[error("storage {} has {} where the pickle says {told}", shown(key), counted(found, "byte"))]
     StorageLen {
         /// The storage.
         key: String,
@@ -300,7 +301,7 @@ impl Explain for TorchFault {
             | Self::Member { what, .. }
             | Self::LegacyHead { what }
             | Self::LegacyStorage { what, .. } => (*what).to_owned(),
-            Self::TooLarge { limit, .. } => format!("{limit} bytes is the limit, and enough for 100,000 tensors"),
+            Self::TooLarge { limit, .. } => format!("{} is the limit, and enough for 100,000 tensors", counted(limit, "byte")),
             Self::MemberName { .. } => {
                 "it must be a plain path of at most 512 bytes with `/` between its parts".to_owned()
             }

@@ -23,6 +23,7 @@ use super::listing::{BlobHash, Listed};
 use crate::digest::Hasher;
 use crate::error::HubError;
 use crate::progress::{Progress, Stop};
+use crate::size::counted;
 
 /// Bytes read at once.
 const BUFFER_LEN: usize = 256 << 10;
@@ -172,8 +173,9 @@ impl Job<'_> {
             let len = body.read(&mut buffer).map_err(|error| again(error.to_string()))?;
             if len == 0 {
                 return Err(again(format!(
-                    "the answer ended after {} of {} bytes",
-                    digest.len, self.file.size
+                    "the answer ended after {} of {}",
+                    digest.len,
+                    counted(self.file.size, "byte"),
                 )));
             }
             // More than was listed is not written; the digest decides about the rest.

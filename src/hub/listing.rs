@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use crate::digest::Digest;
+use crate::size::counted;
 
 /// Most files of a repository.
 const MAX_FILES: usize = 100_000;
@@ -81,7 +82,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Listing, String> {
         return Err("the commit is not 40 hexadecimal digits".to_owned());
     }
     if info.siblings.len() > MAX_FILES {
-        return Err(format!("it has more than {MAX_FILES} files"));
+        return Err(format!("it has more than {}", counted(MAX_FILES, "file")));
     }
     let mut seen = BTreeSet::new();
     let mut total = 0_u64;

@@ -33,6 +33,7 @@ use crate::disk;
 use crate::error::{HubError, Result};
 use crate::family::Tower;
 use crate::progress::{Progress, Stage, Stop};
+use crate::size::counted;
 use download::{Job, incomplete};
 use http::{Client, Failure, Subject, read_at_most, retried};
 
@@ -200,7 +201,7 @@ impl Hub {
         })?;
         let bad = |why| HubError::BadListing { repo_id: subject.repo_id.to_owned(), why };
         if text.len() as u64 > MAX_LISTING_LEN {
-            return Err(bad(format!("it is longer than {MAX_LISTING_LEN} bytes")));
+            return Err(bad(format!("it is longer than {}", counted(MAX_LISTING_LEN, "byte"))));
         }
         listing::parse(&text).map_err(bad)
     }

@@ -20,6 +20,7 @@ use crate::checkpoint::{Awaited, Checkpoint, SourceFile};
 use crate::convert::Supply;
 use crate::error::{CheckpointError, HeaderFault, HubError, Result};
 use crate::progress::{Progress, Stage, Stop};
+use crate::size::counted;
 
 /// Files fetched beyond those asked for, where files are removed on the way: one, so that the network is not idle while a
 /// shard is computed.
@@ -331,7 +332,7 @@ impl Download<'_> {
             let answer = self.hub.client.get_first(&url, len, self.subject(file))?;
             let bytes = read_at_most(answer, len).map_err(|why| Failure::again(&url, why))?;
             if bytes.len() as u64 != len {
-                let why = format!("the answer ended after {} of {len} bytes", bytes.len());
+                let why = format!("the answer ended after {} of {}", bytes.len(), counted(len, "byte"));
                 return Err(Failure::again(&url, why));
             }
             Ok(bytes)

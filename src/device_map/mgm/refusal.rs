@@ -165,7 +165,7 @@ mod tests {
             "it takes 13.00 GiB of 12.00 GiB in all; gpu 0 has 6.00 GiB, alone would need 8.00 GiB; \
              gpu 1 has 6.00 GiB, alone would need 7.00 GiB"
         );
-        assert_eq!(error.help().unwrap(), "it fits with ‹scheme=\"int8\"›, or with one more GPU of 6.00 GiB");
+        assert_eq!(error.help().unwrap(), "it fits with ‹scheme=\"int8\"›, or with 1 more GPU of 6.00 GiB");
     }
 
     #[test]

@@ -13,7 +13,7 @@ from typing import Any
 from . import _mgpack, arguments
 from .arguments import AnyPath, Progress
 from .errors import BundleError, Finding
-from .tensors import Tensors
+from .tensors import Tensors, counted
 
 #: Files up to this size are hashed by every check; larger ones (weights) by a full one.
 SMALL_FILE = 16 << 20
@@ -62,13 +62,13 @@ class Report:
         )
 
     def __str__(self) -> str:
-        head = f"{self.name or self.path}: {self.files} files, {_bytes(self.bytes)} checked, "
+        head = f"{self.name or self.path}: {counted(self.files, 'file')}, {_bytes(self.bytes)} checked, "
         if self.ok:
             return f"{head}all as sealed"
         listed = [f"  {finding}" for finding in self.findings[:LISTED]]
         if more := len(self.findings) - len(listed):
             listed.append(f"  and {more} more")
-        return "\n".join([f"{head}{len(self.findings)} differ", *listed])
+        return "\n".join([f"{head}{counted(len(self.findings), 'finding')}", *listed])
 
 
 class Bundle:
@@ -138,7 +138,7 @@ class Bundle:
         totals = self.manifest["totals"]
         scheme = self.manifest["scheme"]["name"]
         return (
-            f"<mgpack.{type(self).__name__} {self.name}: {scheme}, {totals['tensors']} tensors, "
+            f"<mgpack.{type(self).__name__} {self.name}: {scheme}, {counted(totals['tensors'], 'tensor')}, "
             f"{_bytes(totals['file_bytes'])}, {self.id[:19]}…, at {str(self.path)!r}>"
         )
 
@@ -204,4 +204,4 @@ def _bytes(count: int) -> str:
         if size < 1024:
             break
         size, unit = size / 1024, larger
-    return f"{count} bytes" if unit == "bytes" else f"{size:.2f} {unit}"
+    return counted(count, "byte") if unit == "bytes" else f"{size:.2f} {unit}"

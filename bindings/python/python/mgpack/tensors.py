@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from .errors import BundleError, Finding
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: `1 file`, `2 files`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class Tensors(Mapping[str, NDArray[Any]]):
     """The tensors of a bundle by name. An array is made when it is asked for, over the mapped shard: no copy.
 
@@ -67,7 +72,7 @@ class Tensors(Mapping[str, NDArray[Any]]):
 
     def __repr__(self) -> str:
         shards = len({record["shard"] for record in self._records.values()})
-        return f"<mgpack.Tensors of {self._name}: {len(self)} in {shards} shards>"
+        return f"<mgpack.Tensors of {self._name}: {len(self)} in {counted(shards, 'shard')}>"
 
     def _map(self, shard: str) -> mmap.mmap:
         if shard not in self._maps:
@@ -83,7 +88,7 @@ class Tensors(Mapping[str, NDArray[Any]]):
             except OSError as error:
                 raise BundleError(f"{shard} cannot be read", path=str(path), why=str(error)) from error
             if found != size:
-                finding = Finding(shard, "size", f"{size} bytes", f"{found} bytes")
+                finding = Finding(shard, "size", counted(size, "byte"), counted(found, "byte"))
                 raise BundleError(
                     f"{shard} has another length than was sealed",
                     path=str(path),
