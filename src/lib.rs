@@ -42,6 +42,7 @@ pub mod manifest;
 pub mod map;
 pub mod mention;
 pub mod modules;
+pub mod output;
 pub mod plan;
 mod program;
 pub mod progress;

@@ -4,6 +4,8 @@
 //! fetched here (see `hub`). A tower is looked for at its path in config.json, in `--towers`, in a `model_zoo` beside the
 //! checkpoint or the working directory, and in the cache. Carries out formats/bundle.md, "Towers".
 
+mod tiny;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,8 @@ use crate::checkpoint::hub::{HubCache, Snapshot};
 use crate::error::{CacheError, Error, LocateError, Result};
 use crate::family::{Family, Tower};
 use crate::tensor;
+
+pub use tiny::tiny;
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]

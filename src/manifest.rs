@@ -4,6 +4,10 @@
 //! options give the same bytes, and `verify` refuses a manifest that is not in this form. The bundle's id is
 //! the SHA-256 of these bytes. Carries out formats/bundle.md, "Manifest", and manifest.schema.json.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +24,20 @@ pub const SUMS_NAME: &str = "SHA256SUMS";
 pub const SIGNATURE_NAME: &str = "model.sig";
 /// Version of the bundle format written and read.
 pub const FORMAT_VERSION: u32 = 1;
+/// How every manifest begins.
+const HEAD: &str = "{\n  \"format_version\":";
 /// Largest manifest read, in bytes. 8x7B's has 3,000 tensors and takes 2 MB.
 pub const MAX_MANIFEST_LEN: u64 = 256 << 20;
+
+/// True where a folder holds a manifest in canonical form: another file of this name makes no bundle.
+pub fn is_in(folder: &Path) -> bool {
+    let path = folder.join(MANIFEST_NAME);
+    let is_regular = path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+    let mut head = Vec::new();
+    is_regular
+        && File::open(&path).and_then(|file| file.take(HEAD.len() as u64).read_to_end(&mut head)).is_ok()
+        && head == HEAD.as_bytes()
+}
 
 /// The whole manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

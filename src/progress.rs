@@ -50,6 +50,8 @@ pub trait Progress: Sync {
     fn advance(&self, bytes: u64);
     /// The last stage is over.
     fn finish(&self);
+    /// Something that the user should know and that does not stop the work: one sentence.
+    fn note(&self, _text: &str) {}
 }
 
 /// Reports to nobody.

@@ -13,6 +13,7 @@ use crate::bundle;
 use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
+use crate::output::{Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
 use crate::shard::SealedFile;
 use crate::size::counted;
@@ -34,7 +35,8 @@ pub struct Release {
 ///
 /// # Errors
 /// [`BundleError::Broken`] where the bundle does not verify, [`BundleError::OutputNotEmpty`] where `out` holds
-/// anything: files of two releases in one folder would share one list of digests. Nothing half-made is left in `out`.
+/// anything: files of two releases in one folder would share one list of digests. [`crate::error::OutputError`]: the
+/// release is written whole and put at `out` in one step, or not at all.
 pub fn release(
     dir: &Path,
     out: &Path,
@@ -57,28 +59,42 @@ pub fn release(
         members.insert(SIGNATURE_NAME.to_owned(), None);
     }
     let name = &manifest.model.name;
-    let failed =
-        |path: &Path, cause| BundleError::Io { doing: "writing the release", path: path.to_owned(), cause };
-    fs::create_dir_all(out).map_err(|cause| failed(out, cause))?;
-    if fs::read_dir(out).map_err(|cause| failed(out, cause))?.next().is_some() {
-        return Err(BundleError::OutputNotEmpty { path: out.to_owned() }.into());
-    }
+    let to = Target {
+        path: out,
+        inputs: &[dir],
+        replace: Replace::If(&is_empty),
+        len: manifest.totals.file_bytes + manifest.totals.file_bytes / 100,
+    };
+    let output = Output::begin(to, progress)?;
+    let content = output.content();
+    let failed = |cause| BundleError::Io { doing: "writing the release", path: out.to_owned(), cause };
+    fs::create_dir(&content).map_err(failed)?;
 
     progress.begin(Stage::Release, manifest.totals.file_bytes);
-    let mut writer = PartWriter::new(out, name, part_len);
+    let mut writer = PartWriter::new(&content, name, part_len);
     let written =
         write_tar(dir, name, &members, &mut writer, progress, stop).and_then(|()| writer.finish(&id));
-    match written {
-        Ok(files) => {
-            progress.finish();
-            Ok(Release { id, files })
-        }
+    let files = written.map_err(|cause| match stop.requested() {
+        true => crate::Error::from(ConvertError::Interrupted),
+        false => failed(cause).into(),
+    })?;
+    let placed = output.commit()?;
+    progress.finish();
+    if let Some(notice) = placed.notice() {
+        progress.note(&notice);
+    }
+    Ok(Release { id, files })
+}
+
+/// Accepts an empty folder.
+fn is_empty(out: &Path) -> Result<()> {
+    let entries = out.symlink_metadata().and_then(|_| fs::read_dir(out));
+    match entries.map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(BundleError::OutputNotEmpty { path: out.to_owned() }.into()),
         Err(cause) => {
-            writer.discard();
-            if stop.requested() {
-                return Err(ConvertError::Interrupted.into());
-            }
-            Err(failed(out, cause).into())
+            Err(BundleError::Io { doing: "looking at the release's folder", path: out.to_owned(), cause }
+                .into())
         }
     }
 }
@@ -125,13 +141,13 @@ impl Read for Watched<'_> {
     }
 }
 
-/// Writes a stream into one file or into parts of equal length, under temporary names until it is whole.
+/// Writes a stream into one file or into parts of equal length.
 struct PartWriter {
     out: PathBuf,
     name: String,
     part_len: Option<u64>,
     current: Option<(SealedFile, u64)>,
-    done: Vec<(PathBuf, String, u64, Digest)>,
+    done: Vec<(String, u64, Digest)>,
 }
 
 impl PartWriter {
@@ -146,46 +162,27 @@ impl PartWriter {
         }
     }
 
-    fn staged(&self, name: &str) -> PathBuf {
-        self.out.join(format!(".{name}.mgpack-{}", std::process::id()))
-    }
-
     fn close(&mut self) -> io::Result<()> {
         if let Some((file, _)) = self.current.take() {
             let name = self.final_name(self.done.len());
             let seal = file.finish()?;
-            self.done.push((self.staged(&name), name, seal.len, seal.sha256));
+            self.done.push((name, seal.len, seal.sha256));
         }
         Ok(())
     }
 
-    /// Seals the last part, writes the digests and the id, and gives every file its name.
-    fn finish(&mut self, id: &Digest) -> io::Result<Vec<(String, u64, Digest)>> {
+    /// Seals the last part, writes the digests and the id. Returns every file.
+    fn finish(mut self, id: &Digest) -> io::Result<Vec<(String, u64, Digest)>> {
         self.close()?;
-        let sums: String =
-            self.done.iter().map(|(_, name, _, digest)| format!("{digest}  {name}\n")).collect();
+        let sums: String = self.done.iter().map(|(name, _, digest)| format!("{digest}  {name}\n")).collect();
         let texts = [(SUMS_NAME.to_owned(), sums), (format!("{}.id", self.name), format!("sha256:{id}\n"))];
         for (name, text) in texts {
-            let path = self.staged(&name);
-            let mut file = SealedFile::create(&path, 0)?;
+            let mut file = SealedFile::create(&self.out.join(&name), 0)?;
             file.write_all(text.as_bytes())?;
             let seal = file.finish()?;
-            self.done.push((path, name, seal.len, seal.sha256));
+            self.done.push((name, seal.len, seal.sha256));
         }
-        for (path, name, _, _) in &self.done {
-            fs::rename(path, self.out.join(name))?;
-        }
-        File::open(&self.out)?.sync_all()?;
-        Ok(self.done.iter().map(|(_, name, len, digest)| (name.clone(), *len, *digest)).collect())
-    }
-
-    /// Removes what was written so far.
-    fn discard(&mut self) {
-        let open = self.current.take().map(|_| self.staged(&self.final_name(self.done.len())));
-        for path in self.done.iter().map(|(path, ..)| path.clone()).chain(open) {
-            // Best effort: a file that was renamed already, or never made, is not there.
-            let _ = fs::remove_file(path);
-        }
+        Ok(self.done)
     }
 }
 
@@ -202,7 +199,7 @@ impl Write for PartWriter {
             )));
         }
         if self.current.is_none() {
-            let path = self.staged(&self.final_name(self.done.len()));
+            let path = self.out.join(self.final_name(self.done.len()));
             self.current = Some((SealedFile::create(&path, 0)?, 0));
         }
         let Some((file, written)) = &mut self.current else { return Ok(0) };

@@ -11,10 +11,9 @@
 //! checkpoint and generates from an image; all 340 tensors of the tower arrive as they are in the file.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::{bf16, f16};
 use serde_json::json;
@@ -29,8 +28,8 @@ pub const ALIAS: &str = "tiny";
 /// Name of its bundles before the scheme's suffix: MGM takes it for Llama's class.
 pub const BUNDLE_NAME: &str = "MGM-7B-tiny";
 
-/// Seed of the checkpoint in the user's cache; another one would be another model.
-const SEED: u64 = 7;
+/// Seed of the checkpoint that the alias means; another one would be another model.
+pub const SEED: u64 = 7;
 
 /// Folder of the CLIP tower, as config.json has it.
 const CLIP_DIR: &str = "model_zoo/OpenAI/clip-vit-large-patch14-336";
@@ -93,29 +92,6 @@ pub fn write(dir: &Path, seed: u64) -> Result<u64, TinyError> {
         byte_len += file.bytes.len() as u64;
     }
     Ok(byte_len)
-}
-
-/// The tiny checkpoint in the user's cache folder, written there at first use.
-///
-/// `var` reads a variable of the environment: `XDG_CACHE_HOME`, `HOME`. `cwd`: where it goes without both.
-///
-/// # Errors
-/// As [`write()`].
-pub fn in_cache(var: impl Fn(&str) -> Option<OsString>, cwd: &Path) -> Result<PathBuf, TinyError> {
-    let set = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let cache = cache.unwrap_or_else(|| cwd.join(".cache")).join("mgpack");
-    let dir = cache.join(format!("{BUNDLE_NAME}-{}", env!("CARGO_PKG_VERSION")));
-    if !dir.is_dir() {
-        // Under a name of this process until it is whole; whoever renames first wins, with the same bytes.
-        let staged = cache.join(format!(".tiny-{}", std::process::id()));
-        write(&staged, SEED)?;
-        if fs::rename(&staged, &dir).is_err() {
-            // Best effort: a left-over is hidden and never read.
-            let _ = fs::remove_dir_all(&staged);
-        }
-    }
-    Ok(dir)
 }
 
 /// Every file of the tiny checkpoint of a seed, sorted by path.

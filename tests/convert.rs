@@ -572,7 +572,7 @@ fn force_replaces_a_bundle_or_an_empty_folder_and_nothing_else() {
     for target in ["folder", "file", "link"] {
         let ran = world.run(&args(&["--bf16", "--force"], target));
         assert_eq!(ran.code, 1, "{target}: {ran:?}");
-        assert!(ran.err.contains("error: the target is not a bundle and is not replaced"), "{}", ran.err);
+        assert!(ran.err.contains("error: the target is not replaced: mgpack did not make it"), "{}", ran.err);
     }
     assert_eq!(fs::read_to_string(world.path("folder/thesis.txt")).unwrap(), "mine");
     assert_eq!(fs::read_to_string(world.path("file")).unwrap(), "mine");

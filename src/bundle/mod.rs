@@ -6,8 +6,10 @@
 mod contents;
 mod finding;
 mod open;
+mod replace;
 mod verify;
 
 pub use finding::{Finding, FindingKind};
 pub use open::{Bundle, Weight};
+pub use replace::may_replace;
 pub use verify::{Report, read_manifest, verify};

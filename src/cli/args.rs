@@ -268,6 +268,9 @@ pub(crate) struct MapArgs {
     /// Draw the memory bars into this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) svg: Option<PathBuf>,
+    /// Replace a file that mgpack did not make
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Branch, tag or commit in the Hugging Face cache [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
@@ -383,6 +386,9 @@ pub(crate) struct ReportArgs {
     /// Write the main figure into this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) svg: Option<PathBuf>,
+    /// Replace a file that mgpack did not make
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Threads [default: one per core]
     #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -442,6 +448,9 @@ pub(crate) struct EnvArgs {
     /// Folder to write into [default: the family's name and -env]
     #[arg(short, long = "output", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) output: Option<PathBuf>,
+    /// Replace files that mgpack did not make
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print JSON to stdout
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use mgpack::convert::{Conversion, Options, Outcome};
-use mgpack::error::ConvertError;
+use mgpack::error::OutputError;
 use mgpack::kernels::Isa;
-use mgpack::locate::{self, Located, Places};
+use mgpack::locate::{self, Places};
 use mgpack::manifest::FileFate;
 use mgpack::plan::Fate;
 use mgpack::size::counted;
@@ -33,7 +33,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
 pub(super) fn check_target(args: &ConvertArgs) -> Result<()> {
     let target = args.output.as_ref().filter(|_| !args.force && !args.dry_run);
     match target.filter(|target| target.symlink_metadata().is_ok()) {
-        Some(target) => Err(ConvertError::TargetExists { path: target.clone() }.into()),
+        Some(target) => Err(OutputError::Exists { path: target.clone() }.into()),
         None => Ok(()),
     }
 }
@@ -87,8 +87,7 @@ fn prepare(recipe: &RecipeArgs, fetch: Option<Option<ProgressMode>>) -> Result<C
         super::fetch::missing(&recipe.model, &places, progress)?;
     }
     let located = if is_tiny {
-        let dir = tiny::in_cache(|name| std::env::var_os(name), &places.cwd)?;
-        Located { dir, hub_id: None, revision: None }
+        locate::tiny(|name| std::env::var_os(name), &places.cwd, &ui::Notes)?
     } else {
         locate::checkpoint(&recipe.model, &places)?
     };

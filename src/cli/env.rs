@@ -1,16 +1,15 @@
 //! `mgpack env`.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use mgpack::error::ConvertError;
 use mgpack::family::Family;
 use mgpack::{Result, bundle, environment};
 use serde_json::json;
 
 use super::args::EnvArgs;
 use super::ui;
+use super::write::Writer;
 
 pub(super) fn run(args: &EnvArgs) -> Result<ExitCode> {
     let path = Path::new(&args.bundle);
@@ -22,9 +21,10 @@ pub(super) fn run(args: &EnvArgs) -> Result<ExitCode> {
         (family.name.to_string(), environment::requirements(family))
     };
     let dir = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{family}-env")));
-    std::fs::create_dir_all(&dir).map_err(|cause| failed(&dir, cause))?;
-    write(&dir.join("requirements.txt"), &environment::requirements_txt(&requirements, &family))?;
-    write(&dir.join("environment.yml"), &environment::environment_yml(&requirements, &family))?;
+    let inputs: Vec<&Path> = if path.exists() { vec![path] } else { Vec::new() };
+    let writer = Writer { inputs: &inputs, force: args.force };
+    writer.list(&dir.join("requirements.txt"), &environment::requirements_txt(&requirements, &family))?;
+    writer.list(&dir.join("environment.yml"), &environment::environment_yml(&requirements, &family))?;
     let [pip, uv] = environment::install_lines(&requirements);
     if args.json {
         super::print_json(&json!({
@@ -38,17 +38,4 @@ pub(super) fn run(args: &EnvArgs) -> Result<ExitCode> {
         ));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes a new file; one that is there already must hold the same text.
-fn write(path: &Path, text: &str) -> Result<()> {
-    match std::fs::OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(mut file) => file.write_all(text.as_bytes()).map_err(|cause| failed(path, cause)),
-        Err(_) if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) => Ok(()),
-        Err(cause) => Err(failed(path, cause)),
-    }
-}
-
-fn failed(path: &Path, cause: std::io::Error) -> mgpack::Error {
-    ConvertError::Io { doing: "writing the environment", path: path.to_owned(), cause }.into()
 }

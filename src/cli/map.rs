@@ -1,6 +1,7 @@
 //! `mgpack map`, and how device maps are shown everywhere.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use mgpack::device_map::{ACCELERATE, BrokenRule, Device, Profile};
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use super::args::{Gpus, MapArgs, MapRequestArgs};
 use super::ui;
+use super::write::Writer;
 
 /// Cells of a bar.
 const BAR_WIDTH: usize = 40;
@@ -32,7 +34,9 @@ pub(super) fn run(args: &MapArgs) -> Result<ExitCode> {
     };
     if let (Some(file), Some(first)) = (&args.svg, planned.first()) {
         let drawing = drawing::memory_bars(&first.profile, &title(&model.name, &first.profile));
-        super::write_text(file, &drawing)?;
+        let path = Path::new(&args.model);
+        let inputs = if path.exists() { &[path][..] } else { &[] };
+        Writer { inputs, force: args.force }.markup(file, &drawing)?;
     }
     if args.json {
         let maps: Vec<_> =

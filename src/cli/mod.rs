@@ -19,6 +19,7 @@ mod report;
 mod stream;
 mod ui;
 mod verify;
+mod write;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -100,10 +101,4 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     ui::print_json(value).map_err(|error| {
         ConvertError::Io { doing: "writing JSON", path: "<stdout>".into(), cause: error.into() }.into()
     })
-}
-
-/// Writes a page or a drawing.
-fn write_text(file: &std::path::Path, text: &str) -> Result<()> {
-    std::fs::write(file, text)
-        .map_err(|cause| ConvertError::Io { doing: "writing a file", path: file.to_owned(), cause }.into())
 }

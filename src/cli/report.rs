@@ -9,6 +9,7 @@ use mgpack::report::{self, Report};
 use mgpack::{Bundle, Result};
 
 use super::args::ReportArgs;
+use super::write::Writer;
 use super::{STOP, ui};
 
 /// Tensors that get a histogram.
@@ -23,8 +24,10 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
     let compare = || Report::compare(&bundle, &checkpoint, HISTOGRAMS, &bars, &STOP);
     let report = super::pool(args.threads)?.install(compare)?;
     drop(bars);
+    let inputs = [bundle.dir(), checkpoint.root()];
+    let writer = Writer { inputs: &inputs, force: args.force };
     if let Some(file) = &args.svg {
-        super::write_text(file, &report::figure(&report))?;
+        writer.markup(file, &report::figure(&report))?;
     }
     let page = match &args.output {
         None if args.talk.json || args.svg.is_some() => None,
@@ -32,7 +35,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
         given => given.clone(),
     };
     if let Some(file) = &page {
-        super::write_text(file, &report::page(&report))?;
+        writer.markup(file, &report::page(&report))?;
     }
     if args.talk.json {
         super::print_json(&report)?;

@@ -143,6 +143,27 @@ impl Progress for Bars {
     fn finish(&self) {
         self.close();
     }
+
+    fn note(&self, text: &str) {
+        let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let say_it = || say(&format!("note: {text}"));
+        match current.as_ref() {
+            Some((bar, ..)) => bar.suspend(say_it),
+            None => say_it(),
+        }
+    }
+}
+
+/// Progress of short work: no bars, only what the user should know.
+pub(super) struct Notes;
+
+impl Progress for Notes {
+    fn begin(&self, _: Stage, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+    fn note(&self, text: &str) {
+        say(&format!("note: {text}"));
+    }
 }
 
 impl Drop for Bars {

@@ -1,7 +1,7 @@
 //! What an interrupted conversion has finished, where its sources are gone and it could not be made again.
 //!
 //! One line of JSON for each shard, written when the shard is on the disk and before its sources are removed. The
-//! first line tells of which conversion. It lies in the staging folder and goes with it.
+//! first line has the conversion's digest. It lies in the work folder, beside the content, and goes with it.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -13,13 +13,13 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::block::Figures;
-use super::staging::sync_dir;
 use crate::digest::{Digest, Hasher};
 use crate::kernels::Moments;
+use crate::output::{Output, sync_dir};
 use crate::shard::Seal;
 
-/// Name of the journal in the staging folder.
-pub(super) const JOURNAL_NAME: &str = ".journal";
+/// Name of the journal in the work folder.
+pub(super) const JOURNAL_NAME: &str = "journal";
 
 /// A shard that is on the disk.
 #[derive(Clone, Debug)]
@@ -74,15 +74,16 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens or begins the journal in `dir`. `conversion`: what the conversion is made from and how. `name` gives a
+    /// Opens or begins the journal of an output. `conversion`: what the conversion is made from and how. `name` gives a
     /// shard's file. Shards that are not as they were written are forgotten. `None`: the journal is of another
     /// conversion.
     pub(super) fn open(
-        dir: &Path,
+        output: &Output<'_>,
         conversion: Digest,
         name: impl Fn(usize) -> Option<PathBuf>,
     ) -> io::Result<Option<Self>> {
-        let path = dir.join(JOURNAL_NAME);
+        let path = output.beside(JOURNAL_NAME);
+        let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
         let head = Head { conversion };
         let text = match fs::read_to_string(&path) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => String::new(),
@@ -101,13 +102,13 @@ impl Journal {
         for (shard, record) in &finished {
             text.extend(json_line(&Line::of(*shard, record))?);
         }
-        let staged = dir.join(".journal.new");
+        let staged = output.beside("journal.new");
         fs::write(&staged, &text)?;
         File::open(&staged)?.sync_all()?;
         fs::rename(&staged, &path)?;
-        sync_dir(dir)?;
+        sync_dir(&dir)?;
         let file = Mutex::new(OpenOptions::new().append(true).open(&path)?);
-        Ok(Some(Self { file, dir: dir.to_owned(), finished, added: AtomicBool::new(false) }))
+        Ok(Some(Self { file, dir, finished, added: AtomicBool::new(false) }))
     }
 
     /// What is known of a shard that is finished.
@@ -132,11 +133,6 @@ impl Journal {
         file.write_all(&json_line(&Line::of(shard, finished))?)?;
         file.sync_all()?;
         sync_dir(&self.dir)
-    }
-
-    /// Removes the journal: the folder becomes a bundle.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        fs::remove_file(self.dir.join(JOURNAL_NAME))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Carries out a conversion: prepare everything that can be known, then read, transform, hash and write.
 //!
 //! [`Conversion::prepare`] reads headers and small files only and decides all; what it returns is what
-//! `--dry-run` prints. [`Conversion::run`] does it, in a staging folder that becomes the bundle in one rename.
+//! `--dry-run` prints. [`Conversion::run`] does it, into an output that becomes the bundle in one rename.
 //! Carries out formats/bundle.md.
 
 mod block;
@@ -13,7 +13,6 @@ mod pipeline;
 mod prepare;
 mod record;
 mod run;
-mod staging;
 mod supply;
 mod towers;
 

@@ -2,7 +2,7 @@
 //!
 //! Reads folders and headers, never a weight. Carries out formats/bundle.md, "Names", "Files" and "Towers".
 
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -134,26 +134,4 @@ fn of_skipped(skipped: &Skipped, tower: Option<usize>, root: &Path) -> FilePlan 
         target: String::new(),
         note: Some(skipped.reason.to_string()),
     }
-}
-
-/// The path without links and dots, for as much of it as exists.
-pub(super) fn resolve(path: &Path) -> std::io::Result<PathBuf> {
-    let full = std::path::absolute(path)?;
-    let mut known = full.as_path();
-    let mut real = loop {
-        match (known.canonicalize(), known.parent()) {
-            (Ok(real), _) => break real,
-            (Err(_), Some(parent)) => known = parent,
-            (Err(cause), None) => return Err(cause),
-        }
-    };
-    for part in full.strip_prefix(known).into_iter().flat_map(Path::components) {
-        match part {
-            Component::ParentDir => {
-                real.pop();
-            }
-            other => real.push(other),
-        }
-    }
-    Ok(real)
 }

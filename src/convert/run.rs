@@ -1,4 +1,4 @@
-//! Carrying out what was prepared: a staging folder is filled, sealed and renamed.
+//! Carrying out what was prepared: an output is filled, sealed and put in place.
 //!
 //! Owns threads and the order of writing. Carries out formats/bundle.md, "Writing".
 
@@ -9,10 +9,12 @@ use rayon::prelude::*;
 
 use super::journal::{self, Journal};
 use super::supply::{self, Present, Supply};
-use super::{Conversion, FilePlan, Outcome, block, io_error, pipeline, prepare, staging, towers};
+use super::{Conversion, FilePlan, Outcome, block, io_error, pipeline, towers};
+use crate::bundle;
 use crate::digest::Digest;
 use crate::error::{ConvertError, Result};
 use crate::manifest::{self, FileRecord, MANIFEST_NAME, Manifest, SUMS_NAME};
+use crate::output::{self, Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
 use crate::shard::{Seal, SealedFile};
 
@@ -36,12 +38,12 @@ impl Conversion {
 
     /// The folder that an interrupted [`Conversion::run_from`] left to go on with, if there is one.
     pub fn unfinished(target: &Path) -> Option<PathBuf> {
-        staging::unfinished(target).ok().filter(|dir| dir.join(journal::JOURNAL_NAME).is_file())
+        output::unfinished(target).filter(|dir| dir.join(journal::JOURNAL_NAME).is_file())
     }
 
     /// Bytes in that folder; 0 where there is none.
     pub fn unfinished_len(target: &Path) -> u64 {
-        Self::unfinished(target).and_then(|dir| staging::tree_len(&dir).ok()).unwrap_or(0)
+        Self::unfinished(target).map_or(0, |_| output::unfinished_len(target))
     }
 
     /// Writes the bundle to `target`. With `force` an older bundle there is replaced in the last step.
@@ -65,46 +67,52 @@ impl Conversion {
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<Outcome> {
-        self.check_target(target)?;
+        let inputs: Vec<&Path> = std::iter::once(self.checkpoint.root())
+            .chain(self.towers.iter().map(|tower| tower.located.dir.as_path()))
+            .collect();
+        let replace = if force { Replace::If(&bundle::may_replace) } else { Replace::Never };
+        let len = self.bundle_len + (self.bundle_len / 100);
+        let to = Target { path: target, inputs: &inputs, replace, len };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.options.threads)
             .build()
             .map_err(|cause| io_error("starting threads", target, std::io::Error::other(cause)))?;
-        let len = self.bundle_len + (self.bundle_len / 100);
-        let outcome = if supply.removes() {
-            let mut staging = staging::Staging::create_or_resume(target, len, force)?;
-            let journal = self.resume(&staging)?;
-            let filled = self.fill(staging.dir(), supply, Some(&journal), &pool, progress, stop);
+        let (output, (manifest, id)) = if supply.removes() {
+            let mut output = Output::resume(to, progress)?;
+            let journal = self.resume(&output)?;
+            let filled = self.fill(&output.content(), supply, Some(&journal), &pool, progress, stop);
             if filled.is_err() && journal.is_empty() {
-                staging.give_up();
+                output.give_up();
             }
-            let filled = filled?;
-            journal.remove().map_err(|cause| io_error("removing the journal", staging.dir(), cause))?;
-            staging.commit()?;
-            filled
+            (output, filled?)
         } else {
-            let staging = staging::Staging::create(target, len, force)?;
-            let filled = self.fill(staging.dir(), supply, None, &pool, progress, stop)?;
-            staging.commit()?;
-            filled
+            let output = Output::begin(to, progress)?;
+            let content = output.content();
+            std::fs::create_dir(&content).map_err(|cause| io_error("making a folder", &content, cause))?;
+            let filled = self.fill(&content, supply, None, &pool, progress, stop)?;
+            (output, filled)
         };
+        let placed = output.commit()?;
         progress.finish();
-        let (manifest, id) = outcome;
+        if let Some(notice) = placed.notice() {
+            progress.note(&notice);
+        }
         Ok(Outcome { path: target.to_owned(), id, manifest })
     }
 
     /// What an earlier run of the same conversion finished; all else in the folder is removed.
-    fn resume(&self, staging: &staging::Staging) -> Result<Journal> {
+    fn resume(&self, output: &Output<'_>) -> Result<Journal> {
+        let content = output.content();
         let name = |shard: usize| self.plan.shards.get(shard).map(|shard| shard.name.as_str());
-        let path = |shard: usize| name(shard).map(|name| staging.dir().join(name));
-        let opened = Journal::open(staging.dir(), self.identity(), path)
-            .map_err(|cause| io_error("opening the journal", staging.dir(), cause))?;
+        let path = |shard: usize| name(shard).map(|name| content.join(name));
+        let opened = Journal::open(output, self.identity(), path)
+            .map_err(|cause| io_error("opening the journal", &content, cause))?;
         let Some(journal) = opened else {
-            return Err(ConvertError::OtherUnfinished { path: staging.dir().to_owned() }.into());
+            return Err(ConvertError::OtherUnfinished { path: content }.into());
         };
-        let mut kept: Vec<&str> = journal.shards().filter_map(name).collect();
-        kept.push(journal::JOURNAL_NAME);
-        staging.clear_all_but(&kept)?;
+        let kept: Vec<&str> = journal.shards().filter_map(name).collect();
+        clear_all_but(&content, &kept)
+            .map_err(|cause| io_error("clearing the work folder", &content, cause))?;
         Ok(journal)
     }
 
@@ -181,26 +189,6 @@ impl Conversion {
         Ok((manifest, Digest::of(&bytes)))
     }
 
-    /// Neither the target nor what `--force` would remove may be something that is read.
-    fn check_target(&self, target: &Path) -> Result<()> {
-        let failed = |cause| io_error("looking at the target", target, cause);
-        let full = prepare::resolve(target).map_err(failed)?;
-        let sources = std::iter::once(self.checkpoint.root())
-            .chain(self.towers.iter().map(|tower| tower.located.dir.as_path()));
-        for source in sources {
-            let source = prepare::resolve(source).map_err(failed)?;
-            if full.starts_with(&source) {
-                return Err(ConvertError::TargetInsideSource { path: target.to_owned() }.into());
-            }
-            if source.starts_with(&full) {
-                return Err(
-                    ConvertError::TargetHoldsSource { path: target.to_owned(), source_dir: source }.into()
-                );
-            }
-        }
-        Ok(())
-    }
-
     fn copy(&self, file: &FilePlan, dir: &Path, progress: &dyn Progress, stop: &Stop) -> Result<FileRecord> {
         let mut source = match file.tower {
             Some(tower) => self.towers[tower].folder.open_file(&file.path)?,
@@ -236,6 +224,23 @@ impl Conversion {
             tower.folder.recheck()
         })
     }
+}
+
+/// Makes the folder, or removes everything in it but the files of these names.
+fn clear_all_but(dir: &Path, names: &[&str]) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if names.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn write_text(dir: &Path, path: &str, text: &[u8]) -> Result<FileRecord> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Explain;
+use super::io::help_for;
 use crate::digest::Digest;
 use crate::mention;
 use crate::size::counted;
@@ -119,7 +120,7 @@ impl Explain for BundleError {
             BundleError::OtherCheckpoint { .. } => Some("give the checkpoint that was converted".into()),
             BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with ‹output›".into()),
             BundleError::PartTooSmall { .. } => Some("give a larger ‹part_size›".into()),
-            BundleError::Io { .. } => None,
+            BundleError::Io { cause, .. } => help_for(cause),
         }
     }
 }

@@ -484,7 +484,8 @@ impl Explain for CheckpointError {
                 "remove the shard that is not of this model, or fetch the model again".to_owned()
             }
             Self::TextTooLarge { .. } | Self::TextNotUtf8 { .. } => "fetch that file again".to_owned(),
-            Self::Io { .. } | Self::NotASideFile { .. } | Self::NotHere { .. } => return None,
+            Self::Io { source, .. } => return super::io::help_for(source),
+            Self::NotASideFile { .. } | Self::NotHere { .. } => return None,
         })
     }
 }

@@ -3,60 +3,18 @@
 use std::path::PathBuf;
 
 use super::Explain;
+use super::io::help_for;
 use crate::mention;
-use crate::size::counted;
 
-/// A conversion could not be finished. Nothing of it is left on the disk.
+/// A conversion could not be finished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// The target is there already.
-    #[error("the target exists already")]
-    TargetExists {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The target was to be replaced, and what is at the target is no bundle.
-    #[error("the target is not a bundle and is not replaced")]
-    TargetIsNoBundle {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The target lies inside the checkpoint, or is it.
-    #[error("the target lies inside the checkpoint")]
-    TargetInsideSource {
-        /// The target.
-        path: PathBuf,
-    },
-    /// The target holds the checkpoint or a tower: replacing it would remove what is being read.
-    #[error("the target holds what is converted")]
-    TargetHoldsSource {
-        /// The target.
-        path: PathBuf,
-        /// The checkpoint or tower inside it.
-        source_dir: PathBuf,
-    },
-    /// Another process writes the same bundle.
-    #[error("another mgpack writes this bundle")]
-    Busy {
-        /// Its staging folder.
-        path: PathBuf,
-    },
     /// An interrupted conversion to the same target was another one.
     #[error("an interrupted conversion to this target was of another checkpoint or with other options")]
     OtherUnfinished {
         /// Its staging folder.
         path: PathBuf,
-    },
-    /// The disk has too little room.
-    #[error("too little free space: {} needed, {free} free", counted(needed, "byte"))]
-    NoSpace {
-        /// The folder that would hold the bundle.
-        path: PathBuf,
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes free.
-        free: u64,
     },
     /// A NaN or an infinity where a scale must be finite.
     #[error("tensor `{tensor}` holds {value} at row {row}, column {column}")]
@@ -126,30 +84,14 @@ pub enum ConvertError {
         #[source]
         cause: std::io::Error,
     },
-    /// The bundle is in place, but the disk did not confirm it.
-    #[error("the bundle is complete but not known to be durable")]
-    NotDurable {
-        /// The bundle.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        cause: std::io::Error,
-    },
 }
 
 impl Explain for ConvertError {
     fn place(&self) -> Option<String> {
         match self {
-            ConvertError::TargetExists { path }
-            | ConvertError::TargetIsNoBundle { path }
-            | ConvertError::TargetInsideSource { path }
-            | ConvertError::TargetHoldsSource { path, .. }
-            | ConvertError::Busy { path }
-            | ConvertError::OtherUnfinished { path }
-            | ConvertError::NoSpace { path, .. }
+            ConvertError::OtherUnfinished { path }
             | ConvertError::Tower { path, .. }
-            | ConvertError::Io { path, .. }
-            | ConvertError::NotDurable { path, .. } => Some(path.display().to_string()),
+            | ConvertError::Io { path, .. } => Some(path.display().to_string()),
             ConvertError::BadFileName { name } => Some(name.escape_debug().to_string()),
             _ => None,
         }
@@ -159,12 +101,6 @@ impl Explain for ConvertError {
         match self {
             ConvertError::BadJson { why, .. } => Some(why.clone()),
             ConvertError::Tower { why, .. } => Some((*why).to_owned()),
-            ConvertError::TargetHoldsSource { source_dir, .. } => {
-                Some(format!("replacing it would remove {}", source_dir.display()))
-            }
-            ConvertError::TargetIsNoBundle { .. } => {
-                Some("‹force=true› replaces a folder with an mgpack.json, or an empty one, and nothing else".into())
-            }
             ConvertError::NotFinite { .. } => {
                 Some("its row's scale would not be finite, and the whole row would be lost".into())
             }
@@ -173,27 +109,16 @@ impl Explain for ConvertError {
                 Some("control characters, backslashes, colons and names above 255 bytes do not survive every file system".into())
             }
             ConvertError::CaseClash { .. } => Some("on macOS and Windows one would overwrite the other".into()),
-            ConvertError::Io { cause, .. } | ConvertError::NotDurable { cause, .. } => Some(cause.to_string()),
+            ConvertError::Io { cause, .. } => Some(cause.to_string()),
             _ => None,
         }
     }
 
     fn help(&self) -> Option<String> {
         match self {
-            ConvertError::TargetIsNoBundle { .. } => {
-                Some("give another folder with ‹output›, or remove this one yourself".into())
-            }
-            ConvertError::TargetExists { .. } => {
-                Some("give another folder with ‹output›, or ‹force=true› to replace it once the new bundle is complete".into())
-            }
-            ConvertError::TargetInsideSource { .. } | ConvertError::TargetHoldsSource { .. } => {
-                Some("give a folder outside the checkpoint with ‹output›".into())
-            }
-            ConvertError::Busy { .. } => Some("wait for it, or give another folder with ‹output›".into()),
             ConvertError::OtherUnfinished { .. } => {
                 Some("run the command as it was to go on with that one, or remove its folder to begin anew".into())
             }
-            ConvertError::NoSpace { .. } => Some("free some space, or give a folder on another disk with ‹output›".into()),
             ConvertError::NotFinite { tensor, .. } => {
                 Some(format!("keep it float with {}", mention::option("ignore", tensor.trim_end_matches(".weight"))))
             }
@@ -204,6 +129,7 @@ impl Explain for ConvertError {
             ConvertError::Tower { .. } => Some("give another folder with ‹towers›, or copy it as it is with ‹keep_towers=true›".into()),
             ConvertError::BadFileName { .. } => Some("rename the file in the checkpoint".into()),
             ConvertError::CaseClash { .. } => Some("rename one of the two in the checkpoint".into()),
+            ConvertError::Io { cause, .. } => help_for(cause),
             _ => None,
         }
     }

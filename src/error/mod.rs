@@ -12,8 +12,10 @@ mod family;
 mod header;
 mod hub;
 mod index;
+mod io;
 mod load;
 mod locate;
+mod output;
 mod plan;
 mod python;
 mod shown;
@@ -31,6 +33,7 @@ pub use hub::HubError;
 pub use index::{IndexFault, ShardNameRule};
 pub use load::LoadError;
 pub use locate::LocateError;
+pub use output::OutputError;
 pub use plan::PlanError;
 pub use python::PythonError;
 pub use tiny::TinyError;
@@ -85,6 +88,9 @@ pub enum Error {
     /// The hub did not give what was asked for.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// Something could not be written to its target.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The recipe and the checkpoint do not go together.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -102,6 +108,9 @@ pub enum Error {
 impl Error {
     /// True where mgpack could have gone on and declined: the user's input asks for something unsafe.
     pub fn is_refusal(&self) -> bool {
+        if let Error::Output(error) = self {
+            return error.is_refusal();
+        }
         matches!(
             self,
             Error::DeviceMap(DeviceMapError::DoesNotFit(_) | DeviceMapError::NoAccelerator)
@@ -112,14 +121,7 @@ impl Error {
                 )
                 | Error::Load(LoadError::DoesNotFit { .. })
                 | Error::Plan(PlanError::AlreadyQuantized { .. } | PlanError::NoClient { .. })
-                | Error::Convert(
-                    ConvertError::TargetExists { .. }
-                        | ConvertError::TargetIsNoBundle { .. }
-                        | ConvertError::TargetInsideSource { .. }
-                        | ConvertError::TargetHoldsSource { .. }
-                        | ConvertError::NotFinite { .. }
-                        | ConvertError::Overflow { .. }
-                )
+                | Error::Convert(ConvertError::NotFinite { .. } | ConvertError::Overflow { .. })
         )
     }
 
@@ -133,6 +135,7 @@ impl Error {
             Error::Load(inner) => inner,
             Error::Locate(inner) => inner,
             Error::Hub(inner) => inner,
+            Error::Output(inner) => inner,
             Error::Plan(inner) => inner,
             Error::Family(inner) => inner,
             Error::Python(inner) => inner,

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::Explain;
+use super::io::help_for;
 
 /// The tiny checkpoint could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ impl Explain for TinyError {
             TinyError::NotEmpty { .. } => {
                 Some("name a folder that is empty or does not exist yet".to_owned())
             }
-            TinyError::Write { .. } => None,
+            TinyError::Write { source, .. } => help_for(source),
         }
     }
 }

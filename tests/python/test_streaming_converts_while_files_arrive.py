@@ -1,5 +1,6 @@
 """`mgpack convert --stream`: the bundle is that of a whole download, and the sources need not all fit on the disk."""
 
+import hashlib
 import filecmp
 import os
 import re
@@ -152,7 +153,8 @@ def begun(hub, folder, target):
     hub.rate = 4 << 20
     line = command(target, "--stream", "--discard-source")
     running = subprocess.Popen(line, env=environment(hub, folder), stderr=subprocess.PIPE, text=True)
-    journal = target.with_name(f".{target.name}.mgpack-unfinished") / ".journal"
+    name = hashlib.sha256(target.name.encode()).hexdigest()[:16]
+    journal = target.with_name(f".mgpack-unfinished-{name}") / "journal"
     deadline = time.monotonic() + 60
     while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 7):
         assert running.poll() is None and time.monotonic() < deadline, "it was over too early, or stalled"

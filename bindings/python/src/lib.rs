@@ -226,8 +226,7 @@ fn convert_checkpoint(
     work::run(py, listeners, move |teller, stop| {
         let is_tiny = model == tiny::ALIAS && !Path::new(tiny::ALIAS).exists();
         let located = if is_tiny {
-            let dir = tiny::in_cache(|name| std::env::var_os(name), &places.cwd)?;
-            Located { dir, hub_id: None, revision: None }
+            locate::tiny(|name| std::env::var_os(name), &places.cwd, teller)?
         } else {
             locate::checkpoint(&model, &places)?
         };

@@ -92,6 +92,10 @@ impl Progress for Teller<'_> {
     }
 
     fn finish(&self) {}
+
+    fn note(&self, text: &str) {
+        self.say(text.to_owned());
+    }
 }
 
 /// Does `job` and returns what it returns.

@@ -1,0 +1,47 @@
+//! Which folder may give way to a new bundle: one that mgpack wrote, with nothing in it that mgpack did not write.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::contents::{Contents as _, Folder};
+use super::verify::read_manifest;
+use crate::error::{OutputError, Result};
+use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME};
+
+/// Names shown of what is in the way.
+const SHOWN: usize = 5;
+
+/// Accepts an empty folder, and a bundle whose manifest lists every file in it. A damaged file does not matter; one that
+/// is not listed does.
+///
+/// # Errors
+/// [`OutputError::NotOurs`] with the names that are in the way, or with the reason why this is no bundle.
+pub fn may_replace(dir: &Path) -> Result<()> {
+    let refused = |why: String| Err(OutputError::NotOurs { path: dir.to_owned(), why }.into());
+    if !dir.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+        return refused("it is not a folder".into());
+    }
+    let folder = Folder::list(dir)?;
+    if folder.entries().is_empty() {
+        return Ok(());
+    }
+    let manifest = match read_manifest(dir) {
+        Ok((manifest, _)) => manifest,
+        Err(error) => {
+            let why = crate::Explain::why(&error).unwrap_or_else(|| error.to_string());
+            return refused(format!("it is neither empty nor a bundle: {why}"));
+        }
+    };
+    let listed: BTreeSet<&str> =
+        manifest.files.iter().map(|file| file.path.as_str()).chain([MANIFEST_NAME, SIGNATURE_NAME]).collect();
+    let others: Vec<&str> =
+        folder.entries().keys().map(String::as_str).filter(|path| !listed.contains(path)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> =
+        others.iter().take(SHOWN).map(|path| format!("`{}`", path.escape_debug())).collect();
+    let more =
+        if others.len() > SHOWN { format!(" and {} more", others.len() - SHOWN) } else { String::new() };
+    refused(format!("the bundle has files that its manifest does not list: {}{more}", shown.join(", ")))
+}
