@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use crate::device::Device;
 use crate::device_map::{DeviceUse, Profile};
-use crate::size::gib;
+use crate::size::shown;
 use crate::structure::role_of_module;
 
 const WIDTH: f64 = 920.0;
@@ -35,6 +35,9 @@ const LEGEND: [(&str, &str); 6] = [
     ("reserve", "reserve"),
 ];
 
+/// How many of [`LEGEND`] are weights: all there is where no GPUs were given.
+const WEIGHTS: usize = 3;
+
 /// One part of a bar.
 struct Segment {
     class: &'static str,
@@ -48,6 +51,7 @@ struct Segment {
 pub fn memory_bars(profile: &Profile, title: &str) -> String {
     let devices: Vec<(&Device, &DeviceUse)> = profile.used.iter().collect();
     let largest = devices.iter().map(|(_, used)| used.budget.max(used.total())).max().unwrap_or(0).max(1);
+    let legend = if profile.memory.given { &LEGEND[..] } else { &LEGEND[..WEIGHTS] };
     let height = TOP + ROW_HEIGHT * devices.len() as f64;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"mgpack\" viewBox=\"0 0 {WIDTH} {height}\" \
@@ -56,7 +60,7 @@ pub fn memory_bars(profile: &Profile, title: &str) -> String {
         escape(title)
     );
     let mut x = 0.0;
-    for (class, label) in LEGEND {
+    for (class, label) in legend {
         let _ = writeln!(
             svg,
             "<rect class=\"{class}\" x=\"{x}\" y=\"38\" width=\"11\" height=\"11\" rx=\"2\"/>\
@@ -70,13 +74,12 @@ pub fn memory_bars(profile: &Profile, title: &str) -> String {
         let scale = |bytes: u64| WIDTH * bytes as f64 / largest as f64;
         let _ = writeln!(
             svg,
-            "<text x=\"0\" y=\"{0}\" font-weight=\"600\">{device}</text>\
-             <text class=\"soft\" x=\"{WIDTH}\" y=\"{0}\" text-anchor=\"end\">{1} of {2}, {3} free</text>\n\
-             <rect class=\"track\" x=\"0\" y=\"{4}\" width=\"{5:.2}\" height=\"{BAR_HEIGHT}\" rx=\"3\"/>",
+            "<text x=\"0\" y=\"{0}\" font-weight=\"600\">{1}</text>\
+             <text class=\"soft\" x=\"{WIDTH}\" y=\"{0}\" text-anchor=\"end\">{2}</text>\n\
+             <rect class=\"track\" x=\"0\" y=\"{3}\" width=\"{4:.2}\" height=\"{BAR_HEIGHT}\" rx=\"3\"/>",
             y + 12.0,
-            gib(used.total()),
-            gib(used.budget),
-            gib(used.budget.saturating_sub(used.total())),
+            name_of(profile, *device),
+            told_of(profile, used),
             y + 20.0,
             scale(used.budget),
         );
@@ -90,13 +93,28 @@ pub fn memory_bars(profile: &Profile, title: &str) -> String {
                 segment.class,
                 y + 20.0,
                 escape(&segment.title),
-                gib(segment.bytes),
+                shown(segment.bytes),
             );
             x += width;
         }
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+/// What the bar of a device is called. Where no GPUs were given there is none: the device in the profile is as large
+/// as the model because nobody said what is there.
+pub fn name_of(profile: &Profile, device: Device) -> String {
+    if profile.memory.given { device.to_string() } else { "no GPUs given".to_owned() }
+}
+
+/// How full a device is; without GPUs what the weights need.
+pub fn told_of(profile: &Profile, used: &DeviceUse) -> String {
+    if !profile.memory.given {
+        return format!("the weights need {} in all", shown(used.weights));
+    }
+    let free = used.budget.saturating_sub(used.total());
+    format!("{} of {}, {} free", shown(used.total()), shown(used.budget), shown(free))
 }
 
 /// The parts of one device's bar, in the order of placement; what has no bytes is left out.
@@ -182,5 +200,17 @@ mod tests {
             assert!(svg.contains(part), "{part}\n{svg}");
         }
         assert!(!svg.contains("<b>"));
+
+        // A GPU exactly as large as the model was drawn, "34.07 GiB of 34.07 GiB, 0.00 GiB free".
+        let profiles = modules.plan(&MapRequest::default(), None).unwrap();
+        let svg = memory_bars(&profiles[0], "a model");
+        for part in
+            [">no GPUs given</text>", "the weights need 3.00 GiB in all", "model.embed_tokens: 1.00 GiB"]
+        {
+            assert!(svg.contains(part), "{part}\n{svg}");
+        }
+        for invented in ["gpu 0", "free", "cache", "reserve<"] {
+            assert!(!svg.contains(invented), "{invented}\n{svg}");
+        }
     }
 }

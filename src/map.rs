@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::bundle;
 use crate::checkpoint::{self, Checkpoint, SourceTensor};
-use crate::device::{Device, MemoryTable};
+use crate::device::MemoryTable;
 use crate::device_map::{
     self, BrokenRule, MaxMemory, MemorySize, Profile, ProfileMemory, Sizing, TensorKind, Vision,
 };
@@ -218,17 +218,13 @@ impl Model {
                 let profiles = self.modules.plan(request, self.int8.as_ref())?;
                 Ok(profiles.into_iter().map(|profile| Planned { profile, broken: Vec::new() }).collect())
             }
-            Planner::Accelerate => {
-                let whole = MemoryTable::new([(Device::Gpu(0), self.modules.bytes())]);
-                let given = !request.memory.is_empty();
-                let tables = if given { request.memory.clone() } else { whole.into_iter().collect() };
-                tables.iter().map(|table| self.map_by_accelerate(table, given)).collect()
-            }
+            Planner::Accelerate if request.memory.is_empty() => Err(DeviceMapError::NoTable.into()),
+            Planner::Accelerate => request.memory.iter().map(|table| self.map_by_accelerate(table)).collect(),
         }
     }
 
     /// What accelerate 0.25.0 answers when transformers 4.36.2 loads the model with `device_map="sequential"`.
-    fn map_by_accelerate(&self, table: &MemoryTable, given: bool) -> Result<Planned> {
+    fn map_by_accelerate(&self, table: &MemoryTable) -> Result<Planned> {
         let vision = if self.is_mgm { Vision::AsLoaded } else { Vision::None };
         let tree = device_map::tree_of_config(&self.config, vision)?;
         let mut memory = MaxMemory::from(table);
@@ -247,7 +243,7 @@ impl Model {
         let map = device_map::plan_accelerate(&tree, &sizing, &memory, &device_map::no_split_classes(&tree))?;
         let is_tied = !tree.tied.is_empty();
         let broken = if self.is_mgm { device_map::broken_rules(&map.map, is_tied) } else { Vec::new() };
-        let memory = ProfileMemory::of_table(table.clone(), given);
+        let memory = ProfileMemory::of_table(table.clone(), true);
         Ok(Planned { profile: Profile::new(map, memory), broken })
     }
 }

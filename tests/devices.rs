@@ -102,7 +102,7 @@ fn without_a_driver_there_is_a_line_and_no_error() {
     let (table, said) = Machine::new().auto();
     assert_eq!(table, Value::Null);
     assert!(said.contains("no NVIDIA driver was found"), "{said}");
-    assert!(said.contains("the device map is made for one device of any size"), "{said}");
+    assert!(said.contains("no device map is planned"), "{said}");
 }
 
 #[test]
@@ -241,4 +241,17 @@ fn doctor_holds_the_map_of_a_bundle_against_what_is_free() {
     let one = findings(Machine::new().nvml(&gpu(600, 24576, UUIDS[0])));
     assert_eq!(one, ["the map uses gpu 1, which is not here"]);
     assert_eq!(findings(Machine::new()), Vec::<String>::new(), "without a GPU there is nothing to compare");
+}
+
+/// "serves no MGM family" stood below a bundle that never was one.
+#[test]
+fn doctor_says_which_families_are_served_only_where_that_is_a_question() {
+    let machine = Machine::new();
+    let norm = world::tensor("model.norm.weight", safetensors::Dtype::F32, &[4], vec![0; 16]);
+    world::save(&machine.world.path("checkpoint"), &[&[norm]]);
+    machine.world.good(&["convert", "checkpoint", "--fp16", "-o", "generic"]);
+    machine.world.good(&["convert", "tiny", "--int8", "-o", "MGM-7B"]);
+    let served = |arguments: &[&str]| machine.run(arguments).out.contains("serves ");
+    assert!(served(&["doctor"]) && served(&["doctor", "MGM-7B"]));
+    assert!(!served(&["doctor", "generic"]));
 }

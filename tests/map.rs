@@ -199,3 +199,39 @@ fn what_cannot_be_mapped_says_why() {
     let scheme = world.run(&["map", "other", "--int8", "--planner", ACCELERATE]);
     assert_eq!(scheme.code, 2);
 }
+
+/// Without GPUs a GPU exactly as large as the model was invented, "34.07 GiB of 34.07 GiB", and called planned.
+#[test]
+fn without_gpus_nothing_is_called_planned() {
+    let world = World::new();
+    world.tiny();
+    let need = |maps: &Value| maps["maps"][0]["profile"]["used"]["0"]["weights"].as_u64().unwrap();
+    let bytes = need(&world.good(&["map", "7b", "--fp16", "--json"]).json());
+    let told = format!("the weights need {:.2} GiB in all", bytes as f64 / f64::from(1 << 30));
+    let of_family = world.good(&["map", "7b", "--fp16", "--why", "--svg", "map.svg"]).out;
+    assert!(of_family.contains(&told), "{told}\n{of_family}");
+    let drawn = fs::read_to_string(world.path("map.svg")).unwrap();
+    assert!(drawn.contains(&told), "{drawn}");
+    let texts = [
+        of_family,
+        drawn,
+        world.good(&["map", "tiny-bundle"]).out,
+        world.good(&["plan", "tiny", "--int8"]).out,
+        world.good(&["convert", "tiny", "--int8", "-o", "again"]).out,
+    ];
+    for text in &texts {
+        assert!(text.contains("no GPUs given"), "{text}");
+        for invented in ["gpu 0", " free", "limit", "by mgm"] {
+            assert!(!text.contains(invented), "{invented}\n{text}");
+        }
+    }
+    // What accelerate does follows from the sizes of the devices, so without them there is nothing to say.
+    let refused = world.run(&["map", "7b", "--fp16", "--planner", ACCELERATE]);
+    assert_eq!((refused.code, refused.out.as_str()), (2, ""));
+    assert_eq!(
+        refused.err,
+        "error: the planner `accelerate-0.25-sequential` needs a memory table\n\
+         where: --gpus\n  why: what it places where depends on the size of each device\n \
+         help: add the devices: --gpus 2x24GiB\n"
+    );
+}

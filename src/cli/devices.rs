@@ -12,7 +12,7 @@ pub(super) fn table() -> Option<MemoryTable> {
         ui::say(&format!("note: {note}"));
     }
     if let Some(why) = devices.without_gpu() {
-        ui::say(&format!("note: {why}: the device map is made for one device of any size"));
+        ui::say(&format!("note: {why}: no device map is planned"));
     }
     devices.free_memory()
 }

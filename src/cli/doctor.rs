@@ -54,8 +54,12 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     } else {
         let mut text = format!("python {}  {}\n\n", python.version, python.path.display());
         text.push_str(&packages_text(&python, &packages));
-        let served = if served.is_empty() { "no MGM family".to_owned() } else { served.join(", ") };
-        text.push_str(&format!("serves {served}\n\n{}\n", devices_text(&devices, &rooms)));
+        // What serves MGM's families is no question to a bundle that is none.
+        if manifest.as_ref().is_none_or(|manifest| !manifest.model.facts.is_null()) {
+            let served = if served.is_empty() { "no MGM family".to_owned() } else { served.join(", ") };
+            text.push_str(&format!("serves {served}\n"));
+        }
+        text.push_str(&format!("\n{}\n", devices_text(&devices, &rooms)));
         for (path, free) in &disks {
             text.push_str(&format!("disk {}  {} free\n", path.display(), ui::bytes(*free)));
         }

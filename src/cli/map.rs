@@ -65,7 +65,7 @@ pub(super) fn request(args: &MapRequestArgs) -> MapRequest {
 }
 
 fn title(name: &str, profile: &Profile) -> String {
-    format!("{name} by {}", profile.planner.name)
+    if profile.memory.given { format!("{name} by {}", profile.planner.name) } else { name.to_owned() }
 }
 
 fn planned_text(name: &str, planned: &[Planned], why: bool) -> String {
@@ -88,8 +88,18 @@ pub(super) fn profiles_text(profiles: &[Profile]) -> String {
     profiles.iter().map(profile_text).collect::<Vec<_>>().join("\n")
 }
 
-/// What lies on every device: as a table, as bars, and as runs of modules.
+/// What lies on every device: as a table, as bars, and as runs of modules. Without GPUs nothing was planned: what
+/// the weights need, and the modules.
 fn profile_text(profile: &Profile) -> String {
+    if !profile.memory.given {
+        let modules: Vec<&str> = profile.why.iter().map(|why| why.module.as_str()).collect();
+        return format!(
+            "no GPUs given: the weights need {} in all, cache and working memory more; --gpus 2x24GiB plans for yours\n\n\
+             {}\n",
+            ui::bytes(profile.weights()),
+            fold(&modules),
+        );
+    }
     let mut modules: BTreeMap<Device, Vec<&str>> = BTreeMap::new();
     for why in &profile.why {
         modules.entry(why.device).or_default().push(&why.module);
@@ -119,6 +129,10 @@ fn profile_text(profile: &Profile) -> String {
 }
 
 fn why_text(profile: &Profile) -> String {
+    if !profile.memory.given {
+        let rows = profile.why.iter().map(|why| vec![why.module.clone(), ui::bytes(why.bytes)]);
+        return ui::table(&["module", "size"], &[1], rows);
+    }
     let rows = profile.why.iter().map(|why| {
         vec![
             why.module.clone(),

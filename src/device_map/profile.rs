@@ -63,6 +63,11 @@ impl Profile {
         self.map.get(module).or_else(|| self.map.get("")).copied()
     }
 
+    /// Bytes of all weights and buffers, wherever they are placed.
+    pub fn weights(&self) -> u64 {
+        self.used.values().map(|used| used.weights).fold(0, u64::saturating_add)
+    }
+
     /// Whether every device has at least what this map takes of it. `free`: bytes per device, the host included
     /// where it is known.
     ///

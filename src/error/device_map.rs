@@ -26,6 +26,9 @@ pub enum DeviceMapError {
     /// The memory table names no accelerator, and some modules may stand nowhere else.
     #[error("the memory table names no accelerator")]
     NoAccelerator,
+    /// Accelerate's map follows from a memory table, and none was given.
+    #[error("the planner `accelerate-0.25-sequential` needs a memory table")]
+    NoTable,
     /// Accelerate 0.25.0 itself raises an exception for this model and table.
     #[error("accelerate 0.25.0 raises {exception}: {message}")]
     Accelerate {
@@ -177,9 +180,9 @@ impl Explain for DeviceMapError {
     fn place(&self) -> Option<String> {
         match self {
             DeviceMapError::DoesNotFit(miss) => Some(format!("memory table {}", miss.memory)),
-            DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
-                Some("‹gpus›".to_owned())
-            }
+            DeviceMapError::BadMemoryTable { .. }
+            | DeviceMapError::NoAccelerator
+            | DeviceMapError::NoTable => Some("‹gpus›".to_owned()),
             DeviceMapError::Accelerate { .. } => Some("infer_auto_device_map".to_owned()),
             DeviceMapError::BadConfig { .. } | DeviceMapError::NoTree { .. } => {
                 Some("config.json".to_owned())
@@ -213,6 +216,9 @@ impl Explain for DeviceMapError {
                 "trees are known of Llama, Mistral, Mixtral, Gemma, Qwen2 and Qwen3, and of MGM's classes"
                     .to_owned(),
             ),
+            DeviceMapError::NoTable => {
+                Some("what it places where depends on the size of each device".to_owned())
+            }
             DeviceMapError::SchemeForPlanner { .. } => Some(
                 "transformers 4.36.2, whose loading it imitates, reads bitsandbytes and plain floats"
                     .to_owned(),
@@ -250,6 +256,7 @@ impl Explain for DeviceMapError {
             DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
                 Some("write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`".to_owned())
             }
+            DeviceMapError::NoTable => Some("add the devices: ‹gpus=\"2x24GiB\"›".to_owned()),
             DeviceMapError::Accelerate { .. } | DeviceMapError::SchemeForPlanner { .. } => {
                 Some("use the planner `mgm`".to_owned())
             }

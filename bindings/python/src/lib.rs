@@ -126,7 +126,7 @@ fn detect_gpus(py: Python<'_>) -> (Sizes, Vec<String>) {
     let devices = py.detach(|| Devices::detect(|name| std::env::var_os(name)));
     let mut notes = devices.notes.clone();
     let without = devices.without_gpu();
-    notes.extend(without.map(|why| format!("{why}: the device map is made for one device of any size")));
+    notes.extend(without.map(|why| format!("{why}: no device map is planned")));
     (devices.free_memory().as_ref().map(sizes).unwrap_or_default(), notes)
 }
 
