@@ -2,16 +2,19 @@
 //!
 //! Compares what [`crate::python`] and [`crate::devices`] read with a manifest. Starts and prints nothing.
 
+use std::path::Path;
 use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
 use serde::Serialize;
 
+use crate::bundle;
 use crate::device::Device;
 use crate::device_map::Profile;
 use crate::devices::Devices;
-use crate::family::{Failure, Family};
+use crate::family::{self, Failure, Family};
 use crate::manifest::{Manifest, Requirement};
+use crate::program::shell_word;
 use crate::python::Python;
 use crate::size::gib;
 
@@ -115,6 +118,36 @@ pub fn mgm(python: &Python) -> Option<Finding> {
             .to_owned(),
         help: format!("{} -m pip install --no-deps '{MGM}'", python.path.display()),
     })
+}
+
+/// What MGM's programs make of the folder's name: a finding where its loader picks another class than the bundle's, and
+/// notes on what its command line takes from the path as it was typed.
+pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Finding>, Vec<String>) {
+    let mut notes = Vec::new();
+    let path = bundle::full_path(dir);
+    let misnamed = bundle::misnamed(manifest, dir);
+    if misnamed.is_none() && bundle::misnamed_as_given(manifest, dir).is_some() {
+        notes.push(format!(
+            "MGM's command line takes the model's name from --model-path, and `{}` has none: give --model-path {}",
+            dir.display(),
+            shell_word(&path)
+        ));
+    }
+    let name = family::name_from_path(&path);
+    let template = manifest.model.facts["conversation"]["template"].as_str();
+    if let Some(template) = template.filter(|template| *template != family::template_by_name(&name)) {
+        notes.push(format!(
+            "MGM's command line infers the template `{}` from the name `{name}`, and this model was trained with another: give --conv-mode {}",
+            family::template_by_name(&name),
+            shell_word(template),
+        ));
+    }
+    let finding = misnamed.map(|misnamed| Finding {
+        what: misnamed.what(),
+        why: misnamed.consequence().to_owned(),
+        help: misnamed.mend(&path),
+    });
+    (finding, notes)
 }
 
 /// The families whose packages are all installed in a version that works.

@@ -1,7 +1,7 @@
 //! Another program, run to its end within a time and a length of output.
 //!
 //! The one place where mgpack starts anything: `nvidia-smi`, and a Python interpreter that is asked for its
-//! package metadata. Leaves to the callers what they run and what the output means.
+//! package metadata. Also how a text is written as a word of a shell. Leaves to the callers what they run and what the output means.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -37,6 +37,16 @@ pub(crate) enum ProgramFault {
     /// Its end could not be waited for.
     #[error("it was lost: {0}")]
     Lost(#[source] io::Error),
+}
+
+/// A text as one word of a shell.
+pub(crate) fn shell_word(text: &str) -> String {
+    let is_plain = |character: char| character.is_alphanumeric() || "._-/:=,+@%~".contains(character);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// Runs `command` without input; kills it after `limit`.

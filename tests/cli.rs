@@ -241,13 +241,13 @@ fn towers_are_found_wherever_they_may_lie_and_the_bundle_is_the_same() {
     world.good(&["convert", "a/ckpt", "--int8", "-o", "inside"]);
     // A model_zoo beside the checkpoint.
     checkpoint(&world.path("b/ckpt"), Some(&world.path("b")));
-    world.good(&["convert", "b/ckpt", "--int8", "-o", "beside"]);
+    world.good(&["convert", "b/ckpt", "--int8", "-o", "beside/MGM"]);
     // --towers names the folder that holds both.
     checkpoint(&world.path("c/ckpt"), Some(&world.path("t")));
     for (index, towers) in ["t/model_zoo/OpenAI", "t/model_zoo", "t"].into_iter().enumerate() {
-        let out = format!("towers{index}");
+        let out = format!("towers{index}/MGM");
         world.good(&["convert", "c/ckpt", "--int8", "--towers", towers, "-o", &out]);
-        assert_same(&world.path("beside"), &world.path(&out), towers);
+        assert_same(&world.path("beside/MGM"), &world.path(&out), towers);
     }
     // --towers wins over towers inside the checkpoint, which the manifest still accounts for.
     world.good(&["convert", "a/ckpt", "--int8", "--towers", "t", "-o", "over"]);
@@ -263,19 +263,19 @@ fn towers_are_found_wherever_they_may_lie_and_the_bundle_is_the_same() {
     assert_eq!(cached.code, 0, "{}", cached.err);
     // The working directory's model_zoo.
     checkpoint(&world.path("d/ckpt"), Some(&world.path("")));
-    world.good(&["convert", "d/ckpt", "--int8", "-o", "cwd"]);
-    assert_same(&world.path("beside"), &world.path("cwd"), "the working directory");
+    world.good(&["convert", "d/ckpt", "--int8", "-o", "cwd/MGM"]);
+    assert_same(&world.path("beside/MGM"), &world.path("cwd/MGM"), "the working directory");
 
     let shards = |dir: &str| {
         let files = contents(&world.path(dir));
         files.into_iter().filter(|(path, _)| path.contains("model")).collect::<Vec<_>>()
     };
     for dir in ["inside", "cached"] {
-        assert!(shards(dir) == shards("beside"), "{dir}");
+        assert!(shards(dir) == shards("beside/MGM"), "{dir}");
         world.good(&["verify", dir]);
     }
-    assert!(contents(&world.path("cwd")).contains_key(&format!("{CLIP}/model.safetensors")));
-    assert!(contents(&world.path("cwd")).contains_key(&format!("{AUX}/open_clip_pytorch_model.bin")));
+    assert!(contents(&world.path("cwd/MGM")).contains_key(&format!("{CLIP}/model.safetensors")));
+    assert!(contents(&world.path("cwd/MGM")).contains_key(&format!("{AUX}/open_clip_pytorch_model.bin")));
 }
 
 #[test]
@@ -286,14 +286,15 @@ fn an_alias_and_a_hub_id_are_found_in_the_hubs_cache_and_recorded() {
     fs::remove_dir_all(world.path("unused")).unwrap();
     into_cache(&world.path("hub"), "YanweiLi/MGM-7B", "");
     let convert = |model: &str, more: &[&str], out: &str, (name, value): (&str, &str)| {
-        let args = [&["convert", model, "--int8", "--towers", "towers", "-o", out], more].concat();
+        let out = format!("{out}/MGM");
+        let args = [&["convert", model, "--int8", "--towers", "towers", "-o", &out], more].concat();
         let ran = ran(world.command(&args).env(name, world.path(value)));
         assert_eq!(ran.code, 0, "{model}: {}", ran.err);
     };
     let cache = ("HF_HUB_CACHE", "hub");
     convert("7b", &[], "alias", cache);
     let manifest: Value =
-        serde_json::from_slice(&fs::read(world.path("alias/mgpack.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(world.path("alias/MGM/mgpack.json")).unwrap()).unwrap();
     assert_eq!(manifest["model"]["name"], "MGM-7B-int8");
     assert_eq!(manifest["source"]["name"], "YanweiLi/MGM-7B");
     assert_eq!(manifest["source"]["revision"], COMMIT);
@@ -303,18 +304,18 @@ fn an_alias_and_a_hub_id_are_found_in_the_hubs_cache_and_recorded() {
         let record = files.iter().find(|file| file["path"] == shard.path.as_str()).unwrap();
         assert_eq!(record["sha256"], digest, "the blob's name is the digest");
     }
-    world.good(&["verify", "alias"]);
+    world.good(&["verify", "alias/MGM"]);
     convert("YanweiLi/MGM-7B", &[], "id", cache);
-    assert_same(&world.path("alias"), &world.path("id"), "by hub id");
+    assert_same(&world.path("alias/MGM"), &world.path("id/MGM"), "by hub id");
     convert("7b", &["--revision", COMMIT], "commit", cache);
-    assert_same(&world.path("alias"), &world.path("commit"), "by commit");
+    assert_same(&world.path("alias/MGM"), &world.path("commit/MGM"), "by commit");
     let snapshot = format!("hub/models--YanweiLi--MGM-7B/snapshots/{COMMIT}");
     convert(&snapshot, &[], "path", ("HF_HUB_CACHE", "nowhere"));
-    assert_same(&world.path("alias"), &world.path("path"), "by the snapshot's path");
+    assert_same(&world.path("alias/MGM"), &world.path("path/MGM"), "by the snapshot's path");
     convert("7b", &[], "home", ("HF_HOME", ""));
-    assert_same(&world.path("alias"), &world.path("home"), "through HF_HOME");
+    assert_same(&world.path("alias/MGM"), &world.path("home/MGM"), "through HF_HOME");
     // What the snapshot links to is in the bundle as files.
-    assert!(fs::symlink_metadata(world.path("alias/tokenizer.model")).unwrap().is_file());
+    assert!(fs::symlink_metadata(world.path("alias/MGM/tokenizer.model")).unwrap().is_file());
     assert_eq!(
         ran(world
             .command(&["plan", "7b", "--int8", "--revision", "other"])

@@ -296,7 +296,7 @@ fn threads_memory_instruction_sets_and_places_do_not_change_a_byte() {
         &["--fp16", "--on-overflow", "clamp"],
     ] {
         let way = [way, &["--max-shard-size", "500KiB"]].concat();
-        world.good(&args(&way, "base"));
+        world.good(&args(&way, "base/out"));
         let mut variants: Vec<Vec<&str>> = vec![
             vec!["-j", "1"],
             vec!["-j", "2"],
@@ -310,21 +310,21 @@ fn threads_memory_instruction_sets_and_places_do_not_change_a_byte() {
             variants.push(vec!["--isa", "avx2"]);
         }
         for variant in variants {
-            world.good(&args(&[&way[..], &variant].concat(), "other"));
+            world.good(&args(&[&way[..], &variant].concat(), "other/out"));
             assert_same(&world.path("base"), &world.path("other"), &format!("{way:?} {variant:?}"));
             fs::remove_dir_all(world.path("other")).unwrap();
         }
         // Another working directory, an absolute path, a path with links and dots in it, another umask's modes.
         let source = world.path("deep/er/../er/place/ckpt");
-        let out = world.path("other");
+        let out = world.path("other/out");
         let args =
             [&["convert", source.to_str().unwrap()], &way[..], &["-o", out.to_str().unwrap()]].concat();
         let ran = world::ran(
             world.command(&args).current_dir(world.path("deep")).env("TZ", "Asia/Tokyo").env("LANG", "C"),
         );
         assert_eq!(ran.code, 0, "{}", ran.err);
-        assert_same(&world.path("base"), &out, "another place");
-        fs::remove_dir_all(&out).unwrap();
+        assert_same(&world.path("base/out"), &out, "another place");
+        fs::remove_dir_all(world.path("other")).unwrap();
         fs::remove_dir_all(world.path("base")).unwrap();
     }
 }
@@ -541,13 +541,13 @@ fn an_existing_target_is_refused_and_replaced_only_by_force() {
     assert!(contents(&world.path("out")) == before, "untouched");
     assert_eq!(world.names(), ["ckpt", "out"]);
     world.good(&args(&["--bf16", "--force"], "out"));
-    world.good(&args(&["--bf16"], "fresh"));
-    assert_same(&world.path("out"), &world.path("fresh"), "replaced as if nothing had been there");
+    world.good(&args(&["--bf16"], "fresh/out"));
+    assert_same(&world.path("out"), &world.path("fresh/out"), "replaced as if nothing had been there");
     assert_eq!(world.names(), ["ckpt", "fresh", "out"], "the old bundle is gone");
     // A failure with --force leaves the old one.
     with_value(&world.path("bad"), Dtype::F32, 8, 3, f64::NAN);
     assert_eq!(world.run(&["convert", "bad", "--int8", "-o", "out", "--force"]).code, 1);
-    assert_same(&world.path("out"), &world.path("fresh"), "the old bundle is whole");
+    assert_same(&world.path("out"), &world.path("fresh/out"), "the old bundle is whole");
     assert_eq!(world.names(), ["bad", "ckpt", "fresh", "out"]);
 
     fs::write(world.path("file"), "mine").unwrap();
@@ -650,8 +650,8 @@ fn a_kill_leaves_no_bundle_and_the_next_run_is_as_if_it_had_not_been() {
     child.wait().unwrap();
     assert!(!world.path("out").exists());
     world.good(&args);
-    world.good(&["convert", "ckpt", "--int8", "--no-stats", "-o", "undisturbed"]);
-    assert_same(&world.path("out"), &world.path("undisturbed"), "after a kill");
+    world.good(&["convert", "ckpt", "--int8", "--no-stats", "-o", "undisturbed/out"]);
+    assert_same(&world.path("out"), &world.path("undisturbed/out"), "after a kill");
     world.good(&["verify", "out"]);
 }
 

@@ -216,13 +216,13 @@ fn a_torch_checkpoint_gives_the_bundle_of_the_same_safetensors() {
             write(&dir.join("pytorch_model.bin.index.json"), index.to_string().as_bytes());
         }
         for options in [&["--int8"][..], &["--int8", "--format", "bnb"], &["--bf16", "-j", "1"]] {
-            for (source, target) in [("st/m", "from-st"), ("bin/m", "from-bin")] {
+            for (source, target) in [("st/m", "from-st/out"), ("bin/m", "from-bin/out")] {
                 let line = [&["convert", source, "-o", target], options].concat();
                 world.good(&line);
             }
             assert_same_bundle(
-                &world.path("from-bin"),
-                &world.path("from-st"),
+                &world.path("from-bin/out"),
+                &world.path("from-st/out"),
                 &format!("{what} {options:?}"),
             );
             fs::remove_dir_all(world.path("from-bin")).unwrap();
@@ -247,14 +247,14 @@ fn a_tied_head_is_left_out_unless_the_configuration_says_that_it_is_not_tied() {
     let more = [torch_file::text("lm_head.weight"), embedding, b"s.".to_vec()].concat();
     all[0] = member("a/data.pkl", [&pickle[..pickle.len() - 1], &more].concat());
     save_torch(&world.path("bin/m"), &[("pytorch_model.bin", all)]);
-    world.good(&["convert", "st/m", "--int8", "-o", "from-st"]);
-    let ran = world.good(&["convert", "bin/m", "--int8", "-o", "from-bin"]);
+    world.good(&["convert", "st/m", "--int8", "-o", "from-st/out"]);
+    let ran = world.good(&["convert", "bin/m", "--int8", "-o", "from-bin/out"]);
     assert!(
         ran.err.contains("`lm_head.weight` is `model.embed_tokens.weight` under another name"),
         "{}",
         ran.err
     );
-    assert_same_bundle(&world.path("from-bin"), &world.path("from-st"), "tied");
+    assert_same_bundle(&world.path("from-bin/out"), &world.path("from-st/out"), "tied");
 
     let untied = CONFIG.replace("\"hidden_size\"", "\"tie_word_embeddings\": false,\n  \"hidden_size\"");
     write(&world.path("bin/m/config.json"), untied.as_bytes());
@@ -293,12 +293,12 @@ fn says_which_part_of_a_training_checkpoint_is_read() {
     all[0] = member("a/data.pkl", torch_file::pickle(&wrapped.concat()));
     save_torch(&world.path("bin/m"), &[("pytorch_model.bin", all)]);
     save_torch(&world.path("bare/m"), &[("pytorch_model.bin", inner)]);
-    let ran = world.good(&["convert", "bin/m", "--int8", "-o", "a"]);
+    let ran = world.good(&["convert", "bin/m", "--int8", "-o", "a/out"]);
     assert!(
         ran.err.contains("`pytorch_model.bin`: the state dict is `model`; not read: `epoch`"),
         "{}",
         ran.err
     );
-    world.good(&["convert", "bare/m", "--int8", "-o", "b"]);
-    assert_same_bundle(&world.path("a"), &world.path("b"), "wrapped");
+    world.good(&["convert", "bare/m", "--int8", "-o", "b/out"]);
+    assert_same_bundle(&world.path("a/out"), &world.path("b/out"), "wrapped");
 }

@@ -1,15 +1,17 @@
 //! A finished bundle: checked against its seal, and read.
 //!
 //! `verify` owns the check of every byte, over the `contents` of a folder or a tar; `open` the reading of tensors and their
-//! decoding to values.
+//! decoding to values; `naming` what MGM's loader makes of the folder's name.
 
 mod contents;
 mod finding;
+mod naming;
 mod open;
 mod replace;
 mod verify;
 
 pub use finding::{Finding, FindingKind};
+pub use naming::{full_path, misnamed, misnamed_as_given};
 pub use open::{Bundle, Weight};
 pub use replace::may_replace;
 pub use verify::{Report, read_manifest, verify};

@@ -42,6 +42,8 @@ pub struct Report {
     pub bytes: u64,
     /// All findings, sorted by path.
     pub findings: Vec<Finding>,
+    /// What is no fault of the bundle and yet worth knowing, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Checks the bundle at `path`, a folder or a tar made by `release`.
@@ -56,10 +58,14 @@ pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) ->
     let meta = fs::metadata(path).map_err(|cause| not_a_bundle(cause.to_string()))?;
     if meta.is_dir() {
         let folder = Folder::list(path)?;
-        return check(&folder, &not_a_bundle, quick, progress, stop);
+        let (mut report, manifest) = check(&folder, &not_a_bundle, quick, progress, stop)?;
+        // Not of a tar: what is unpacked from it has the bundle's name.
+        let misnamed = manifest.and_then(|manifest| super::misnamed(&manifest, path));
+        report.notes.extend(misnamed.map(|misnamed| misnamed.note()));
+        return Ok(report);
     }
     let tar = Tar::list(path).map_err(|cause| not_a_bundle(format!("it is no tar of a bundle: {cause}")))?;
-    check(&tar, &not_a_bundle, quick, progress, stop)
+    check(&tar, &not_a_bundle, quick, progress, stop).map(|(report, _)| report)
 }
 
 /// Opens the manifest of the bundle in the folder `dir`, without checking anything else.
@@ -77,13 +83,14 @@ pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest)> {
     Ok((manifest, Digest::of(&bytes)))
 }
 
+/// The report, and the manifest where it could be read.
 fn check(
     contents: &dyn Contents,
     not_a_bundle: &dyn Fn(String) -> BundleError,
     quick: bool,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<Report> {
+) -> Result<(Report, Option<Manifest>)> {
     let bytes = match contents.entries().get(MANIFEST_NAME) {
         Some(Entry::File { .. }) => contents
             .open(MANIFEST_NAME)
@@ -102,7 +109,9 @@ fn check(
         Ok(manifest) => manifest,
         Err(fault) => {
             let finding = Finding::new(MANIFEST_NAME, FindingKind::Manifest, "a canonical manifest", fault);
-            return Ok(Report { id: Some(id), name: None, files: 1, bytes: 0, findings: vec![finding] });
+            let findings = vec![finding];
+            let report = Report { id: Some(id), name: None, files: 1, bytes: 0, findings, notes: Vec::new() };
+            return Ok((report, None));
         }
     };
     let mut findings = check_manifest(&manifest);
@@ -128,13 +137,15 @@ fn check(
     findings.extend(check_sums(&manifest, contents));
     findings.sort();
     findings.dedup();
-    Ok(Report {
+    let report = Report {
         id: Some(id),
-        name: Some(manifest.model.name),
+        name: Some(manifest.model.name.clone()),
         files: manifest.files.len() as u64 + 1,
         bytes: hashed,
         findings,
-    })
+        notes: Vec::new(),
+    };
+    Ok((report, Some(manifest)))
 }
 
 /// What must hold inside the manifest itself.

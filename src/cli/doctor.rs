@@ -29,7 +29,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let python = Python::read(&python::choose(args.python.as_deref(), var), names)?;
     let devices = Devices::detect(var);
     let mut findings: Vec<Finding> = Vec::new();
-    let (mut packages, mut rooms) = (Vec::new(), Vec::new());
+    let (mut packages, mut rooms, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(manifest) = &manifest {
         let failures = |package: &str| doctor::known_failures(manifest, package);
         let (of_packages, found) = doctor::packages(&python, &manifest.requirements, failures);
@@ -37,6 +37,11 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         findings.extend(found);
         if !manifest.model.facts.is_null() {
             findings.extend(doctor::mgm(&python));
+        }
+        if let Some(dir) = &args.bundle {
+            let (found, said) = doctor::folder_name(manifest, dir);
+            findings.extend(found);
+            notes = said;
         }
         let (of_memory, found) = doctor::memory(manifest, &devices);
         rooms = of_memory;
@@ -50,6 +55,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
             "memory": rooms,
             "disks": disks.iter().map(|(path, free)| json!({ "path": path, "free": free })).collect::<Vec<_>>(),
             "findings": findings,
+            "notes": notes,
         }))?;
     } else {
         let mut text = format!("python {}  {}\n\n", python.version, python.path.display());
@@ -62,6 +68,9 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         text.push_str(&format!("\n{}\n", devices_text(&devices, &rooms)));
         for (path, free) in &disks {
             text.push_str(&format!("disk {}  {} free\n", path.display(), ui::bytes(*free)));
+        }
+        for note in &notes {
+            text.push_str(&format!("note: {note}\n"));
         }
         for Finding { what, why, help } in &findings {
             text.push_str(&format!("\nfinding: {what}\n    why: {why}\n   help: {help}\n"));

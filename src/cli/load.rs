@@ -9,7 +9,7 @@ use mgpack::error::LoadError;
 use mgpack::load::{Devices, LoadOptions, LoadStage, Loader, Place, StageReport};
 use mgpack::size::counted;
 use mgpack::structure::Role;
-use mgpack::{Bundle, Result};
+use mgpack::{Bundle, Result, bundle};
 use serde_json::{Value, json};
 
 use super::args::LoadArgs;
@@ -25,6 +25,11 @@ struct Totals {
 
 pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
     let bundle = Bundle::open(&args.bundle)?;
+    // Loaded here it serves under any name.
+    if let Some(misnamed) = bundle::misnamed(bundle.manifest(), &args.bundle) {
+        let path = bundle::full_path(&args.bundle);
+        ui::say(&format!("note: {}; {}", misnamed.note(), misnamed.mend(&path)));
+    }
     let machine = Machine::detect(|name| std::env::var_os(name));
     let free = machine.free_memory();
     let profile = choose(&bundle, args.profile, free.as_ref())?;

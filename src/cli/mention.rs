@@ -3,6 +3,8 @@
 use mgpack::mention::{Mention, Setting, reword};
 use serde_json::Value;
 
+use crate::program::shell_word;
+
 /// The text with `--force` for ‹force=true›, and with `mgpack pull org/model` for ‹pull("org/model")›.
 pub(super) fn spoken(text: &str) -> String {
     reword(text, |mention| match mention {
@@ -30,13 +32,7 @@ fn flag(setting: &Setting) -> String {
 
 /// A value as a shell reads it.
 fn word(value: &Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let is_plain = |character: char| character.is_alphanumeric() || "._-/:=,+@%~".contains(character);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    shell_word(&value.as_str().map_or_else(|| value.to_string(), str::to_owned))
 }
 
 #[cfg(test)]
@@ -91,8 +87,16 @@ mod tests {
     #[test]
     fn the_library_speaks_of_no_flag() {
         // Commands of other programs, and findings of `doctor`, which is a command only.
-        let own =
-            ["program", "python", "devices/nvidia_smi", "environment", "convert/card", "doctor", "report/"];
+        let own = [
+            "program",
+            "python",
+            "devices/nvidia_smi",
+            "environment",
+            "convert/card",
+            "doctor",
+            "report/",
+            "family/folder",
+        ];
         let flag = Regex::new(r#"["`( ](--[a-z][a-z0-9-]*|-[a-z])\b"#).unwrap();
         let literal = Regex::new(r#""(?:[^"\\]|\\[\s\S])*""#).unwrap();
         let mut literals = 0;

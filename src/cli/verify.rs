@@ -44,5 +44,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<ExitCode> {
         let count = counted(report.findings.len(), "finding");
         ui::say(&format!("{count}: the bundle is not what was sealed"));
     }
+    if !args.talk.json {
+        report.notes.iter().for_each(|note| ui::print(&format!("note: {note}\n")));
+    }
     Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

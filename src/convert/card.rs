@@ -4,10 +4,14 @@ use crate::size::counted;
 use std::fmt::Write as _;
 
 use super::{Conversion, clients};
+use crate::family::Match;
+use crate::program::shell_word;
 
-/// README.md of a bundle: what it is, how to load it, how to check it.
-pub(super) fn model_card(conversion: &Conversion) -> String {
+/// README.md of a bundle: what it is, how to load it, how to check it. `folder`: the name of its folder, as a program that
+/// runs beside it writes it.
+pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
     let name = &conversion.name;
+    let word = shell_word(folder);
     let totals = conversion.plan.totals();
     let source = match (&conversion.located.hub_id, &conversion.located.revision) {
         (Some(id), Some(revision)) => format!("`{id}` at revision `{revision}`"),
@@ -38,12 +42,13 @@ pub(super) fn model_card(conversion: &Conversion) -> String {
             let _ = write!(
                 card,
                 "import json, os\n\
-                 os.chdir(\"{name}\")  # the towers are found from here\n\
+                 os.chdir({})  # this folder: MGM looks for the towers from here\n\
                  from mgm.model.builder import load_pretrained_model\n\
                  device_map = json.load(open(\"device_map.json\"))\n\
                  tokenizer, model, image_processor, context_len = load_pretrained_model(\n    \
-                     \".\", None, \"{name}\", device_map=device_map)\n\
+                     \".\", None, model_name=\"{name}\", device_map=device_map)\n\
                  # conversation template: {}\n",
+                serde_json::Value::from(folder),
                 found.family.conversation.template
             );
         }
@@ -61,15 +66,30 @@ pub(super) fn model_card(conversion: &Conversion) -> String {
         }
     }
     card.push_str("```\n");
-    if conversion.family.is_some() {
-        card.push_str(
-            "\nKeep the folder's name: MGM's loader chooses the model class by it. \
-             Leave `load_8bit` off: an int8 bundle says so in config.json.\n",
-        );
+    if let Some(found) = &conversion.family {
+        card.push_str(&mgm_notes(name, &word, found));
     }
     let _ = write!(
         card,
-        "\n## Check\n\n```sh\nmgpack verify {name}\nsha256sum -c --strict SHA256SUMS   # inside the folder\n```\n"
+        "\n## Check\n\n```sh\nmgpack verify {word}\nsha256sum -c --strict SHA256SUMS   # inside the folder\n```\n"
     );
     card
+}
+
+/// What MGM's own loader needs and does not say.
+fn mgm_notes(name: &str, folder: &str, found: &Match) -> String {
+    let template = &found.family.conversation.template;
+    let infers = &found.family.conversation.cli_infers;
+    let mode = if template == infers { String::new() } else { format!(" --conv-mode {template}") };
+    format!(
+        "\nMGM chooses the model's class by a name: `model_name` above, and on its command line the last part of \
+         `--model-path`. Under a name without `mgm` the model loads and fails in its first forward pass; under one of \
+         another class it may load with random weights and answer nonsense. In this folder its name is not `.` but\n\n\
+         ```sh\ncd {folder}\npython -m mgm.serve.cli --model-path \"$PWD\"{mode} --image-file IMAGE\n```\n\n\
+         If the folder has another name than `{name}`, link it by that name and give MGM the link. Leave `load_8bit` off: an \
+         int8 bundle says so in config.json.\n\n\
+         MGM's loader needs an NVIDIA GPU. Without one give it an fp16 or bf16 bundle and `device=\"cpu\"`, with a torch that \
+         computes in half precision on a CPU: 2.0.1 does not, 2.13.0 does. `mgpack.load` of mgpack's Python package loads \
+         under any name and from any working directory.\n"
+    )
 }

@@ -29,7 +29,7 @@ use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::environment;
 use crate::error::{ConvertError, PlanError, Result};
-use crate::family::{self, Detected, Match};
+use crate::family::{self, Detected, Match, Misnamed};
 use crate::kernels::Isa;
 use crate::locate::{Located, Places};
 use crate::manifest::{self, ErrorFigures, FileFate, MANIFEST_NAME, Manifest, SUMS_NAME};
@@ -68,6 +68,8 @@ pub struct Options {
     pub map: MapRequest,
 }
 
+/// Name of the card in a bundle.
+const CARD_NAME: &str = "README.md";
 /// Default of `--max-memory`: 512 MiB.
 pub const DEFAULT_MAX_MEMORY: u64 = 512 << 20;
 
@@ -250,18 +252,10 @@ impl Conversion {
 
     /// What MGM's loader would make of a folder of this name, where that is not the bundle's own class.
     pub fn folder_notice(&self, target: &Path) -> Option<String> {
-        let found = self.family.as_ref()?;
-        let folder = target.file_name()?.to_string_lossy();
-        let own = found.family.model.model_type;
-        let taken = match family::class_by_folder_name(&folder) {
-            Some(class) if class == own => return None,
-            Some(class) => format!("takes it for `{}`", class.as_str()),
-            None => "does not take it for an MGM model".to_owned(),
-        };
-        Some(format!(
-            "MGM's loader chooses the class by name and, from a folder named `{folder}`, {taken}: give it the name `{}`",
-            self.name
-        ))
+        let class = self.family.as_ref()?.family.model.model_type;
+        let path = crate::bundle::full_path(target);
+        let misnamed = Misnamed::at(&path, class, &self.name)?;
+        Some(format!("{}; {}", misnamed.note(), misnamed.mend(&path)))
     }
 
     /// The instruction set, for reports.
@@ -320,7 +314,7 @@ impl Conversion {
             "requirements.txt".to_owned(),
             environment::requirements_txt(&self.requirements(), &self.family_name()).into_bytes(),
         ));
-        texts.push(("README.md".to_owned(), card::model_card(self).into_bytes()));
+        texts.push((CARD_NAME.to_owned(), card::model_card(self, &self.name).into_bytes()));
         Ok(texts)
     }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::towers::Rewrite;
 use super::{FilePlan, Options, TowerFolder, contents};
+use crate::bundle;
 use crate::checkpoint::{Checkpoint, Folder, SideFile, Skipped};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -134,4 +135,13 @@ fn of_skipped(skipped: &Skipped, tower: Option<usize>, root: &Path) -> FilePlan 
         target: String::new(),
         note: Some(skipped.reason.to_string()),
     }
+}
+
+/// The name of the folder at a path, as the card writes it; `None` where there is none, or one that no card can show.
+pub(super) fn folder_name(path: &Path) -> Option<String> {
+    let full = bundle::full_path(path);
+    let name = Path::new(&full).file_name()?.to_str()?;
+    let can_be_shown =
+        |letter: char| !letter.is_control() && letter != '`' && letter != char::REPLACEMENT_CHARACTER;
+    name.chars().all(can_be_shown).then(|| name.to_owned())
 }

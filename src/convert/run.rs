@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::journal::{self, Journal};
 use super::supply::{self, Present, Supply};
-use super::{Conversion, FilePlan, Outcome, block, io_error, pipeline, towers};
+use super::{CARD_NAME, Conversion, FilePlan, Outcome, block, card, io_error, pipeline, prepare, towers};
 use crate::bundle;
 use crate::digest::Digest;
 use crate::error::{ConvertError, Result};
@@ -77,10 +77,12 @@ impl Conversion {
             .num_threads(self.options.threads)
             .build()
             .map_err(|cause| io_error("starting threads", target, std::io::Error::other(cause)))?;
+        let folder = prepare::folder_name(target).unwrap_or_else(|| self.name.clone());
         let (output, (manifest, id)) = if supply.removes() {
             let mut output = Output::resume(to, progress)?;
             let journal = self.resume(&output)?;
-            let filled = self.fill(&output.content(), supply, Some(&journal), &pool, progress, stop);
+            let filled =
+                self.fill((&output.content(), &folder), supply, Some(&journal), &pool, progress, stop);
             if filled.is_err() && journal.is_empty() {
                 output.give_up();
             }
@@ -89,7 +91,7 @@ impl Conversion {
             let output = Output::begin(to, progress)?;
             let content = output.content();
             std::fs::create_dir(&content).map_err(|cause| io_error("making a folder", &content, cause))?;
-            let filled = self.fill(&content, supply, None, &pool, progress, stop)?;
+            let filled = self.fill((&content, &folder), supply, None, &pool, progress, stop)?;
             (output, filled)
         };
         let placed = output.commit()?;
@@ -124,10 +126,10 @@ impl Conversion {
         Digest::of(format!("{} {files:?} {rules:?} {:?}", env!("CARGO_PKG_VERSION"), self.plan).as_bytes())
     }
 
-    /// Writes every file of the bundle into `dir` and returns its manifest and its id.
+    /// Writes every file of the bundle into `dir` and returns its manifest and its id. `folder`: the name that it gets.
     fn fill(
         &self,
-        dir: &Path,
+        (dir, folder): (&Path, &str),
         supply: &dyn Supply,
         journal: Option<&Journal>,
         pool: &rayon::ThreadPool,
@@ -171,7 +173,9 @@ impl Conversion {
             files.push(FileRecord { path: shard.name.clone(), size: seal.len, sha256: seal.sha256 });
         }
         for (path, text) in &self.texts {
-            files.push(write_text(dir, path, text)?);
+            // The card names the folder, and only now is known which it is.
+            let card = (path == CARD_NAME).then(|| card::model_card(self, folder).into_bytes());
+            files.push(write_text(dir, path, card.as_ref().unwrap_or(text))?);
         }
         self.recheck()?;
 

@@ -81,6 +81,13 @@ pub enum ModelType {
 }
 
 impl ModelType {
+    /// The type that config.json's word means.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [ModelType::Mgm, ModelType::MgmGemma, ModelType::MgmMixtral]
+            .into_iter()
+            .find(|it| it.as_str() == word)
+    }
+
     /// The word in config.json.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,11 +1,12 @@
 //! Families: what is known of each size of MiniGemini, as data.
 //!
-//! Owns the list of families, the ways to one of them by alias and by hub id, and what MGM's loader reads from a
-//! folder's name. `facts` has the types of what is known, `text` those of texts that must have a form, and `detect`
-//! tells a family from a checkpoint's config.json.
+//! Owns the list of families, and the ways to one of them by alias and by hub id. `facts` has the types of what is
+//! known, `text` those of texts that must have a form, `detect` tells a family from a checkpoint's config.json, and
+//! `folder` has what MGM's own programs read from a folder's name.
 
 mod detect;
 mod facts;
+mod folder;
 mod text;
 
 use std::sync::LazyLock;
@@ -17,6 +18,7 @@ pub use facts::{
     Conversation, Failure, Family, KeepRule, ModelClass, ModelType, NameEnd, Placement, Published,
     QuantizationRules, Requirement, Shapes, Sizes, Tower, TowerRole, Variant, VariantConfig,
 };
+pub use folder::{Misnamed, class_by_name, name_from_path, template_by_name};
 pub use text::{BundleStem, FamilyName, HubId, Source};
 
 /// The embedded files, smallest model first.
@@ -67,22 +69,6 @@ impl Family {
         every_checkpoint()
             .find(|(_, published)| published.hub_id.as_ref().is_some_and(same))
             .map(|(family, published)| (family, published.variant))
-    }
-}
-
-/// The class that MGM's loader picks from a folder's *name*; `None` where it would not see an MGM model.
-///
-/// A bundle's folder must lead to its own class here. Source: MGM 769820c, mgm/model/builder.py.
-pub fn class_by_folder_name(folder: &str) -> Option<ModelType> {
-    let folder = folder.to_ascii_lowercase();
-    if !folder.contains("mgm") {
-        None
-    } else if folder.contains("8x7b") {
-        Some(ModelType::MgmMixtral)
-    } else if folder.contains("2b") {
-        Some(ModelType::MgmGemma)
-    } else {
-        Some(ModelType::Mgm)
     }
 }
 
@@ -167,18 +153,5 @@ mod tests {
         let (family, variant) = Family::by_hub_id("yanweili/mgm-34b-hd").unwrap();
         assert_eq!((family.name.as_str(), variant), ("mgm-34b", Variant::Hd));
         assert!(Family::by_hub_id("meta-llama/Meta-Llama-3-8B-Instruct").is_none());
-    }
-
-    #[test]
-    fn every_bundle_stem_leads_mgm_to_the_right_class() {
-        for (family, published) in every_checkpoint() {
-            for suffix in ["", "-int8", "-fp16", "-bf16"] {
-                let folder = format!("{}{suffix}", published.bundle_stem);
-                assert_eq!(class_by_folder_name(&folder), Some(family.model.model_type), "{folder}");
-            }
-        }
-        // Seen: a hash that holds "2b" sent a 7B to Gemma.
-        assert_eq!(class_by_folder_name("MGM-7B-a92b1f"), Some(ModelType::MgmGemma));
-        assert_eq!(class_by_folder_name("MiniGemini-7B"), None);
     }
 }

@@ -62,11 +62,11 @@ def convert(hub, folder, target, *options):
 @pytest.fixture
 def plain(hub, tmp_path):
     """The bundle of a conversion after a whole download, in a cache of its own."""
-    done = convert(hub, tmp_path / "plain-cache", tmp_path / "plain")
+    done = convert(hub, tmp_path / "plain-cache", tmp_path / "plain/streamed")  # the card names the folder
     assert done.returncode == 0, done.stderr
     shutil.rmtree(tmp_path / "plain-cache")
     hub.log.clear()
-    return tmp_path / "plain"
+    return tmp_path / "plain/streamed"
 
 
 def assert_same(bundle, other):

@@ -31,7 +31,8 @@ def test_a_model_saved_by_torch_gives_the_bundle_of_its_safetensors(made, mgpack
     torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
     if family == "gemma":
         assert state["lm_head.weight"].data_ptr() == state["model.embed_tokens.weight"].data_ptr()
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    # The card names the folder.
+    ours, theirs = tmp_path / "ours/out", tmp_path / "theirs/out"
     mgpack("convert", folder, "--int8", "-o", ours, "--progress", "none", check=True)
     mgpack("convert", source, "--int8", "-o", theirs, "--progress", "none", check=True)
     assert without_source(ours) == without_source(theirs)

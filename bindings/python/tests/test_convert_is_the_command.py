@@ -18,13 +18,14 @@ BINARY = Path(os.environ.get("MGPACK") or Path(__file__).resolve().parents[3] / 
 def test_a_bundle_made_from_python_has_the_id_of_the_commands(made, tmp_path, scheme):
     option = [f"--{scheme}"] if scheme.islower() else ["--int8", "--scheme", scheme]
     by_command = mgpack.open(made.generic(*option))
+    out = tmp_path / by_command.path.name  # the card names the folder
     told = []
     bundle = mgpack.convert(
-        made.checkpoint(), tmp_path / "out", scheme=scheme, progress=lambda *state: told.append(state)
+        made.checkpoint(), out, scheme=scheme, progress=lambda *state: told.append(state)
     )
-    assert bundle.id == by_command.id and bundle.path == tmp_path / "out"
+    assert bundle.id == by_command.id and bundle.path == out
     assert type(bundle) is mgpack.Converted and bundle.bundle is bundle and isinstance(bundle, mgpack.Bundle)
-    assert os.fspath(bundle) == str(tmp_path / "out") and Path(bundle) == tmp_path / "out"
+    assert os.fspath(bundle) == str(out) and Path(bundle) == out
     assert bundle.verify() and bundle.name.startswith("llama-")
     assert {stage for stage, _, _ in told} == {"convert", "copy"}
     for stage in ("convert", "copy"):
@@ -92,13 +93,16 @@ def test_mgms_folder_of_another_name_is_a_notice(made, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     by_command = mgpack.open(made.mgm("--int8"))
     # The built-in checkpoint, which Python did not have.
-    with pytest.warns(mgpack.Notice, match="from a folder named `prod`"):
+    with pytest.warns(mgpack.Notice, match="`prod` does not name an MGM model"):
         bundle = mgpack.convert("tiny", "prod")
     assert any("`prod`" in notice for notice in bundle.notices) and bundle.name == "MGM-7B-tiny-int8"
-    assert bundle.id == by_command.id
+    with pytest.warns(mgpack.Notice):
+        # The card names the folder.
+        assert mgpack.convert("tiny", by_command.path.name).id == by_command.id
+    assert any("`prod`" in note for note in bundle.verify().notes) and bundle.verify()
     with pytest.warns(mgpack.Notice) as told:
         bundle = mgpack.convert("tiny")
-    assert bundle.path == tmp_path / bundle.name and not any("folder named" in str(one.message) for one in told)
+    assert bundle.path == tmp_path / bundle.name and not any("MGM's loader" in str(one.message) for one in told)
 
 
 def test_what_progress_raises_stops_the_conversion_and_leaves_nothing(made, tmp_path):

@@ -38,6 +38,8 @@ class Report:
     bytes: int
     #: All differences, sorted by path.
     findings: tuple[Finding, ...]
+    #: What is no fault of the bundle and yet worth knowing: that MGM's own loader needs the folder to have another name.
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -177,7 +179,7 @@ def verify(
         findings |= _small_file_findings(Bundle(path), {finding.path for finding in findings})
     ordered = sorted(findings, key=lambda finding: (finding.path, finding.kind, finding.expected, finding.found))
     identity = report["id"] and f"sha256:{report['id']}"
-    return Report(path, identity, report["name"], report["files"], report["bytes"], tuple(ordered))
+    return Report(path, identity, report["name"], report["files"], report["bytes"], tuple(ordered), tuple(report["notes"]))
 
 
 def _small_file_findings(bundle: Bundle, known: set[str]) -> set[Finding]:
