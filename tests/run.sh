@@ -25,6 +25,6 @@ PATH="$PWD/.venv/bin:$PATH" CARGO_TARGET_DIR="$PWD/target" .venv/bin/pip install
     --force-reinstall --disable-pip-version-check ./bindings/python
 
 # One run for each folder: each has a conftest.py of its own. -rs tells which tests were left out and why.
-for tests in tests/python bindings/python/tests tests/mgm; do
+for tests in tests/python bindings/python/tests; do
     MGPACK=${MGPACK:-$PWD/target/release/mgpack} .venv/bin/python -m pytest -q -rs "$tests"
 done

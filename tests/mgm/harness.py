@@ -18,8 +18,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 BINARY = Path(os.environ.get("MGPACK") or Path(__file__).resolve().parents[2] / "target/release/mgpack")
@@ -76,6 +74,8 @@ FAMILIES = {
 
 def require_mgm(family):
     """Skips, with the reason, what this environment cannot run."""
+    import pytest
+
     if importlib.util.find_spec("mgm") is None:
         pytest.skip(f"MGM is not on PYTHONPATH: {README}")
     from importlib.metadata import version
@@ -99,9 +99,9 @@ def provide_deepspeed(folder):
 
 def mgpack(*arguments, **environment):
     if not BINARY.is_file():
-        pytest.fail(f"no binary at {BINARY}: run `cargo build --release` or set MGPACK", pytrace=False)
+        raise FileNotFoundError(f"no binary at {BINARY}: run `cargo build --release` or set MGPACK")
     line = [str(BINARY), *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
 
 
@@ -131,6 +131,20 @@ class Made:
         if not folder.exists():
             mgpack("convert", source, f"--{scheme}", "-o", folder, "--progress", "none")
         return folder
+
+
+def put(bundle, place, root):
+    """A copy of a bundle where its user may have it: `as made`, `moved`, `renamed` or `behind a link`."""
+    if place == "as made":
+        return bundle
+    name = bundle.name if place == "moved" else "prod-2b"  # MGM would take any class of this name for Gemma's, or for none
+    folder = root / "another disk" / name
+    shutil.copytree(bundle, folder)
+    if place != "behind a link":
+        return folder
+    link = root / bundle.name
+    link.symlink_to(folder, target_is_directory=True)
+    return link
 
 
 def make_checkpoint(family, dtype, tiny, folder):
@@ -172,8 +186,11 @@ class Answer:
         self.logits, self.tokens, self.linear = logits, tokens, linear
 
 
-def answer(tokenizer, model, image_processor):
-    """Logits of every position, and eight greedy tokens. The picture is noise of a seed, through the model's processor."""
+def answer(tokenizer, model, image_processor, dtype=None):
+    """Logits of every position, and eight greedy tokens. The picture is noise of a seed, through the model's processor.
+
+    `dtype`: that of the picture; float16, as MGM's own programs give it, unless the model was made another.
+    """
     import numpy
     import torch
     from mgm.mm_utils import tokenizer_image_token
@@ -183,9 +200,9 @@ def answer(tokenizer, model, image_processor):
     tokens = tokenizer_image_token(prompt, tokenizer, -200, return_tensors="pt").unsqueeze(0)
     pixels = numpy.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=numpy.uint8)
     picture = image_processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
-    small = picture.half()
+    small = picture.to(dtype or torch.float16)
     side = model.config.image_size_aux
-    large = torch.nn.functional.interpolate(picture, (side, side), mode="bilinear").half()
+    large = torch.nn.functional.interpolate(picture, (side, side), mode="bilinear").to(small.dtype)
     images = {"images": small, "images_aux": large}
     with torch.inference_mode():
         # MGM builds its auxiliary tower after the model was told to evaluate, so that its DropPath draws random numbers.
