@@ -47,6 +47,9 @@ fn main() {
             black_box(isa.magnitude(&row));
             black_box(isa.divide(Dtype::BF16, &row, 0.001, &mut codes));
         });
+        report("zeros of bf16", &mut |chunk| {
+            black_box(isa.zeros(Dtype::BF16, chunk));
+        });
         report("bnb-int8 with error figures", &mut |chunk| {
             isa.widen(Dtype::BF16, chunk, &mut row);
             black_box(isa.magnitude(&row));

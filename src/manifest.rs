@@ -225,18 +225,28 @@ pub struct TensorRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorFigures {
-    /// Signal to noise in dB; null where every value is exact.
+    /// Signal to noise in dB; null where noise or signal is 0.
     pub sqnr_db: Option<f64>,
     /// Largest absolute error.
     pub max_abs_error: f64,
     /// Cosine between the two; null where one is all zeros.
     pub cosine: Option<f64>,
-    /// Values whose code, or clamped value, is the end of the range.
+    /// Quotients beyond the range of the codes, clamped; 0 for casts.
     pub clipped: u64,
     /// Finite values beyond the output type's range.
     pub overflowed: u64,
+    /// Values that are not 0 in the checkpoint and 0 in the bundle.
+    pub flushed: u64,
     /// NaN and infinities of the checkpoint, kept; the other figures leave them out.
     pub non_finite: u64,
+}
+
+impl ErrorFigures {
+    /// Whether every value is the checkpoint's, as far as the figures tell: one that cannot be told from 0 beside the
+    /// largest is counted as flushed.
+    pub fn is_exact(&self) -> bool {
+        self.sqnr_db.is_none() && self.max_abs_error == 0.0 && self.flushed == 0 && self.overflowed == 0
+    }
 }
 
 impl Manifest {

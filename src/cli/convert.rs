@@ -306,10 +306,11 @@ fn describe_bundle(conversion: &Conversion, outcome: &Outcome) -> String {
                 number(error.cosine, 6),
                 error.clipped.to_string(),
                 error.overflowed.to_string(),
+                error.flushed.to_string(),
             ]
         });
-        let header = ["worst tensors", "SQNR dB", "max error", "cosine", "clipped", "overflowed"];
-        text.push_str(&ui::table(&header, &[1, 2, 3, 4, 5], rows));
+        let header = ["worst tensors", "SQNR dB", "max error", "cosine", "clipped", "overflowed", "to zero"];
+        text.push_str(&ui::table(&header, &[1, 2, 3, 4, 5, 6], rows));
     }
     text.push_str(&format!(
         "\nid sha256:{}\ncheck it: mgpack verify {}\n",

@@ -98,7 +98,11 @@ fn bundle_text(manifest: &Manifest, id: &str) -> String {
     text.push_str(&ui::table(&["file", "size", "sha256"], &[1], rows));
     text.push('\n');
     let rows = manifest.tensors.iter().map(|tensor| {
-        let sqnr = tensor.error.as_ref().and_then(|error| error.sqnr_db).map(|value| format!("{value:.2}"));
+        // Nothing stands where nothing was measured: at copies, scales, and without figures.
+        let sqnr = tensor.error.as_ref().and_then(|error| match error.sqnr_db {
+            Some(sqnr) => Some(format!("{sqnr:.2}")),
+            None => error.is_exact().then(|| "exact".to_owned()),
+        });
         vec![
             tensor.name.to_string(),
             format!("{:?}", tensor.dtype),

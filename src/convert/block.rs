@@ -36,6 +36,7 @@ pub(super) struct Figures {
     pub(super) moments: Moments,
     pub(super) clipped: u64,
     pub(super) overflowed: u64,
+    pub(super) flushed: u64,
     pub(super) non_finite: u64,
 }
 
@@ -44,6 +45,7 @@ impl Figures {
         self.moments.add(&next.moments);
         self.clipped += next.clipped;
         self.overflowed += next.overflowed;
+        self.flushed += next.flushed;
         self.non_finite += next.non_finite;
     }
 }
@@ -139,6 +141,7 @@ pub(super) fn quantize(
             let decoded = resized(&mut buffers.rounded, row.len());
             rules.isa.decode(codes, scale.step, decoded);
             figures.moments.add(&rules.isa.measure(row, decoded, f32::from_bits(magnitude)));
+            figures.flushed += flushed(rules.isa, (dtype, source), (Dtype::I8, codes));
         }
         if rules.scheme == Scheme::W8A16 {
             codes.iter_mut().for_each(|code| *code ^= 0x80);
@@ -195,6 +198,7 @@ pub(super) fn cast(
             }
             let row = buffers.original.as_slice();
             figures.moments.add(&rules.isa.measure(row, decoded, largest));
+            figures.flushed += flushed(rules.isa, (dtype, source), (to, out));
         }
     }
     Ok(figures)
@@ -267,6 +271,11 @@ fn widen<'a>(isa: Isa, dtype: Dtype, source: &[u8], buffer: &'a mut Vec<f32>) ->
         }
     }
     row
+}
+
+/// Elements that are not 0 in the checkpoint and 0 in the bundle: what is 0 stays 0, so it is the zeros that are new.
+fn flushed(isa: Isa, source: (Dtype, &[u8]), stored: (Dtype, &[u8])) -> u64 {
+    isa.zeros(stored.0, stored.1).saturating_sub(isa.zeros(source.0, source.1))
 }
 
 /// Names the first value that is not finite, if the magnitude says that there is one.

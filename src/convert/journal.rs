@@ -35,15 +35,16 @@ struct Line {
     shard: usize,
     len: u64,
     sha256: Digest,
-    figures: Vec<(usize, [u64; 4], [u64; 3])>,
+    figures: Vec<(usize, [u64; 4], [u64; 4])>,
 }
 
 impl Line {
     fn of(shard: usize, finished: &Finished) -> Self {
         let figures = finished.figures.iter().map(|&(tensor, figures)| {
-            let Figures { moments, clipped, overflowed, non_finite } = figures;
+            let Figures { moments, clipped, overflowed, flushed, non_finite } = figures;
             let Moments { signal, coded, noise, max_error } = moments;
-            (tensor, [signal, coded, noise, max_error].map(f64::to_bits), [clipped, overflowed, non_finite])
+            let counts = [clipped, overflowed, flushed, non_finite];
+            (tensor, [signal, coded, noise, max_error].map(f64::to_bits), counts)
         });
         Self { shard, len: finished.seal.len, sha256: finished.seal.sha256, figures: figures.collect() }
     }
@@ -51,9 +52,9 @@ impl Line {
     fn finished(self) -> Finished {
         let figures = self.figures.into_iter().map(|(tensor, moments, counts)| {
             let [signal, coded, noise, max_error] = moments.map(f64::from_bits);
-            let [clipped, overflowed, non_finite] = counts;
+            let [clipped, overflowed, flushed, non_finite] = counts;
             let moments = Moments { signal, coded, noise, max_error };
-            (tensor, Figures { moments, clipped, overflowed, non_finite })
+            (tensor, Figures { moments, clipped, overflowed, flushed, non_finite })
         });
         Finished { seal: Seal { len: self.len, sha256: self.sha256 }, figures: figures.collect() }
     }

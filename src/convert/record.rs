@@ -129,6 +129,7 @@ impl Conversion {
                         cosine: figures.moments.cosine(),
                         clipped: figures.clipped,
                         overflowed: figures.overflowed,
+                        flushed: figures.flushed,
                         non_finite: figures.non_finite,
                     }),
                 });

@@ -140,6 +140,11 @@ pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,f16c")]
+pub(super) fn zeros(dtype: Dtype, bytes: &[u8]) -> u64 {
+    lanes::zeros(dtype, bytes)
+}
+
+#[target_feature(enable = "avx2,f16c")]
 pub(super) fn measure(original: &[f32], decoded: &[f32], unit: f32) -> Moments {
     lanes::measure(original, decoded, unit)
 }

@@ -10,6 +10,9 @@ use crate::tensor::Dtype;
 /// is that integer in two's complement.
 const ROUNDER: f32 = 12_582_912.0;
 
+/// Elements whose zeros are counted in a byte.
+const ZERO_RUN: usize = 224;
+
 #[inline(always)]
 pub(super) fn widen(dtype: Dtype, source: &[u8], row: &mut [f32]) {
     match dtype {
@@ -157,6 +160,31 @@ pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
     for (code, out) in codes.iter().zip(row) {
         *out = i32::from(code.cast_signed()) as f32 * step;
     }
+}
+
+#[inline(always)]
+pub(super) fn zeros(dtype: Dtype, bytes: &[u8]) -> u64 {
+    match dtype {
+        Dtype::I8 => zeros_of(bytes, |byte: u8| byte == 0),
+        Dtype::F16 | Dtype::BF16 => {
+            zeros_of(bytes.as_chunks::<2>().0, |bytes| u16::from_le_bytes(bytes) & 0x7fff == 0)
+        }
+        Dtype::F32 => {
+            zeros_of(bytes.as_chunks::<4>().0, |bytes| u32::from_le_bytes(bytes) & 0x7fff_ffff == 0)
+        }
+        Dtype::F64 => {
+            zeros_of(bytes.as_chunks::<8>().0, |bytes| u64::from_le_bytes(bytes) & (u64::MAX >> 1) == 0)
+        }
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn zeros_of<T: Copy>(elements: &[T], is_zero: impl Fn(T) -> bool) -> u64 {
+    // The count of a run stays in 8 bits, so that as many elements as there are bytes in a vector have a lane each.
+    let runs = elements.chunks(ZERO_RUN);
+    runs.map(|run| u64::from(run.iter().fold(0u8, |count, element| count + u8::from(is_zero(*element)))))
+        .sum()
 }
 
 #[inline(always)]

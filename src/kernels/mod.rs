@@ -152,6 +152,19 @@ impl Isa {
         }
     }
 
+    /// How many elements are 0, of either sign. `bytes`: little-endian elements of F16, BF16, F32, F64 or I8; other types
+    /// give 0.
+    pub fn zeros(self, dtype: Dtype, bytes: &[u8]) -> u64 {
+        match self.0 {
+            Kind::Scalar => scalar::zeros(dtype, bytes),
+            Kind::Portable => lanes::zeros(dtype, bytes),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `widen`.
+            #[allow(unsafe_code)]
+            Kind::Avx2 => unsafe { avx2::zeros(dtype, bytes) },
+        }
+    }
+
     /// Sums for the error figures of a row against what it decodes to.
     ///
     /// `largest`: the row's magnitude. Both rows are first scaled by the power of two that brings it into
@@ -314,6 +327,22 @@ mod tests {
         }
     }
 
+    /// More zeros than a byte counts, and both signs of them.
+    #[test]
+    fn every_zero_is_counted() {
+        for isa in Isa::all() {
+            for dtype in [Dtype::I8, Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64] {
+                let width = (dtype.bitsize() / 8).max(1);
+                let mut bytes = vec![0; 3000 * width];
+                assert_eq!(isa.zeros(dtype, &bytes), 3000, "{isa:?} {dtype:?}");
+                bytes[0] = 1;
+                bytes[3000 * width - 1] = 0x80;
+                let left = if dtype == Dtype::I8 { 2998 } else { 2999 };
+                assert_eq!(isa.zeros(dtype, &bytes), left, "{isa:?} {dtype:?}");
+            }
+        }
+    }
+
     #[test]
     fn narrowing_meets_the_published_edges() {
         for isa in Isa::all() {
@@ -356,6 +385,7 @@ mod tests {
                     isa.narrow(dtype, &row, &mut narrowed[0]);
                     reference.narrow(dtype, &row, &mut narrowed[1]);
                     prop_assert_eq!(&narrowed[0], &narrowed[1]);
+                    prop_assert_eq!(isa.zeros(dtype, &narrowed[0]), reference.zeros(dtype, &narrowed[0]));
                     let mut widened = [vec![0f32; row.len()], vec![0f32; row.len()]];
                     isa.widen(dtype, &narrowed[0], &mut widened[0]);
                     reference.widen(dtype, &narrowed[0], &mut widened[1]);
@@ -366,6 +396,8 @@ mod tests {
                 reference.widen(Dtype::F64, &wide, &mut widened[1]);
                 prop_assert_eq!(bits(&widened[0]), bits(&widened[1]));
                 prop_assert_eq!(isa.magnitude(&row), reference.magnitude(&row));
+                prop_assert_eq!(isa.zeros(Dtype::F64, &wide), reference.zeros(Dtype::F64, &wide));
+                prop_assert_eq!(isa.zeros(Dtype::I8, &wide), reference.zeros(Dtype::I8, &wide));
 
                 let mut codes = [vec![0u8; row.len()], vec![0u8; row.len()]];
                 let within: Vec<f32> = finite.iter().map(|v| v.clamp(-65504.0, 65504.0)).collect();

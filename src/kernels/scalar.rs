@@ -106,6 +106,35 @@ pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
     }
 }
 
+/// How many elements are 0, of either sign. Other types than F16, BF16, F32, F64 and I8 give 0.
+pub(super) fn zeros(dtype: Dtype, bytes: &[u8]) -> u64 {
+    let mut count = 0;
+    match dtype {
+        Dtype::I8 => {
+            for byte in bytes {
+                count += u64::from(*byte == 0);
+            }
+        }
+        Dtype::F16 | Dtype::BF16 => {
+            for bytes in bytes.as_chunks::<2>().0 {
+                count += u64::from(u16::from_le_bytes(*bytes) & 0x7fff == 0);
+            }
+        }
+        Dtype::F32 => {
+            for bytes in bytes.as_chunks::<4>().0 {
+                count += u64::from(u32::from_le_bytes(*bytes) & 0x7fff_ffff == 0);
+            }
+        }
+        Dtype::F64 => {
+            for bytes in bytes.as_chunks::<8>().0 {
+                count += u64::from(u64::from_le_bytes(*bytes) & (u64::MAX >> 1) == 0);
+            }
+        }
+        _ => {}
+    }
+    count
+}
+
 /// Sums for the error figures of one row, both rows first multiplied by `unit`.
 ///
 /// The order of the sums is part of the format: element `i` goes to lane `i % SUM_LANES`, in f32 over each
