@@ -15,7 +15,7 @@ const ROW_HEIGHT: f64 = 78.0;
 const TOP: f64 = 84.0;
 
 /// Colours for light and dark pages. `l0` and `l1` alternate, so that neighbouring layers can be told apart.
-const STYLE: &str = "\
+pub(crate) const STYLE: &str = "\
 .mgpack{--ink:#1f2430;--soft:#5d6675;--track:#e6e9ee;--l0:#3b6fd4;--l1:#5b8ae6;--edge:#8a5bc9;--vision:#1f9d78;\
 --kv:#e0a11b;--act:#d9772f;--reserve:#b3bac6;font:13px system-ui,sans-serif}\
 @media (prefers-color-scheme:dark){.mgpack{--ink:#e7eaf0;--soft:#9aa4b5;--track:#2b313c;--l0:#5a8cf0;--l1:#3f6fcf;\
@@ -51,16 +51,16 @@ struct Segment {
 pub fn memory_bars(profile: &Profile, title: &str) -> String {
     let devices: Vec<(&Device, &DeviceUse)> = profile.used.iter().collect();
     let largest = devices.iter().map(|(_, used)| used.budget.max(used.total())).max().unwrap_or(0).max(1);
-    let legend = if profile.memory.given { &LEGEND[..] } else { &LEGEND[..WEIGHTS] };
     let height = TOP + ROW_HEIGHT * devices.len() as f64;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"mgpack\" viewBox=\"0 0 {WIDTH} {height}\" \
-         role=\"img\" aria-label=\"{0}\"><style>{STYLE}</style>\n\
+         role=\"img\" aria-labelledby=\"t d\"><title id=\"t\">{0}</title><desc id=\"d\">{1}</desc><style>{STYLE}</style>\n\
          <text x=\"0\" y=\"20\" font-size=\"17\" font-weight=\"600\">{0}</text>\n",
-        escape(title)
+        escape(title),
+        devices.iter().map(|(device, used)| row_of(profile, **device, used)).collect::<Vec<_>>().join("; "),
     );
     let mut x = 0.0;
-    for (class, label) in legend {
+    for (class, label) in legend(profile) {
         let _ = writeln!(
             svg,
             "<rect class=\"{class}\" x=\"{x}\" y=\"38\" width=\"11\" height=\"11\" rx=\"2\"/>\
@@ -102,14 +102,34 @@ pub fn memory_bars(profile: &Profile, title: &str) -> String {
     svg
 }
 
+/// A bar in words.
+fn row_of(profile: &Profile, device: Device, used: &DeviceUse) -> String {
+    format!("{}: {}", name_of(profile, device), told_of(profile, used))
+}
+
+/// What the colours mean: classes and words.
+pub(crate) fn legend(profile: &Profile) -> &'static [(&'static str, &'static str)] {
+    if profile.memory.given { &LEGEND } else { &LEGEND[..WEIGHTS] }
+}
+
+/// The parts of a device's bar: class, bytes and name.
+pub(crate) fn parts(
+    profile: &Profile,
+    device: Device,
+    used: &DeviceUse,
+) -> impl Iterator<Item = (&'static str, u64, String)> {
+    let parts = segments(profile, device, used).into_iter();
+    parts.map(|Segment { class, bytes, title }| (class, bytes, title))
+}
+
 /// What the bar of a device is called. Where no GPUs were given there is none: the device in the profile is as large
 /// as the model because nobody said what is there.
-pub fn name_of(profile: &Profile, device: Device) -> String {
+pub(crate) fn name_of(profile: &Profile, device: Device) -> String {
     if profile.memory.given { device.to_string() } else { "no GPUs given".to_owned() }
 }
 
 /// How full a device is; without GPUs what the weights need.
-pub fn told_of(profile: &Profile, used: &DeviceUse) -> String {
+pub(crate) fn told_of(profile: &Profile, used: &DeviceUse) -> String {
     if !profile.memory.given {
         return format!("the weights need {} in all", shown(used.weights));
     }
@@ -191,7 +211,7 @@ mod tests {
         let svg = memory_bars(&profiles[0], "a \"model\"");
         // 8 GiB are 920 units wide: 1 GiB is 115.
         for part in [
-            "aria-label=\"a &quot;model&quot;\"",
+            "<title id=\"t\">a &quot;model&quot;</title><desc id=\"d\">gpu 0: 4.00 GiB of 8.00 GiB, 4.00 GiB free</desc>",
             "x=\"0.00\" y=\"104\" width=\"115.00\" height=\"30\"><title>model.embed_tokens: 1.00 GiB",
             "x=\"115.00\" y=\"104\" width=\"230.00\" height=\"30\"><title>&lt;b&gt;&amp;: 2.00 GiB",
             "x=\"345.00\" y=\"104\" width=\"115.00\" height=\"30\"><title>kept free",

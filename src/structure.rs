@@ -78,8 +78,7 @@ fn role_by(name: &str, module: &str) -> Role {
         return Role::Projector;
     }
     while let Some(part) = parts.next() {
-        let is_list = matches!(part, "layers" | "layer" | "h" | "blocks" | "block");
-        if let Some(index) = parts.peek().filter(|_| is_list).and_then(|next| next.parse().ok()) {
+        if let Some(index) = parts.peek().filter(|_| is_layer_list(part)).and_then(|next| next.parse().ok()) {
             return Role::Layer(index);
         }
     }
@@ -94,6 +93,11 @@ fn role_by(name: &str, module: &str) -> Role {
     } else {
         Role::Final
     }
+}
+
+/// True for the part of a name that is followed by the number of a layer.
+pub(crate) fn is_layer_list(part: &str) -> bool {
+    matches!(part, "layers" | "layer" | "h" | "blocks" | "block")
 }
 
 /// True for the tensors of an image, video or audio encoder.

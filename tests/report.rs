@@ -134,7 +134,7 @@ fn the_page_stands_by_itself_and_is_the_same_at_any_thread_count() {
     }
     let addresses = page.matches("http").count();
     assert_eq!(addresses, page.matches("http://www.w3.org/2000/svg").count(), "only the name space of SVG");
-    for part in ["model.layers.0.", "median SQNR", "planned for gpu 0", "Bytes before and after"] {
+    for part in ["model.layers.0.", "median SQNR", "No GPUs given", "Bytes before and after"] {
         assert!(page.contains(part), "{part}");
     }
 }
@@ -151,4 +151,153 @@ fn another_checkpoint_is_refused_by_name() {
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("`model.layers.0.mlp.up_proj.weight` of the bundle is not so"), "{}", ran.err);
     assert!(!world.path("r.html").exists());
+}
+
+/// A checkpoint, its bundle made with `options`, and the report on both as JSON, as a page and as a drawing.
+fn compared(tensors: &[Tensor], options: &[&str]) -> (Value, String, String) {
+    let world = World::new();
+    save(&world.path("checkpoint"), &[tensors]);
+    world.good(&[&["convert", "checkpoint", "-o", "bundle"][..], options].concat());
+    let report = world.good(&["report", "bundle", "--against", "checkpoint", "--json"]).json();
+    world.good(&["report", "bundle", "--against", "checkpoint", "-o", "page.html", "--svg", "figure.svg"]);
+    let read = |name: &str| fs::read_to_string(world.path(name)).unwrap();
+    (report, read("page.html"), read("figure.svg"))
+}
+
+/// A tensor of one row of F32 values.
+fn row(name: &str, values: &[f32]) -> Tensor {
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor(name, Dtype::F32, &[values.len()], bytes)
+}
+
+/// It said "every value of every layer is exact", of no layer and of values that were all rounded.
+#[test]
+fn a_model_without_layers_is_not_called_exact() {
+    let (report, page, drawing) = compared(&[row("norm.weight", &[0.1, 0.2, 0.3])], &["--fp16"]);
+    assert_eq!(figure(&report, "norm.weight")["changed"], 3);
+    for text in [&page, &drawing] {
+        assert!(text.contains("No float tensor is in a numbered layer"), "{text}");
+        assert!(!text.to_lowercase().contains("every value"), "{text}");
+    }
+    let (_, page, drawing) = compared(&[row("model.layers.0.norm.weight", &[0.5, 2.0])], &["--fp16"]);
+    assert!(drawing.contains("Every value of 1 float tensor in layers is exact."), "{drawing}");
+    assert!(page.contains("Good: every value of 1 float tensor is the checkpoint"), "{page}");
+    let integers = tensor("ids", Dtype::I64, &[2], vec![7; 16]);
+    let (_, page, _) = compared(&[integers], &["--fp16"]);
+    assert!(page.contains("Look closer: no values were compared"), "{page}");
+}
+
+/// What a cast to float16 made 0, and an infinity of the checkpoint, were called exact or close.
+#[test]
+fn what_became_zero_or_infinite_or_was_no_float_is_counted() {
+    let small = row("a.weight", &[1e-9, -2e-9, 0.0, -0.0, 1.0, 3e-8]);
+    let doubles = [1e-50f64, 0.0, 0.5].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let doubles = tensor("b.weight", Dtype::F64, &[3], doubles);
+    let infinite = row("c.weight", &[f32::INFINITY, f32::NAN, 0.1, 0.3]);
+    let integers = tensor("ids", Dtype::I64, &[2], vec![7; 16]);
+    let (report, page, _) = compared(&[small, doubles, infinite, integers], &["--fp16"]);
+    let counts = |name: &str| {
+        let keys = ["values", "changed", "flushed", "overflowed", "non_finite"];
+        keys.map(|key| figure(&report, name)[key].as_u64().unwrap())
+    };
+    // 3e-8 is more than half of the smallest float16 and becomes that.
+    assert_eq!(counts("a.weight"), [6, 3, 2, 0, 0]);
+    assert_eq!(counts("b.weight"), [3, 1, 1, 0, 0]);
+    assert_eq!(counts("c.weight"), [4, 2, 0, 0, 2]);
+    let sqnr = figure(&report, "c.weight")["sqnr_db"].as_f64().unwrap();
+    assert!((60.0..100.0).contains(&sqnr), "{sqnr}");
+    assert_eq!(
+        report["others"][0],
+        serde_json::json!({ "name": "ids", "dtype": "I64", "bytes": 16, "equal": true })
+    );
+    for part in [
+        "3 values (23 %) are zero",
+        "2 values are NaN or infinite",
+        "<b>0 of 4</b>",
+        "4 tensors before",
+        "1 tensor of other types",
+    ] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
+    let (report, page, _) = compared(&[row("a.weight", &[1e9, 1.0])], &["--fp16", "--on-overflow", "inf"]);
+    assert_eq!(figure(&report, "a.weight")["overflowed"], 1);
+    assert!(page.contains("Not the same: 1 finite value is beyond the range"), "{page}");
+}
+
+/// `dense` of three modules of BERT, and `q` of T5's two halves, were one row, the lowest of them.
+#[test]
+fn kinds_of_modules_are_kept_apart() {
+    let names = [
+        "encoder.layer.0.attention.output.dense",
+        "encoder.layer.0.intermediate.dense",
+        "encoder.layer.0.output.dense",
+    ];
+    let linears: Vec<Tensor> =
+        names.iter().zip(1..).map(|(name, seed)| linear(&format!("{name}.weight"), seed).0).collect();
+    let (_, page, drawing) = compared(&linears, &["--int8"]);
+    for name in names {
+        let label = name.strip_prefix("encoder.layer.0.").unwrap();
+        assert!(drawing.contains(&format!(">{label}</text>")), "{label}\n{drawing}");
+        assert!(page.contains(&format!("<code>{label}</code>")), "{label}\n{page}");
+    }
+    let names = ["encoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.0.SelfAttention.q"];
+    let linears: Vec<Tensor> =
+        names.iter().zip(1..).map(|(name, seed)| linear(&format!("{name}.weight"), seed).0).collect();
+    let (_, _, drawing) = compared(&linears, &["--int8"]);
+    assert!(drawing.contains(">encoder.block.*.layer.0.SelfAttention.q</text>"), "{drawing}");
+    assert!(!drawing.contains("lowest of"), "{drawing}");
+}
+
+#[test]
+fn the_page_begins_with_the_verdict_the_checkpoint_and_the_command() {
+    let (first, _) = linear("model.layers.0.mlp.up_proj.weight", 1);
+    let (_, page, _) = compared(&[first], &["--int8"]);
+    let at = |part: &str| page.find(part).unwrap_or_else(|| panic!("{part}\n{page}"));
+    let order = [
+        "<h1>",
+        "Good: 1 tensor is close to the checkpoint, model.layers.0.mlp.up_proj.weight with 4",
+        "<dt>Checkpoint</dt><dd>a local one</dd>",
+        "<code>mgpack report bundle --against checkpoint</code>",
+        "class=\"tile\"",
+        "<figure",
+    ];
+    assert!(order.map(at).is_sorted(), "{:?}", order.map(at));
+}
+
+#[test]
+fn every_figure_is_reached_by_keyboard_and_told_in_words_and_numbers_are_plain() {
+    let world = World::new();
+    world.tiny();
+    let checkpoint = fs::read_dir(world.path("cache/mgpack")).unwrap().next().unwrap().unwrap().path();
+    world.good(&["report", "tiny-bundle", "--against", checkpoint.to_str().unwrap(), "-o", "page.html"]);
+    let page = fs::read_to_string(world.path("page.html")).unwrap();
+    let figures: Vec<&str> = page.split("<figure ").skip(1).collect();
+    assert_eq!(figures.len(), 10, "by layer, by kind, six histograms, sizes, device map");
+    for figure in figures {
+        let figure = figure.split("</figure>").next().unwrap();
+        let (head, rest) = figure.split_once('>').unwrap();
+        let id = head.split('"').nth(1).unwrap();
+        assert_eq!(head, format!("id=\"{id}\" tabindex=\"0\" aria-labelledby=\"{id}-title\""));
+        assert_eq!(page.matches(&format!("id=\"{id}\"")).count(), 1, "{id}");
+        assert!(rest.starts_with(&format!("<h3 id=\"{id}-title\">")), "{rest}");
+        assert!(
+            rest.contains("<div role=\"img\" aria-label=\"") && rest.contains("<details><summary>"),
+            "{rest}"
+        );
+    }
+    let text = regex::Regex::new(r"<style>[\s\S]*?</style>|<[^>]*>").unwrap().replace_all(&page, " ");
+    let exponent = regex::Regex::new(r"\b\d(?:\.\d+)?e-?\d+\b").unwrap();
+    assert_eq!(exponent.find(&text).map(|found| found.as_str()), None);
+    assert!(text.contains('−') && text.contains(" dB"));
+}
+
+#[test]
+fn names_of_a_hostile_checkpoint_stay_text() {
+    let hostile = "model.layers.0.<img src=x onerror=alert(1)>\"'&.weight";
+    let (first, _) = linear(hostile, 1);
+    let (_, page, drawing) = compared(&[first], &["--int8"]);
+    for text in [&page, &drawing] {
+        assert!(!text.contains("<img") && !text.contains("onerror=alert(1)>\""), "{text}");
+        assert!(text.contains("&lt;img src=x onerror=alert(1)&gt;&quot;&#39;&amp;"), "{text}");
+    }
 }

@@ -97,7 +97,8 @@ impl Bundle {
         self.read_at(record, start, end.saturating_sub(start))
     }
 
-    fn read_at(&self, record: &TensorRecord, offset: u64, len: u64) -> Result<Vec<u8>> {
+    /// `len` bytes of a stored tensor from `offset` of its shard on.
+    pub(crate) fn read_at(&self, record: &TensorRecord, offset: u64, len: u64) -> Result<Vec<u8>> {
         let path = self.dir.join(&record.shard);
         let failed = |cause| io("reading a tensor", &path, cause);
         let file =

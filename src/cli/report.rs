@@ -11,6 +11,7 @@ use mgpack::{Bundle, Result};
 use super::args::ReportArgs;
 use super::write::Writer;
 use super::{STOP, ui};
+use crate::program::shell_word;
 
 /// Tensors that get a histogram.
 const HISTOGRAMS: usize = 6;
@@ -23,6 +24,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
     let bars = ui::Bars::new(args.talk.progress);
     let compare = || Report::compare(&bundle, &checkpoint, HISTOGRAMS, &bars, &STOP);
     let report = super::pool(args.threads)?.install(compare)?;
+    let report = Report { command: Some(command(args)), ..report };
     drop(bars);
     let inputs = [bundle.dir(), checkpoint.root()];
     let writer = Writer { inputs: &inputs, force: args.force };
@@ -44,4 +46,14 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
         ui::print(&written.collect::<String>());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command as a shell reads it, without what changes nothing on the page.
+fn command(args: &ReportArgs) -> String {
+    let bundle = shell_word(&args.bundle.to_string_lossy());
+    let mut command = format!("mgpack report {bundle} --against {}", shell_word(&args.against));
+    if let Some(revision) = &args.revision {
+        command.push_str(&format!(" --revision {}", shell_word(revision)));
+    }
+    command
 }

@@ -1,266 +1,229 @@
-//! The drawings of a report, as SVG by themselves: no script, no other file, every foreign text escaped.
+//! The other drawings of a report, as parts of its page. Every foreign text is escaped.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use indexmap::IndexMap;
 
+use super::kinds::labels;
+use super::numbers::{grouped, plain, quantile};
+use super::page::{Figure, scrolled, strip, ticks};
 use super::{Histogram, TensorFigures};
-use crate::drawing::escape;
-use crate::size::shown;
-use crate::structure::Role;
+use crate::device_map::{DeviceUse, Profile};
+use crate::drawing::{self, escape};
+use crate::size::{agreed, counted, shown};
 
-/// Width of every drawing, in its own units.
-const WIDTH: f64 = 920.0;
-/// Left of it stand the names of rows.
-const LABELS: f64 = 150.0;
-const ROW: f64 = 24.0;
-
-/// Colours for light and dark pages.
-const STYLE: &str = "\
-.chart{--ink:#1f2430;--soft:#5d6675;--grid:#d9dee6;--none:#e6e9ee;--mark:#3b6fd4;--box:#a9c1ee;--after:#d9772f;\
-font:12px system-ui,sans-serif}\
-@media (prefers-color-scheme:dark){.chart{--ink:#e7eaf0;--soft:#9aa4b5;--grid:#353c48;--none:#2b313c;\
---mark:#7ea6f5;--box:#35538f;--after:#f0995a}}\
-.chart text{fill:var(--ink)}.chart .soft{fill:var(--soft)}.chart .none{fill:var(--none)}\
-.chart .mark{fill:var(--mark)}.chart .box{fill:var(--box)}.chart .grid{stroke:var(--grid);stroke-width:1}\
-.chart .line{stroke:var(--soft);stroke-width:1.5}.chart .median{stroke:var(--ink);stroke-width:2.5}\
-.chart .after{fill:none;stroke:var(--after);stroke-width:1.5}";
-
-/// Stops of the colour scale from the lowest SQNR to the highest; each is darker or lighter than the next, so
-/// that the order can be read without the hue.
-const SCALE: [[f64; 3]; 5] = [
-    [122.0, 28.0, 80.0],
-    [196.0, 66.0, 84.0],
-    [233.0, 128.0, 76.0],
-    [245.0, 190.0, 98.0],
-    [250.0, 235.0, 170.0],
-];
-
-/// The lowest SQNR of every kind of module in every layer, as a grid of colours.
-pub(super) fn heat_map(tensors: &[TensorFigures], title: &str) -> String {
-    let mut cells: IndexMap<&str, BTreeMap<u32, Vec<&TensorFigures>>> = IndexMap::new();
-    let mut layers = 0;
-    for tensor in tensors {
-        if let Role::Layer(layer) = tensor.role {
-            layers = layers.max(layer.saturating_add(1));
-            cells.entry(&tensor.module).or_default().entry(layer).or_default().push(tensor);
-        }
-    }
-    // A row where everything is exact tells nothing.
-    let is_told = |row: &BTreeMap<u32, Vec<&TensorFigures>>| row.values().any(|cell| lowest(cell).is_some());
-    cells.retain(|_, row| is_told(row));
-    let values = || cells.values().flat_map(|row| row.values()).filter_map(|cell| lowest(cell));
-    let low = values().fold(f64::INFINITY, f64::min);
-    let high = values().fold(f64::NEG_INFINITY, f64::max);
-    let top = 64.0;
-    let height = top + ROW * cells.len() as f64 + 30.0;
-    let mut svg = open(title, height);
-    if cells.is_empty() {
-        svg.push_str(
-            "<text class=\"soft\" x=\"0\" y=\"60\">every value of every layer is exact</text></svg>\n",
-        );
-        return svg;
-    }
-    scale_legend(&mut svg, low, high);
-    let width = (WIDTH - LABELS) / f64::from(layers.max(1));
-    for (at, (module, row)) in cells.iter().enumerate() {
-        let y = top + ROW * at as f64;
-        let _ = writeln!(svg, "<text x=\"0\" y=\"{:.1}\">{}</text>", y + 16.0, escape(module));
-        for (layer, cell) in row {
-            let x = LABELS + width * f64::from(*layer);
-            let (class, told) = match lowest(cell) {
-                Some(sqnr) => (format!("fill=\"{}\"", colour(sqnr, low, high)), format!("{sqnr:.2} dB")),
-                None => ("class=\"none\"".to_owned(), "exact".to_owned()),
-            };
-            let several = if cell.len() > 1 { format!(", lowest of {}", cell.len()) } else { String::new() };
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{x:.2}\" y=\"{y:.1}\" width=\"{:.2}\" height=\"{}\" {class}><title>layer {layer} {}: {told}{several}</title></rect>",
-                (width - 1.0).max(0.5),
-                ROW - 2.0,
-                escape(module),
-            );
-        }
-    }
-    let y = top + ROW * cells.len() as f64 + 16.0;
-    let step = (layers / 8).max(1);
-    for layer in (0..layers).step_by(step as usize) {
-        let x = LABELS + width * (f64::from(layer) + 0.5);
-        let _ = writeln!(
-            svg,
-            "<text class=\"soft\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{layer}</text>"
-        );
-    }
-    let _ = writeln!(svg, "<text class=\"soft\" x=\"0\" y=\"{y:.1}\">layer</text></svg>");
-    svg
-}
+/// Units across a strip.
+const ACROSS: f64 = 1000.0;
 
 /// Smallest, quartiles and largest SQNR of every kind of module: of the quantized ones where there are any, for
 /// casts are a hundred decibels away.
-pub(super) fn spread(tensors: &[TensorFigures], title: &str) -> String {
-    let mut kinds: IndexMap<&str, Vec<f64>> = IndexMap::new();
+pub(super) fn spread(tensors: &[TensorFigures]) -> String {
+    struct Kind {
+        sqnr: Vec<f64>,
+        tensors: usize,
+    }
+    let title = "SQNR by kind of module";
+    let mut kinds: IndexMap<&str, Kind> = IndexMap::new();
     let quantizes = tensors.iter().any(|tensor| tensor.quantized);
-    for tensor in tensors.iter().filter(|tensor| tensor.quantized || !quantizes) {
-        if let Some(sqnr) = tensor.sqnr_db {
-            kinds.entry(&tensor.module).or_default().push(sqnr);
-        }
+    let counted_here = || tensors.iter().filter(|tensor| tensor.quantized || !quantizes);
+    for tensor in counted_here() {
+        let kind = kinds.entry(&tensor.kind).or_insert(Kind { sqnr: Vec::new(), tensors: 0 });
+        kind.tensors += 1;
+        kind.sqnr.extend(tensor.sqnr_db);
     }
-    let all = || kinds.values().flatten().copied();
-    let low = all().fold(f64::INFINITY, f64::min).floor();
-    let high = all().fold(f64::NEG_INFINITY, f64::max).ceil();
-    let top = 40.0;
-    let bottom = top + ROW * kinds.len() as f64;
-    let mut svg = open(title, bottom + 28.0);
+    let all = counted_here().count();
+    let of = match quantizes {
+        true => agreed(all, "tensor stored as codes", "tensors stored as codes"),
+        false => counted(all, "float tensor"),
+    };
+    kinds.retain(|_, kind| !kind.sqnr.is_empty());
     if kinds.is_empty() {
-        svg.push_str("<text class=\"soft\" x=\"0\" y=\"40\">every value is exact</text></svg>\n");
-        return svg;
-    }
-    let span = (high - low).max(1.0);
-    let place = |sqnr: f64| LABELS + (WIDTH - LABELS - 20.0) * (sqnr - low) / span;
-    let step = (span / 8.0).ceil();
-    let mut tick = low;
-    while tick <= low + span {
-        let x = place(tick);
-        let _ = writeln!(
-            svg,
-            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom:.1}\"/>\
-             <text class=\"soft\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{tick:.0} dB</text>",
-            bottom + 18.0
-        );
-        tick += step;
-    }
-    for (at, (kind, values)) in kinds.iter_mut().enumerate() {
-        values.sort_by(f64::total_cmp);
-        let y = top + ROW * at as f64 + ROW / 2.0;
-        let at = |part: f64| {
-            let index = (part * (values.len() - 1) as f64).round() as usize;
-            place(values.get(index).copied().unwrap_or(low))
+        let nothing = match all {
+            0 => "No float tensor was compared.".to_owned(),
+            _ => format!("Every value of {of} is exact."),
         };
-        let [least, first, median, third, most] = [0.0, 0.25, 0.5, 0.75, 1.0].map(at);
-        let _ = writeln!(
-            svg,
-            "<text x=\"0\" y=\"{:.1}\">{} <tspan class=\"soft\">({})</tspan></text>\
-             <line class=\"line\" x1=\"{least:.1}\" x2=\"{most:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-             <rect class=\"box\" x=\"{first:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"12\" rx=\"2\"/>\
-             <line class=\"median\" x1=\"{median:.1}\" x2=\"{median:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
-            y + 4.0,
-            escape(kind),
-            values.len(),
-            y - 6.0,
-            (third - first).max(2.0),
-            y - 8.0,
-            y + 8.0,
-        );
+        return Figure { id: "by-kind", title, told: &nothing, body: "", caption: &nothing, table: None }
+            .html();
     }
-    svg.push_str("</svg>\n");
-    svg
+    let values = || kinds.values().flat_map(|kind| kind.sqnr.iter().copied());
+    let low = values().fold(f64::INFINITY, f64::min).floor();
+    let high = values().fold(f64::NEG_INFINITY, f64::max).ceil();
+    let span = (high - low).max(1.0);
+    let place = |sqnr: f64| ACROSS * (sqnr - low) / span;
+    let step = (span / 6.0).ceil();
+    let marks: Vec<f64> =
+        (0..7).map(|at| low + step * f64::from(at)).filter(|mark| *mark <= low + span).collect();
+    let label = labels(kinds.keys().copied());
+    let (mut body, mut rows) = (String::new(), Vec::new());
+    for (kind, found) in &kinds {
+        let mut sorted = found.sqnr.clone();
+        sorted.sort_by(f64::total_cmp);
+        let of = |part: f64| quantile(&sorted, part).unwrap_or(low);
+        let numbers = [0.0, 0.25, 0.5, 0.75, 1.0].map(of);
+        let [least, first, median, third, most] = numbers.map(place);
+        let mut drawn = String::new();
+        for mark in &marks {
+            let x = place(*mark);
+            let _ = write!(drawn, "<path class=\"grid\" d=\"M{x:.1} 0V20\"/>");
+        }
+        let _ = write!(
+            drawn,
+            "<path class=\"line\" d=\"M{least:.1} 10H{most:.1}\"/>\
+             <rect class=\"box\" x=\"{first:.1}\" y=\"4\" width=\"{:.1}\" height=\"12\"/>\
+             <path class=\"median\" d=\"M{median:.1} 2V18\"/>",
+            (third - first).max(1.0),
+        );
+        let name = escape(&label(kind));
+        let exact = found.tensors - found.sqnr.len();
+        let exact = if exact == 0 { String::new() } else { format!(", {exact} exact") };
+        let _ = writeln!(
+            body,
+            "<div class=\"row\"><span><code>{name}</code> ({}{exact})</span>{}</div>",
+            found.tensors,
+            strip(ACROSS, 20.0, 20, &drawn)
+        );
+        let numbers = numbers.map(|sqnr| format!("{sqnr:.2}"));
+        let first = [label(kind), format!("{}{exact}", found.tensors)];
+        rows.push(first.into_iter().chain(numbers).collect());
+    }
+    let places = marks.iter().map(|mark| (place(*mark) / 10.0, format!("{mark:.0}")));
+    body.push_str(&ticks("dB", places));
+    let left_out =
+        if quantizes { format!(" Of {of} alone; casts are in the table at the end.") } else { String::new() };
+    let caption = format!(
+        "Line: lowest to highest. Box: the middle half. Mark: the median. In brackets the number of tensors.{left_out}"
+    );
+    let table = scrolled(title, &["module", "tensors", "lowest", "25 %", "median", "75 %", "highest"], &rows);
+    let told = format!(
+        "{of}, in {}, between {low:.0} and {high:.0} dB",
+        agreed(kinds.len(), "kind of module", "kinds of module")
+    );
+    Figure { id: "by-kind", title, told: &told, body: &body, caption: &caption, table: Some(&table) }.html()
 }
 
 /// The values of one tensor before (bars) and after (line), counts on a logarithmic scale.
-pub(super) fn histogram(values: &Histogram) -> String {
-    let (width, height) = (420.0, 120.0);
+pub(super) fn histogram(at: usize, values: &Histogram, tensors: &[TensorFigures]) -> String {
+    let tall = 100.0;
     let largest = values.before.iter().chain(&values.after).copied().max().unwrap_or(0).max(1);
-    let tall = |count: u64| height * (count as f64 + 1.0).ln() / (largest as f64 + 1.0).ln();
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {width} {}\" role=\"img\" \
-         aria-label=\"values of {}\"><style>{STYLE}</style>\n",
-        height + 22.0,
-        escape(&values.name),
-    );
-    let step = width / values.before.len().max(1) as f64;
-    let mut line = String::new();
-    for (at, (&before, &after)) in values.before.iter().zip(&values.after).enumerate() {
-        let x = step * at as f64;
-        let _ = writeln!(
-            svg,
-            "<rect class=\"box\" x=\"{x:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\"><title>{before} before, {after} after</title></rect>",
-            height - tall(before),
-            step - 0.5,
-            tall(before),
+    let top = |count: u64| tall - tall * (count as f64 + 1.0).ln() / (largest as f64 + 1.0).ln();
+    let bins = values.before.len().max(1);
+    let limit = f64::from(values.limit);
+    let (mut bars, mut line, mut rows) = (String::new(), String::new(), Vec::new());
+    for (bin, (&before, &after)) in values.before.iter().zip(&values.after).enumerate() {
+        let y = top(before);
+        let _ = write!(
+            bars,
+            "<rect class=\"box\" x=\"{bin}\" y=\"{y:.2}\" width=\".9\" height=\"{:.2}\"><title>{before} before, {after} after</title></rect>",
+            tall - y,
         );
-        let y = height - tall(after);
-        let command = if at == 0 { 'M' } else { 'L' };
-        let _ = write!(line, "{command}{x:.2} {y:.2}H{:.2}", x + step);
+        let command = if bin == 0 { 'M' } else { 'L' };
+        let _ = write!(line, "{command}{bin} {:.2}h1", top(after));
+        let middle = limit * ((2 * bin + 1) as f64 / bins as f64 - 1.0);
+        if before + after > 0 {
+            rows.push(vec![plain(middle, 3), grouped(before), grouped(after)]);
+        }
     }
-    let _ = writeln!(
-        svg,
-        "<path class=\"after\" d=\"{line}\"/>\
-         <text class=\"soft\" x=\"0\" y=\"{0}\">{1:.3e}</text><text class=\"soft\" x=\"{2}\" y=\"{0}\" text-anchor=\"middle\">0</text>\
-         <text class=\"soft\" x=\"{width}\" y=\"{0}\" text-anchor=\"end\">{3:.3e}</text></svg>",
-        height + 16.0,
-        -values.limit,
-        width / 2.0,
-        values.limit,
+    let drawn = format!("{bars}<path class=\"after\" d=\"{line}\"/>");
+    let body = format!(
+        "{}<div class=\"ends\"><span>{}</span><span>0</span><span>{}</span></div>",
+        strip(bins as f64, tall, 120, &drawn),
+        plain(-limit, 2),
+        plain(limit, 2),
     );
-    svg
+    let tensor = tensors.iter().find(|tensor| tensor.name == values.name);
+    let sqnr = tensor.and_then(|tensor| tensor.sqnr_db).unwrap_or_default();
+    let title = format!("{}: {sqnr:.2} dB", values.name);
+    let told = format!("values from {} to {}", plain(-limit, 2), plain(limit, 2));
+    let table = scrolled(&title, &["middle of bin", "before", "after"], &rows);
+    let id = format!("values-{at}");
+    Figure { id: &id, title: &title, told: &told, body: &body, caption: "", table: Some(&table) }.html()
 }
 
 /// Two bars for each part of the model: bytes before and after. `parts`: name, before, after.
-pub(super) fn sizes(parts: &[(String, u64, u64)], title: &str) -> String {
-    let row = 40.0;
-    let top = 40.0;
-    let mut svg = open(title, top + row * parts.len() as f64 + 4.0);
+pub(super) fn sizes(parts: &[(&str, u64, u64)]) -> String {
     let largest = parts.iter().map(|(_, before, after)| (*before).max(*after)).max().unwrap_or(0).max(1);
-    let wide = |bytes: u64| (WIDTH - LABELS - 130.0) * bytes as f64 / largest as f64;
-    for (at, (name, before, after)) in parts.iter().enumerate() {
-        let y = top + row * at as f64;
-        let _ = writeln!(svg, "<text x=\"0\" y=\"{:.1}\">{}</text>", y + 18.0, escape(name));
-        for (class, bytes, y) in [("none", *before, y), ("mark", *after, y + 15.0)] {
-            let _ = writeln!(
-                svg,
-                "<rect class=\"{class}\" x=\"{LABELS}\" y=\"{y:.1}\" width=\"{0:.2}\" height=\"12\" rx=\"2\"/>\
-                 <text class=\"soft\" x=\"{1:.1}\" y=\"{2:.1}\">{3}</text>",
-                wide(bytes).max(1.0),
-                LABELS + wide(bytes) + 8.0,
-                y + 10.0,
+    let wide = |bytes: u64| (ACROSS * bytes as f64 / largest as f64).max(1.0);
+    let (mut body, mut rows) = (String::new(), Vec::new());
+    for (name, before, after) in parts {
+        let bars = format!(
+            "<rect class=\"none\" width=\"{:.1}\" height=\"9\"/><rect class=\"mark\" y=\"11\" width=\"{:.1}\" height=\"9\"/>",
+            wide(*before),
+            wide(*after),
+        );
+        let (before, after) = (shown(*before), shown(*after));
+        let _ = writeln!(
+            body,
+            "<div class=\"row\"><span>{name}<br><small>{before} → {after}</small></span>{}</div>",
+            strip(ACROSS, 20.0, 32, &bars),
+        );
+        rows.push(vec![(*name).to_owned(), before, after]);
+    }
+    let table = scrolled("Bytes before and after", &["part", "before", "after"], &rows);
+    Figure {
+        id: "sizes",
+        title: "Bytes before and after",
+        told: &format!("bytes of {} of the model", counted(parts.len(), "part")),
+        body: &body,
+        caption: "Grey: the checkpoint. Coloured: the bundle, scales included.",
+        table: Some(&table),
+    }
+    .html()
+}
+
+/// The memory of every device that a map was planned for; without GPUs, what the weights need.
+pub(super) fn memory(at: usize, profile: &Profile) -> String {
+    let given = profile.memory.given;
+    let title = match (given, profile.memory.context, profile.memory.batch) {
+        (false, ..) => "No GPUs given".to_owned(),
+        (true, Some(context), Some(batch)) => {
+            format!("Planned for {}: context {}, batch {batch}", profile.memory.table, grouped(context))
+        }
+        (true, ..) => format!("Planned for {}", profile.memory.table),
+    };
+    let largest = profile.used.values().map(|used| used.budget.max(used.total())).max().unwrap_or(0).max(1);
+    let scale = |bytes: u64| ACROSS * bytes as f64 / largest as f64;
+    let (mut body, mut rows) = (String::new(), Vec::new());
+    for (&device, used) in &profile.used {
+        let mut drawn = format!("<rect class=\"track\" width=\"{:.2}\" height=\"1\"/>", scale(used.budget));
+        let mut x = 0.0;
+        for (class, bytes, title) in drawing::parts(profile, device, used) {
+            let width = scale(bytes);
+            let _ = write!(
+                drawn,
+                "<rect class=\"{class}\" x=\"{x:.2}\" width=\"{width:.2}\" height=\"1\"><title>{}: {}</title></rect>",
+                escape(&title),
                 shown(bytes),
             );
+            x += width;
         }
-    }
-    svg.push_str("</svg>\n");
-    svg
-}
-
-fn open(title: &str, height: f64) -> String {
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" \
-         aria-label=\"{0}\"><style>{STYLE}</style>\n<text x=\"0\" y=\"16\" font-size=\"15\" font-weight=\"600\">{0}</text>\n",
-        escape(title)
-    )
-}
-
-fn scale_legend(svg: &mut String, low: f64, high: f64) {
-    for step in 0..20 {
-        let sqnr = low + (high - low) * f64::from(step) / 19.0;
+        let (name, told) = (drawing::name_of(profile, device), drawing::told_of(profile, used));
         let _ = writeln!(
-            svg,
-            "<rect x=\"{:.1}\" y=\"30\" width=\"8.5\" height=\"12\" fill=\"{}\"/>",
-            LABELS + 8.0 * f64::from(step),
-            colour(sqnr, low, high)
+            body,
+            "<div class=\"device\"><b>{name}</b> <span>{told}</span>{}</div>",
+            strip(ACROSS, 1.0, 26, &drawn).replace("class=\"strip\"", "class=\"strip mgpack\""),
+        );
+        let DeviceUse { weights, kv, activations, reserve, budget } = *used;
+        let free = budget.saturating_sub(used.total());
+        let bytes = if given { vec![weights, kv, activations, reserve, free] } else { vec![weights] };
+        rows.push(std::iter::once(name).chain(bytes.into_iter().map(shown)).collect());
+    }
+    body.push_str("<p class=\"legend\">");
+    for (class, label) in drawing::legend(profile) {
+        let _ = write!(
+            body,
+            "<span><svg class=\"mgpack\" viewBox=\"0 0 1 1\" aria-hidden=\"true\"><rect class=\"{class}\" width=\"1\" height=\"1\"/></svg>{label}</span> ",
         );
     }
-    let _ = writeln!(
-        svg,
-        "<text class=\"soft\" x=\"{:.1}\" y=\"40\" text-anchor=\"end\">{low:.1} dB</text>\
-         <text class=\"soft\" x=\"{:.1}\" y=\"40\">{high:.1} dB, higher is closer to the checkpoint</text>",
-        LABELS - 8.0,
-        LABELS + 170.0,
-    );
-}
-
-/// The lowest SQNR of a cell; `None` where all its values are exact.
-fn lowest(cell: &[&TensorFigures]) -> Option<f64> {
-    cell.iter().filter_map(|tensor| tensor.sqnr_db).min_by(f64::total_cmp)
-}
-
-fn colour(sqnr: f64, low: f64, high: f64) -> String {
-    let part = if high > low { ((sqnr - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 };
-    let at = part * (SCALE.len() - 1) as f64;
-    let index = (at.floor() as usize).min(SCALE.len() - 2);
-    let mix = |channel: usize| {
-        let (from, to) = (SCALE[index][channel], SCALE[index + 1][channel]);
-        (from + (to - from) * (at - index as f64)).round()
+    body.push_str("</p>");
+    let columns = ["device", "weights", "cache", "activations", "reserve", "free"];
+    let table = scrolled(&title, if given { &columns } else { &columns[..2] }, &rows);
+    let caption = if given {
+        ""
+    } else {
+        "Cache and working memory come on top. `mgpack map BUNDLE --gpus 2x24GiB` plans."
     };
-    format!("rgb({} {} {})", mix(0), mix(1), mix(2))
+    let id = format!("map-{at}");
+    let told =
+        if given { format!("memory of {}", counted(profile.used.len(), "device")) } else { title.clone() };
+    Figure { id: &id, title: &title, told: &told, body: &body, caption, table: Some(&table) }.html()
 }

@@ -1,16 +1,24 @@
 //! How far a bundle is from the checkpoint it was made from, tensor by tensor.
 //!
 //! Owns the comparison, which reads both from the disk and decodes what the bundle stores; the figures in the
-//! manifest are not used. `page` makes one HTML page of it, `charts` the drawings. Memory is a few blocks for
-//! each thread, whatever the model's size.
+//! manifest are not used. `summary` has the counts and the verdict, `page` makes one HTML page of it, `heat` and `charts`
+//! the drawings. Memory is a few blocks for each thread, whatever the model's size.
 
 mod charts;
+mod heat;
+mod kinds;
+mod numbers;
 mod page;
+mod summary;
+
+use std::collections::HashSet;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 pub use page::{figure, page};
+
+use kinds::kind_of;
 
 use crate::bundle::{Bundle, Weight};
 use crate::checkpoint::{Checkpoint, SourceTensor};
@@ -21,7 +29,12 @@ use crate::kernels::{Isa, Moments};
 use crate::progress::{Progress, Stage, Stop};
 use crate::scheme::Scheme;
 use crate::structure::{Role, role_of};
-use crate::tensor::is_castable;
+use crate::tensor::{Dtype, element_len, is_castable};
+
+/// The bits of an infinite f32: magnitudes from here on are not finite.
+const INFINITE: u32 = 0x7f80_0000;
+/// Elements compared byte for byte at a time.
+const COMPARE_LEN: u64 = 1 << 16;
 
 /// Bins of a histogram: an odd number, so that zero has one of its own.
 pub const BINS: usize = 81;
@@ -35,8 +48,16 @@ pub struct Report {
     pub id: Digest,
     /// How it is stored.
     pub scheme: Scheme,
-    /// Every float tensor of the checkpoint, in layer order.
+    /// Hub id and commit of the checkpoint, as the bundle has them; null where it was made from a local one.
+    pub source: Option<String>,
+    /// The command that compared them, for the page.
+    pub command: Option<String>,
+    /// Every float tensor of the bundle, in layer order.
     pub tensors: Vec<TensorFigures>,
+    /// Every other tensor, in layer order.
+    pub others: Vec<OtherTensor>,
+    /// Tensors of the checkpoint that the bundle does not have.
+    pub absent: Vec<String>,
     /// Values of the tensors with the lowest SQNR, lowest first.
     pub worst: Vec<Histogram>,
     /// The bundle's device maps.
@@ -50,20 +71,43 @@ pub struct TensorFigures {
     pub name: String,
     /// The part of the model it belongs to.
     pub role: Role,
-    /// The last part of its module's name: `q_proj`, `w1`, `norm`, `mm_projector.2`.
-    pub module: String,
+    /// Its module with `*` for the number of its layer and of an expert: `model.layers.*.self_attn.q_proj`.
+    pub kind: String,
     /// Whether it is stored as codes.
     pub quantized: bool,
     /// Bytes in the checkpoint.
     pub source_bytes: u64,
     /// Bytes in the bundle, scales included.
     pub bytes: u64,
-    /// Signal to noise in dB; null where every value is exact.
+    /// Its values.
+    pub values: u64,
+    /// Those that are another number in the bundle; 0 where the tensor is exact.
+    pub changed: u64,
+    /// Those that are not 0 in the checkpoint and 0 in the bundle.
+    pub flushed: u64,
+    /// Finite ones that are not finite in the bundle, or beyond binary32. The figures below leave them out.
+    pub overflowed: u64,
+    /// NaN and infinities of the checkpoint. The figures below leave them out.
+    pub non_finite: u64,
+    /// Signal to noise in dB; null where nothing differs that can be measured.
     pub sqnr_db: Option<f64>,
     /// Largest absolute error.
     pub max_abs_error: f64,
     /// Cosine between the two; null where one is all zeros.
     pub cosine: Option<f64>,
+}
+
+/// A tensor of integers or of another type that is not decoded: compared byte for byte.
+#[derive(Clone, Debug, Serialize)]
+pub struct OtherTensor {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub dtype: Dtype,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Whether they are those of the checkpoint.
+    pub equal: bool,
 }
 
 /// How often values occur, before and after.
@@ -95,20 +139,35 @@ impl Report {
         let both = Both { bundle, checkpoint, isa: Isa::detect(), stop };
         let pairs: Vec<(Weight<'_>, &SourceTensor)> =
             bundle.weights().map(|weight| Ok((weight, both.original_of(&weight)?))).collect::<Result<_>>()?;
-        let pairs: Vec<_> = pairs.into_iter().filter(|(_, original)| is_castable(original.dtype)).collect();
         progress.begin(Stage::Compare, pairs.iter().map(|(_, original)| original.byte_len).sum());
+        let (pairs, others): (Vec<_>, Vec<_>) =
+            pairs.into_iter().partition(|(_, original)| is_castable(original.dtype));
         let tensors: Vec<TensorFigures> = pairs
             .par_iter()
             .map(|(weight, original)| {
-                let mut moments = Moments::default();
-                both.walk(weight, original, &mut |before, after| {
-                    let largest = f32::from_bits(both.isa.magnitude(before));
-                    moments.add(&both.isa.measure(before, after, largest));
+                let mut sums = Sums::default();
+                both.walk(weight, original, &mut |bytes, before, after| {
+                    sums.count(original.dtype, bytes, before, after);
+                    sums.measure(both.isa, before, after);
                 })?;
                 progress.advance(original.byte_len);
-                Ok(figures(weight, original, &moments))
+                Ok(figures(weight, original, &sums))
             })
             .collect::<Result<_>>()?;
+        let others = others.par_iter().map(|(weight, original)| {
+            let equal = both.is_equal(weight, original)?;
+            progress.advance(original.byte_len);
+            Ok(OtherTensor {
+                name: weight.name.to_string(),
+                dtype: original.dtype,
+                bytes: original.byte_len,
+                equal,
+            })
+        });
+        let others = others.collect::<Result<_>>()?;
+        let held: HashSet<&str> = bundle.weights().map(|weight| weight.name.as_str()).collect();
+        let absent = checkpoint.tensors().iter().map(|tensor| tensor.name.as_str());
+        let absent = absent.filter(|name| !held.contains(name)).map(str::to_owned).collect();
 
         let mut order: Vec<usize> = (0..tensors.len()).filter(|&at| tensors[at].sqnr_db.is_some()).collect();
         order.sort_by(|&a, &b| {
@@ -128,12 +187,19 @@ impl Report {
             bundle: bundle.manifest().model.name.clone(),
             id: bundle.id(),
             scheme: bundle.manifest().scheme.name,
+            source: source_of(bundle),
+            command: None,
             tensors,
+            others,
+            absent,
             worst,
             profiles: bundle.manifest().device_maps.clone(),
         })
     }
 }
+
+/// Takes values of a tensor: their bytes in the checkpoint, these widened, and what the bundle has.
+type See<'a> = dyn FnMut(&[u8], &[f32], &[f32]) + 'a;
 
 /// A bundle and the checkpoint it was made from, both open.
 struct Both<'a> {
@@ -166,13 +232,8 @@ impl<'a> Both<'a> {
         Ok(original)
     }
 
-    /// Walks a tensor before and after, the same elements at a time.
-    fn walk(
-        &self,
-        weight: &Weight<'_>,
-        original: &SourceTensor,
-        see: &mut dyn FnMut(&[f32], &[f32]),
-    ) -> Result<()> {
+    /// Walks a tensor before, as its bytes and widened, and after, the same elements at a time.
+    fn walk(&self, weight: &Weight<'_>, original: &SourceTensor, see: &mut See<'_>) -> Result<()> {
         let width = original.dtype.bitsize() / 8;
         let (mut bytes, mut before) = (Vec::new(), Vec::new());
         let mut first = 0;
@@ -185,20 +246,43 @@ impl<'a> Both<'a> {
             before.resize(after.len(), 0.0);
             self.isa.widen(original.dtype, &bytes, &mut before);
             first += after.len() as u64;
-            see(&before, after);
+            see(&bytes, &before, after);
             Ok(())
         })
     }
 
+    /// Whether the bytes of a tensor that is not decoded are the checkpoint's.
+    fn is_equal(&self, weight: &Weight<'_>, original: &SourceTensor) -> Result<bool> {
+        let Some(record) = weight.parts.first().filter(|record| record.dtype == original.dtype) else {
+            return Ok(false);
+        };
+        let [mut at, end] = record.range;
+        let width = element_len(original.dtype).unwrap_or(1).max(1);
+        let (mut first, mut bytes) = (0, Vec::new());
+        while at < end {
+            if self.stop.requested() {
+                return Err(ConvertError::Interrupted.into());
+            }
+            let len = (end - at).min(COMPARE_LEN * width);
+            bytes.resize(len as usize, 0);
+            self.checkpoint.read(original, first, &mut bytes)?;
+            if self.bundle.read_at(record, at, len)? != bytes {
+                return Ok(false);
+            }
+            (at, first) = (at + len, first + len / width);
+        }
+        Ok(true)
+    }
+
     /// Counts the values of a tensor before and after.
     fn histogram(&self, weight: &Weight<'_>, original: &SourceTensor) -> Result<Histogram> {
-        let mut largest = 0;
-        self.walk(weight, original, &mut |before, _| {
-            largest = largest.max(self.isa.magnitude(before));
+        let mut limit = 0f32;
+        self.walk(weight, original, &mut |_, before, _| {
+            let finite = before.iter().filter(|value| value.is_finite());
+            limit = finite.fold(limit, |largest, value| largest.max(value.abs()));
         })?;
-        let limit = f32::from_bits(largest);
         let (mut counted_before, mut counted_after) = (vec![0; BINS], vec![0; BINS]);
-        self.walk(weight, original, &mut |before, after| {
+        self.walk(weight, original, &mut |_, before, after| {
             for (counts, values) in [(&mut counted_before, before), (&mut counted_after, after)] {
                 for value in values.iter().filter(|value| value.is_finite()) {
                     if let Some(count) = counts.get_mut(bin(*value, limit)) {
@@ -211,31 +295,80 @@ impl<'a> Both<'a> {
     }
 }
 
-fn figures(weight: &Weight<'_>, original: &SourceTensor, moments: &Moments) -> TensorFigures {
+/// What is added up over a tensor.
+#[derive(Default)]
+struct Sums {
+    moments: Moments,
+    values: u64,
+    changed: u64,
+    flushed: u64,
+    overflowed: u64,
+    non_finite: u64,
+}
+
+impl Sums {
+    /// Counts by the checkpoint's own numbers: one of F64 may be 0 or infinite as binary32.
+    fn count(&mut self, dtype: Dtype, bytes: &[u8], before: &[f32], after: &[f32]) {
+        let mut count = |value: f64, widened: f32, stored: f32| {
+            let kept = value == f64::from(stored) || value.is_nan() && stored.is_nan();
+            self.changed += u64::from(!kept);
+            self.flushed += u64::from(value != 0.0 && stored == 0.0);
+            self.non_finite += u64::from(!value.is_finite());
+            self.overflowed += u64::from(value.is_finite() && !(widened.is_finite() && stored.is_finite()));
+        };
+        if dtype == Dtype::F64 {
+            for ((bytes, &widened), &stored) in bytes.as_chunks::<8>().0.iter().zip(before).zip(after) {
+                count(f64::from_le_bytes(*bytes), widened, stored);
+            }
+        } else {
+            before.iter().zip(after).for_each(|(&value, &stored)| count(f64::from(value), value, stored));
+        }
+        self.values += before.len() as u64;
+    }
+
+    /// Adds the error of some values. As schemes.md has it, "Error figures", one that is not finite counts as 0 on both
+    /// sides.
+    fn measure(&mut self, isa: Isa, before: &[f32], after: &[f32]) {
+        let largest = isa.magnitude(before);
+        if largest.max(isa.magnitude(after)) < INFINITE {
+            self.moments.add(&isa.measure(before, after, f32::from_bits(largest)));
+            return;
+        }
+        let finite = before.iter().zip(after).map(|(&before, &after)| {
+            if before.is_finite() && after.is_finite() { (before, after) } else { (0.0, 0.0) }
+        });
+        let (before, after): (Vec<f32>, Vec<f32>) = finite.unzip();
+        let largest = f32::from_bits(isa.magnitude(&before));
+        self.moments.add(&isa.measure(&before, &after, largest));
+    }
+}
+
+fn figures(weight: &Weight<'_>, original: &SourceTensor, sums: &Sums) -> TensorFigures {
     let name = weight.name.as_str();
     TensorFigures {
         name: name.to_owned(),
         role: role_of(name),
-        module: kind_of(weight.name.module()).to_owned(),
+        kind: kind_of(weight.name.module()),
         quantized: weight.parts.len() > 1,
         source_bytes: original.byte_len,
         bytes: weight.byte_len(),
-        sqnr_db: moments.sqnr_db(),
-        max_abs_error: moments.max_error,
-        cosine: moments.cosine(),
+        values: sums.values,
+        changed: sums.changed,
+        flushed: sums.flushed,
+        overflowed: sums.overflowed,
+        non_finite: sums.non_finite,
+        sqnr_db: sums.moments.sqnr_db(),
+        max_abs_error: sums.moments.max_error,
+        cosine: sums.moments.cosine(),
     }
 }
 
-/// The last part of a module's name, with the one before where that is a number.
-fn kind_of(module: &str) -> &str {
-    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    match module.rsplit_once('.') {
-        Some((before, last)) if is_number(last) => {
-            let start = before.rfind('.').map_or(0, |dot| dot + 1);
-            module.get(start..).unwrap_or(module)
-        }
-        Some((_, last)) => last,
-        None => module,
+/// The checkpoint that the bundle says it was made from.
+fn source_of(bundle: &Bundle) -> Option<String> {
+    let source = &bundle.manifest().source;
+    match (&source.name, &source.revision) {
+        (Some(name), Some(revision)) => Some(format!("{name}@{revision}")),
+        (name, _) => name.clone(),
     }
 }
 
@@ -251,13 +384,6 @@ fn bin(value: f32, limit: f32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_kind_of_module_is_its_name_and_not_a_number() {
-        assert_eq!(kind_of("model.layers.3.mlp.up_proj"), "up_proj");
-        assert_eq!(kind_of("model.mm_projector.2"), "mm_projector.2");
-        assert_eq!((kind_of("7"), kind_of("a.7"), kind_of("")), ("7", "a.7", ""));
-    }
 
     #[test]
     fn zero_has_the_bin_in_the_middle_and_the_ends_are_closed() {
