@@ -9,6 +9,9 @@ use crate::family::Family;
 use crate::manifest::Requirement;
 use crate::scheme::Scheme;
 
+/// Where pip finds MGM itself, which is on no package index, at the commit that the families describe.
+pub const MGM: &str = "git+https://github.com/dvlab-research/MGM@769820c";
+
 /// What a family needs, as its bundles' manifests say it.
 pub fn requirements(family: &Family) -> Vec<Requirement> {
     let of = |requirement: &crate::family::Requirement| Requirement {
@@ -39,12 +42,12 @@ pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
         ),
         need("torch", "2.13.0", ">=2.13.0", "transformers loads weights with it"),
         need("transformers", "5.23.0", ">=5.23.0", "the classes that the bundle is loaded with"),
+        need("accelerate", "1.15.0", ">=1.15.0", "transformers places modules on devices with it"),
     ];
     match scheme {
         Scheme::Bf16 | Scheme::Fp16 => {}
         Scheme::BnbInt8 => {
             list.push(need("bitsandbytes", "0.50.2", ">=0.50.2", "reads serialized int8 (weight, SCB)"));
-            list.push(need("accelerate", "1.15.0", ">=1.15.0", "transformers asks for it with bitsandbytes"));
         }
         Scheme::W8A8 | Scheme::W8A16 => {
             list.push(need("compressed-tensors", "0.20.0", ">=0.20.0", "reads the int8 layout"));
@@ -58,6 +61,9 @@ pub fn requirements_txt(requirements: &[Requirement], family: &str) -> String {
     let of = if family == "generic" { "this bundle".to_owned() } else { format!("family {family}") };
     let mut text =
         format!("# The environment of {of}. One environment per family: no single set serves all.\n");
+    if family != "generic" {
+        let _ = writeln!(text, "# MGM itself is on no package index: pip install --no-deps {MGM}");
+    }
     for requirement in requirements {
         let Requirement { package, pin, range, reason, .. } = requirement;
         // Writing into a String cannot fail.

@@ -4,6 +4,7 @@ use crate::size::counted;
 use std::fmt::Write as _;
 
 use super::{Conversion, clients};
+use crate::environment::MGM;
 use crate::family::Match;
 use crate::program::shell_word;
 
@@ -35,7 +36,11 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
     {
         let _ = writeln!(card, "Note: {notice}.\n");
     }
-    card.push_str("```sh\npip install -r requirements.txt\n```\n\n```python\n");
+    card.push_str("```sh\npip install -r requirements.txt\n");
+    if conversion.family.is_some() {
+        let _ = writeln!(card, "pip install --no-deps {MGM}  # or a checkout of it on PYTHONPATH");
+    }
+    card.push_str("```\n\n```python\n");
     match &conversion.family {
         Some(found) => {
             // The towers' paths are relative to the working directory of the process.
