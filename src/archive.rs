@@ -8,6 +8,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+/// What the name of the first part ends in, after `.tar`.
+pub(crate) const FIRST_PART: &str = ".part-0000";
 /// Most parts of one release.
 pub(crate) const MAX_PARTS: u64 = 10_000;
 
@@ -58,7 +60,7 @@ impl Parts {
             Ok(true)
         };
         add(path)?;
-        if let Some(stem) = path.to_str().and_then(|text| text.strip_suffix(".part-0000")) {
+        if let Some(stem) = path.to_str().and_then(|text| text.strip_suffix(FIRST_PART)) {
             for index in 1..MAX_PARTS {
                 if !add(Path::new(&format!("{stem}.part-{index:04}")))? {
                     break;

@@ -126,3 +126,76 @@ fn a_part_size_below_a_mebibyte_is_refused() {
     assert!(ran.err.contains("a part is at least 1 MiB"), "{}", ran.err);
     assert!(!world.path("out").exists());
 }
+
+#[test]
+fn verify_takes_the_folder_of_a_release_and_finds_what_is_wrong_in_it() {
+    let world = World::new();
+    world.tiny();
+    world.good(&["release", "tiny-bundle", "-o", "whole"]);
+    world.good(&["release", "tiny-bundle", "-o", "parts", "--part-size", "2MiB"]);
+    let id = fs::read_to_string(world.path(&format!("whole/{NAME}.id"))).unwrap();
+    let folders = ["whole", "parts"];
+    for folder in folders {
+        // A signature beside the tar is no business of ours.
+        fs::write(world.path(folder).join("SHA256SUMS.sig"), "signature").unwrap();
+        for more in [&[][..], &["--quick"]] {
+            let report = world.good(&[&["verify", folder, "--json"], more].concat()).json();
+            assert_eq!(format!("sha256:{}\n", report["id"].as_str().unwrap()), id);
+        }
+    }
+    let tar = |folder: &str| match folder {
+        "whole" => format!("{NAME}.tar"),
+        _ => format!("{NAME}.tar.part-0001"),
+    };
+    type Change = fn(&mut Vec<u8>);
+    let last: Change = |bytes| *bytes.last_mut().unwrap() ^= 1;
+    let middle: Change = |bytes| {
+        let at = bytes.len() / 2;
+        bytes[at] ^= 0x40;
+    };
+    for folder in folders {
+        let (sums, of_id) = ("SHA256SUMS".to_owned(), format!("{NAME}.id"));
+        let cut: Change = |bytes| bytes.truncate(70);
+        let none: Change = |bytes| bytes.clear();
+        let changes = [
+            (tar(folder), last),
+            (tar(folder), middle),
+            (of_id.clone(), middle),
+            (of_id, none),
+            (sums.clone(), cut),
+            (sums, middle),
+        ];
+        for (name, change) in changes {
+            let path = world.path(folder).join(&name);
+            let before = fs::read(&path).unwrap();
+            let mut after = before.clone();
+            change(&mut after);
+            fs::write(&path, &after).unwrap();
+            let ran = world.run(&["verify", folder, "--json"]);
+            assert_eq!(ran.code, 1, "{folder}/{name}: {ran:?}");
+            let findings = ran.json()["findings"].as_array().unwrap().clone();
+            let is_named =
+                |one: &serde_json::Value| one["path"].as_str().unwrap().starts_with(&format!("{folder}/"));
+            assert!(findings.iter().any(is_named), "{folder}/{name}: {findings:?}");
+            fs::write(&path, before).unwrap();
+        }
+        world.good(&["verify", folder]);
+    }
+    // Each part in turn is missing: found, and named.
+    for name in contents(&world.path("parts")).keys().filter(|name| name.contains(".part-")) {
+        let (path, kept) = (world.path("parts").join(name), world.path("kept"));
+        fs::rename(&path, &kept).unwrap();
+        let ran = world.run(&["verify", "parts"]);
+        assert_eq!(ran.code, 1, "{name}: {ran:?}");
+        assert!(ran.out.contains(&format!("parts/{name}\n")), "{name}: {}", ran.out);
+        fs::rename(&kept, &path).unwrap();
+    }
+    // Of an older release with more parts, one is left.
+    fs::write(world.path(&format!("parts/{NAME}.tar.part-0099")), "old").unwrap();
+    assert_eq!(world.run(&["verify", "parts"]).code, 1);
+    fs::remove_file(world.path(&format!("parts/{NAME}.tar.part-0099"))).unwrap();
+    // Two releases in one folder: which is meant?
+    fs::copy(world.path(&format!("whole/{NAME}.tar")), world.path("parts/other.tar")).unwrap();
+    let two = world.run(&["verify", "parts"]);
+    assert!(two.code == 2 && two.err.contains("several tars"), "{two:?}");
+}

@@ -1,12 +1,13 @@
 //! A finished bundle: checked against its seal, and read.
 //!
-//! `verify` owns the check of every byte, over the `contents` of a folder or a tar; `open` the reading of tensors and their
-//! decoding to values; `naming` what MGM's loader makes of the folder's name.
+//! `verify` owns the check of every byte, over the `contents` of a folder or a tar, and with what lies around a `released`
+//! one; `open` the reading of tensors and their decoding to values; `naming` what MGM's loader makes of the folder's name.
 
 mod contents;
 mod finding;
 mod naming;
 mod open;
+mod released;
 mod replace;
 mod verify;
 

@@ -14,9 +14,10 @@ use serde::Serialize;
 
 use super::contents::{Contents, Entry, Folder, Tar};
 use super::finding::{Finding, FindingKind};
+use super::released::Released;
 use crate::checkpoint::safetensors::{self, Header};
 use crate::digest::{Digest, Hasher};
-use crate::error::{BundleError, ConvertError, Result};
+use crate::error::{BundleError, ConvertError, Error, Result};
 use crate::manifest::{
     self, FileRecord, MANIFEST_NAME, MAX_MANIFEST_LEN, Manifest, SIGNATURE_NAME, SUMS_NAME, is_bundle_name,
     is_bundle_path,
@@ -46,7 +47,7 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Checks the bundle at `path`, a folder or a tar made by `release`.
+/// Checks the bundle at `path`: a folder, a tar made by `release` or its first part, or the folder of a release.
 ///
 /// `quick` compares sizes, headers and the manifest only; otherwise every byte is hashed, files in parallel on
 /// the current rayon pool.
@@ -56,6 +57,21 @@ pub struct Report {
 pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) -> Result<Report> {
     let not_a_bundle = |why: String| BundleError::NotABundle { path: path.to_owned(), why };
     let meta = fs::metadata(path).map_err(|cause| not_a_bundle(cause.to_string()))?;
+    if let Some(released) = meta.is_dir().then(|| Released::find(path)).transpose()?.flatten() {
+        let inside = verify(&released.tar(), quick, progress, stop);
+        let id = inside.as_ref().ok().and_then(|report| report.id);
+        let around = released.check(id, quick, progress, stop)?;
+        let mut report = match inside {
+            // A part that is missing says more than a tar that cannot be read for it.
+            Err(Error::Bundle(BundleError::NotABundle { .. })) if !around.is_empty() => {
+                Report { id: None, name: None, files: 0, bytes: 0, findings: Vec::new(), notes: Vec::new() }
+            }
+            inside => inside?,
+        };
+        report.findings.extend(around);
+        report.findings.sort();
+        return Ok(report);
+    }
     if meta.is_dir() {
         let folder = Folder::list(path)?;
         let (mut report, manifest) = check(&folder, &not_a_bundle, quick, progress, stop)?;
