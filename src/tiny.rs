@@ -28,6 +28,9 @@ pub const ALIAS: &str = "tiny";
 /// Name of its bundles before the scheme's suffix: MGM takes it for Llama's class.
 pub const BUNDLE_NAME: &str = "MGM-7B-tiny";
 
+/// Its config.json.
+pub const CONFIG: &str = include_str!("tiny/config.json");
+
 /// Seed of the checkpoint that the alias means; another one would be another model.
 pub const SEED: u64 = 7;
 
@@ -106,7 +109,7 @@ pub fn files(seed: u64) -> Vec<TinyFile> {
 
 fn plain_files() -> Vec<TinyFile> {
     vec![
-        file("config.json", include_bytes!("tiny/config.json")),
+        file("config.json", CONFIG),
         file("generation_config.json", include_bytes!("tiny/generation_config.json")),
         file("special_tokens_map.json", include_bytes!("tiny/special_tokens_map.json")),
         file("tokenizer.model", include_bytes!("tiny/tokenizer.model")),

@@ -8,6 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{Family, Shapes, Variant};
+use crate::tiny;
 
 /// What a config.json was found to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +32,23 @@ pub struct Match {
 
 impl Match {
     /// One sentence for the user where shapes differ: which family was taken, and the shapes.
+    ///
+    /// None for the shapes of mgpack's own [`tiny`] checkpoint, which differ because it is small.
     pub fn notice(&self) -> Option<String> {
-        if self.differences.is_empty() {
+        if self.differences.is_empty() || self.is_tiny() {
             return None;
         }
         let list: Vec<String> = self.differences.iter().map(ToString::to_string).collect();
         Some(format!("taken as {}, but its shapes differ: {}", self.family.name, list.join(", ")))
+    }
+
+    /// Whether all shapes are those of the tiny checkpoint.
+    fn is_tiny(&self) -> bool {
+        let config = serde_json::from_str(tiny::CONFIG).unwrap_or_default();
+        match Family::detect(&config) {
+            Detected::Mgm(tiny) => (tiny.family, &tiny.differences) == (self.family, &self.differences),
+            Detected::Generic => false,
+        }
     }
 }
 
