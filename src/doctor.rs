@@ -16,10 +16,13 @@ use crate::family::{self, Failure, Family};
 use crate::manifest::{Manifest, Requirement};
 use crate::program::shell_word;
 use crate::python::Python;
-use crate::size::gib;
+use crate::size::{counted, gib};
 
 /// Where MGM is published; it is on no package index.
 const MGM: &str = "git+https://github.com/dvlab-research/MGM";
+
+/// How pip is called, up to the first package.
+const PIP: &str = " -m pip install '";
 
 /// Something that would fail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +33,9 @@ pub struct Finding {
     pub why: String,
     /// The command, or else the step, that mends it.
     pub help: String,
+    /// The package that is wrong, where it is that it is not there at all.
+    #[serde(skip)]
+    pub absent: Option<String>,
 }
 
 /// One package, as wanted and as found.
@@ -88,7 +94,8 @@ pub fn packages<'a>(
             } else {
                 format!("{} -m pip install '{package}=={pin}'", python.path.display())
             };
-            findings.push(Finding { what, why, help });
+            let absent = found.is_none().then(|| package.clone());
+            findings.push(Finding { what, why, help, absent });
         }
         packages.push(Package {
             package: package.clone(),
@@ -117,6 +124,7 @@ pub fn mgm(python: &Python) -> Option<Finding> {
               'mgm', unless MGM's folder is the working directory"
             .to_owned(),
         help: format!("{} -m pip install --no-deps '{MGM}'", python.path.display()),
+        absent: Some("mgm".to_owned()),
     })
 }
 
@@ -146,8 +154,34 @@ pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Finding>, Vec<Str
         what: misnamed.what(),
         why: misnamed.consequence().to_owned(),
         help: misnamed.mend(&path),
+        absent: None,
     });
     (finding, notes)
+}
+
+/// The findings with those of absent packages as one, first: an environment without anything lacks one thing, and one
+/// line mends it.
+pub fn joined(findings: Vec<Finding>) -> Vec<Finding> {
+    let names: Vec<&str> = findings.iter().filter_map(|finding| finding.absent.as_deref()).collect();
+    if names.len() < 2 {
+        return findings;
+    }
+    let what = format!("{} are not installed: {}", counted(names.len(), "package"), names.join(", "));
+    let (absent, others): (Vec<_>, Vec<_>) = findings.into_iter().partition(|one| one.absent.is_some());
+    let mut lines: Vec<String> = Vec::new();
+    for finding in &absent {
+        // One call of pip for all that it takes the same way.
+        let added = lines.last_mut().zip(finding.help.split_once(PIP)).filter(|(line, (python, _))| {
+            line.strip_prefix(python).is_some_and(|line| line.starts_with(PIP))
+        });
+        match added {
+            Some((line, (_, package))) => line.push_str(&format!(" '{package}")),
+            None => lines.push(finding.help.clone()),
+        }
+    }
+    let why = absent.first().map(|finding| finding.why.clone()).unwrap_or_default();
+    let first = Finding { what, why, help: lines.join(" && "), absent: None };
+    std::iter::once(first).chain(others).collect()
 }
 
 /// The families whose packages are all installed in a version that works.
@@ -184,6 +218,7 @@ pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<Room>, Vec<Finding
                 what,
                 why: "loading ends in an out-of-memory or invalid-device error of CUDA".to_owned(),
                 help: "free the memory; `mgpack map BUNDLE --gpus auto` plans for what is free".to_owned(),
+                absent: None,
             });
         }
         rooms.push(Room { device, needed, free });
@@ -202,6 +237,30 @@ fn contains(range: &str, version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn absent_packages_are_one_finding_with_one_line() {
+        let finding = |name: &str, help: &str, is_absent: bool| Finding {
+            what: format!("{name} is wrong"),
+            why: format!("why {name}"),
+            help: help.to_owned(),
+            absent: is_absent.then(|| name.to_owned()),
+        };
+        let findings = vec![
+            finding("python", "another", false),
+            finding("torch", "p -m pip install 'torch==2.0.1'", true),
+            finding("timm", "p -m pip install 'timm==0.9.16'", true),
+            finding("mgm", "p -m pip install --no-deps 'git+x'", true),
+        ];
+        let joined = joined(findings.clone());
+        assert_eq!(joined.len(), 2);
+        assert_eq!(joined[0].what, "3 packages are not installed: torch, timm, mgm");
+        assert_eq!(joined[0].why, "why torch");
+        let line = "p -m pip install 'torch==2.0.1' 'timm==0.9.16' && p -m pip install --no-deps 'git+x'";
+        assert_eq!(joined[0].help, line);
+        assert_eq!(joined[1], findings[0]);
+        assert_eq!(super::joined(findings[..2].to_vec()), findings[..2], "one alone stays as it is");
+    }
 
     #[test]
     fn ranges_are_those_of_pep_440() {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use crate::device::Device;
 use crate::device_map::{DeviceUse, Profile};
+use crate::legible::is_hidden;
 use crate::size::shown;
 use crate::structure::role_of_module;
 
@@ -173,7 +174,7 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            letter if letter.is_control() => escaped.push('\u{fffd}'),
+            letter if is_hidden(letter) => escaped.push('\u{fffd}'),
             letter => escaped.push(letter),
         }
     }

@@ -8,8 +8,8 @@
 //! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`, `hub`)
 //! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
 //! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`) → `error`
-//! → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`, `size`, `progress`, `program`,
-//! `mention`).
+//! → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`, `legible`, `size`, `progress`,
+//! `program`, `mention`).
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
 #[cfg(feature = "cli")]
@@ -35,6 +35,7 @@ pub mod family;
 pub mod hub;
 pub mod json_text;
 pub mod kernels;
+pub mod legible;
 #[cfg(feature = "load")]
 pub mod load;
 pub mod locate;

@@ -99,7 +99,7 @@ fn an_error_says_what_where_why_and_what_to_do() {
     assert_eq!(ran.out, "");
     assert_eq!(
         ran.err,
-        "error: the bundle does not match its seal: 1 findings\n\
+        "error: the bundle does not match its seal: 1 finding\n\
          where: tiny-bundle\n  \
            why: only a bundle that verifies is released or loaded\n \
           help: `mgpack verify tiny-bundle` lists the findings\n"

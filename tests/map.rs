@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use world::{World, save, tensor};
+use world::{World, ran, save, tensor};
 
 const ACCELERATE: &str = "accelerate-0.25-sequential";
 
@@ -38,13 +38,15 @@ fn the_mixtral_that_accelerate_breaks_fits_on_four_gpus() {
     assert_eq!(maps["maps"][0]["broken_rules"], Value::Array(Vec::new()));
 
     let by_accelerate = ["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--planner", ACCELERATE];
-    let ran = world.run(&by_accelerate);
+    let ran = ran(world.command(&by_accelerate).env("COLUMNS", "200"));
     assert_eq!(ran.code, 1, "{}", ran.err);
     let offloaded = "offloaded: model.layers.31, model.norm, model.vision_tower, model.mm_projector, \
                      model.vision_tower_aux, lm_head\n";
     assert!(ran.out.contains(offloaded), "{}", ran.out);
-    let projector = ran.out.lines().find(|line| line.contains("R1")).unwrap();
-    assert!(projector.contains("Cannot copy out of meta tensor; no data!"), "{projector}");
+    let (_, rule) = ran.out.split_once("broken rule: R1: ").unwrap();
+    let rule: Vec<&str> = rule.lines().take(2).collect();
+    assert!(rule[0].starts_with("model.mm_projector on "), "{rule:?}");
+    assert!(rule[1].contains("Cannot copy out of meta tensor; no data!"), "{rule:?}");
 }
 
 /// The totals are those of accelerate's own vectors, where a model fits one GPU exactly.
@@ -142,15 +144,26 @@ fn a_bundle_keeps_a_profile_for_each_memory_table() {
     assert_eq!(again["maps"], recorded["maps"], "planned from the manifest as from the checkpoint");
 }
 
+/// Every layer had a row, 58 of 60 of them alike.
 #[test]
-fn why_has_one_line_for_each_module_with_its_size_and_room() {
+fn why_has_every_module_with_its_size_and_room_and_runs_of_layers_in_one_row() {
     let world = World::new();
-    let ran = world.good(&["map", "2b", "--bf16", "--gpus", "2x6GiB", "--why", "--context", "512"]);
-    let lines: Vec<&str> = ran.out.lines().skip_while(|line| !line.contains("free before")).skip(1).collect();
-    // 18 layers, embedding, norm, projector, head, both towers and three vlm_uni.
-    assert_eq!(lines.len(), 18 + 9, "{}", ran.out);
-    let moved = lines.iter().find(|line| line.contains("left, it takes")).unwrap();
-    assert!(moved.contains("model.layers.") && moved.contains("gpu 1"), "{moved}");
+    let ran =
+        ran(world.command(&["map", "34b", "--int8", "--gpus", "2x24GiB", "--why"]).env("COLUMNS", "200"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let rows: Vec<&str> = ran.out.lines().skip_while(|line| !line.starts_with("model.embed")).collect();
+    let rows: Vec<&str> = rows.into_iter().take_while(|line| !line.is_empty()).collect();
+    let mut layers = Vec::new();
+    for row in &rows {
+        let Some(range) = row.split(' ').next().unwrap().strip_prefix("model.layers.") else { continue };
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        layers.extend(first.parse::<u32>().unwrap()..=last.parse().unwrap());
+    }
+    assert_eq!(layers, (0..60).collect::<Vec<_>>(), "each once, in order: {}", ran.out);
+    // Embedding, norm, projector, head, both towers and three vlm_uni; on two GPUs and the first of the second.
+    assert_eq!(rows.len(), 9 + 3, "{}", ran.out);
+    let moved = rows.iter().find(|row| row.contains("left, it takes")).unwrap();
+    assert!(moved.starts_with("model.layers.") && moved.contains("gpu 1"), "{moved}");
 }
 
 #[test]
@@ -158,7 +171,7 @@ fn the_drawing_is_xml_that_shows_every_device() {
     let world = World::new();
     world.good(&["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--svg", "map.svg"]);
     let svg = fs::read_to_string(world.path("map.svg")).unwrap();
-    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+    assert!(svg.starts_with("<!-- made by mgpack -->\n<svg ") && svg.trim_end().ends_with("</svg>"));
     for text in ["gpu 0", "gpu 3", "model.layers.31: ", "lm_head: "] {
         assert!(svg.contains(text), "{text}");
     }
@@ -193,7 +206,7 @@ fn what_cannot_be_mapped_says_why() {
     fs::write(world.path("other/config.json"), config.replace("LlamaForCausalLM", "ZebraForCausalLM"))
         .unwrap();
     world.good(&["map", "other", "--fp16", "--gpus", "1GiB"]);
-    let no_tree = world.run(&["map", "other", "--fp16", "--planner", ACCELERATE]);
+    let no_tree = world.run(&["map", "other", "--fp16", "--gpus", "1GiB", "--planner", ACCELERATE]);
     assert_eq!(no_tree.code, 2);
     assert!(no_tree.err.contains("no tree is known for the class `ZebraForCausalLM`"), "{}", no_tree.err);
     let scheme = world.run(&["map", "other", "--int8", "--planner", ACCELERATE]);

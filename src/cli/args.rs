@@ -18,6 +18,10 @@ use mgpack::scheme::{Layout, OnOverflow, Scheme};
     after_help = "Examples:\n  mgpack convert tiny --int8 -o tiny-int8\n  mgpack convert 34b --int8 --gpus 2x24GiB"
 )]
 pub(crate) struct Cli {
+    /// When to use colours [default: auto, on a terminal; NO_COLOR and CLICOLOR count]
+    // Read by `cli::color_mode`, before all others.
+    #[arg(long, global = true, value_enum, value_name = "WHEN")]
+    pub(crate) color: Option<ColorMode>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -45,9 +49,7 @@ pub(crate) enum Command {
     )]
     Map(MapArgs),
     /// Check every byte of a bundle against its seal
-    #[command(
-        after_help = "Examples:\n  mgpack verify MGM-7B-int8\n  mgpack verify release/MGM-7B-int8.tar --json"
-    )]
+    #[command(after_help = "Examples:\n  mgpack verify MGM-7B-int8\n  mgpack verify release --json")]
     Verify(VerifyArgs),
     /// Bring a bundle onto its devices, one part of the model after the other
     #[cfg(feature = "load")]
@@ -300,7 +302,7 @@ impl From<PlannerName> for Planner {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The bundle: a folder, or a tar (or its first part) made by `release`
+    /// The bundle: its folder, a release's folder, or the tar in it (or its first part)
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) bundle: PathBuf,
     /// Compare sizes, headers and the manifest only
@@ -464,6 +466,16 @@ pub(crate) struct TalkArgs {
     /// How to show progress on stderr [default: fancy on a terminal, plain elsewhere]
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) progress: Option<ProgressMode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorMode {
+    /// On a terminal
+    Auto,
+    /// Everywhere
+    Always,
+    /// Nowhere
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,25 +1,28 @@
 //! `mgpack convert` and `mgpack plan`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+
+use indexmap::{IndexMap, IndexSet};
 
 use mgpack::convert::{Conversion, Options, Outcome};
 use mgpack::error::OutputError;
 use mgpack::kernels::Isa;
 use mgpack::locate::{self, Places};
-use mgpack::manifest::FileFate;
-use mgpack::plan::Fate;
+use mgpack::manifest::{ErrorFigures, FileFate};
+use mgpack::plan::{Fate, TensorPlan};
 use mgpack::size::counted;
+use mgpack::tensor::TensorName;
 use mgpack::{Result, convert, tiny};
 use serde_json::{Value, json};
 
 use super::args::{ConvertArgs, PlanArgs, ProgressMode, RecipeArgs};
-use super::{STOP, ui};
+use super::ui::{Cell, Table, Tone};
+use super::{STOP, Verdict, ui};
 
 /// Tensors shown as the worst.
 const WORST: usize = 10;
 
-pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &ConvertArgs) -> Result<Verdict> {
     check_target(args)?;
     let may_fetch = !args.dry_run && !args.offline;
     let conversion = prepare(&args.recipe, may_fetch.then_some(args.talk.progress))?;
@@ -43,8 +46,13 @@ pub(super) fn carry_out(
     args: &ConvertArgs,
     conversion: &Conversion,
     work: impl FnOnce(&Path, &ui::Bars) -> Result<Outcome>,
-) -> Result<ExitCode> {
+) -> Result<Verdict> {
     let target = args.output.clone().unwrap_or_else(|| PathBuf::from(&conversion.name));
+    if args.talk.progress != Some(ProgressMode::None) {
+        let what = counted(conversion.plan.totals().source_tensors, "tensor");
+        let size = ui::bytes(conversion.plan.totals().source_bytes);
+        ui::say(&format!("converting {what}, {size}, into {}  ({})", target.display(), kind(conversion)));
+    }
     for notice in conversion.notices.iter().cloned().chain(conversion.folder_notice(&target)) {
         ui::say(&format!("note: {notice}"));
     }
@@ -70,19 +78,19 @@ pub(super) fn carry_out(
             "worst": worst_json(&outcome),
         }))?;
     } else {
-        ui::print(&describe_bundle(conversion, &outcome));
+        show_bundle(conversion, &outcome);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }
 
-pub(super) fn plan(args: &PlanArgs) -> Result<ExitCode> {
+pub(super) fn plan(args: &PlanArgs) -> Result<Verdict> {
     show_plan(&prepare(&args.recipe, None)?, args.json)
 }
 
 /// Finds the model and decides everything. `fetch`: what is missing is downloaded, with progress shown so.
 fn prepare(recipe: &RecipeArgs, fetch: Option<Option<ProgressMode>>) -> Result<Conversion> {
     let places = places(recipe);
-    let is_tiny = locate::is_tiny(&recipe.model);
+    let is_tiny = recipe.model == tiny::ALIAS && !Path::new(tiny::ALIAS).exists();
     if let Some(progress) = fetch.filter(|_| !is_tiny) {
         super::fetch::missing(&recipe.model, &places, progress)?;
     }
@@ -122,13 +130,13 @@ pub(super) fn options(recipe: &RecipeArgs) -> Options {
     }
 }
 
-pub(super) fn show_plan(conversion: &Conversion, as_json: bool) -> Result<ExitCode> {
+pub(super) fn show_plan(conversion: &Conversion, as_json: bool) -> Result<Verdict> {
     if as_json {
         super::print_json(&plan_json(conversion))?;
     } else {
-        ui::print(&plan_text(conversion));
+        show_plan_text(conversion);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }
 
 fn plan_json(conversion: &Conversion) -> Value {
@@ -189,51 +197,52 @@ fn plan_json(conversion: &Conversion) -> Value {
     })
 }
 
-fn plan_text(conversion: &Conversion) -> String {
-    let mut text = heading(conversion);
-    let rows = conversion.plan.tensors.iter().map(|tensor| {
-        let fate = match tensor.fate {
-            Fate::Copy => "copy".to_owned(),
-            Fate::Cast => "cast".to_owned(),
-            Fate::Quantize => conversion.plan.scheme.name().to_owned(),
-        };
-        let stored: u64 = tensor.outputs.iter().map(|output| output.byte_len).sum();
-        let first = tensor.outputs.first();
-        vec![
-            tensor.name.to_string(),
-            format!("{:?} {:?}", tensor.dtype, tensor.shape),
-            fate,
-            first.map(|output| format!("{:?}", output.dtype)).unwrap_or_default(),
-            ui::bytes(stored),
-            first.map(|output| format!("{}@{}", output.shard + 1, output.offset)).unwrap_or_default(),
-            tensor.skip.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ]
-    });
-    text.push_str(&ui::table(
-        &["tensor", "source", "fate", "as", "bytes", "shard@offset", "why float"],
-        &[4, 5],
-        rows,
-    ));
-    text.push('\n');
-    text.push_str(&files_text(conversion));
-    text.push('\n');
-    text.push_str(&super::map::profiles_text(&conversion.profiles));
-    text.push('\n');
-    text.push_str(&requirements_text(conversion));
+/// The plan, with what it comes to at the end, where the prompt will be.
+fn show_plan_text(conversion: &Conversion) {
+    let mut screen = ui::Screen::new();
+    screen.toned(Tone::Strong, &title(conversion));
+    screen.gap();
+    show_tensors(conversion, &mut screen);
+    screen.gap();
+    screen.table(&files_table(conversion));
+    screen.gap();
+    screen.table(&requirements_table(conversion));
+    screen.gap();
+    super::map::show_profiles(&conversion.profiles, &mut screen);
+    screen.gap();
     for notice in &conversion.notices {
-        text.push_str(&format!("note: {notice}\n"));
+        screen.labelled(Tone::Doubtful, "note", notice);
     }
-    text
+    screen.line(&totals(conversion));
+    screen.line(&format!(
+        "peak memory at most {} with {} and {}; bundle about {}",
+        ui::bytes(conversion.resources.peak),
+        counted(conversion.resources.threads, "thread"),
+        conversion.isa().name(),
+        ui::bytes(conversion.bundle_len),
+    ));
+    let (tone, notes) = match conversion.notices.len() {
+        0 => (Tone::Good, String::new()),
+        count => (Tone::Doubtful, format!(", with {} above", counted(count, "note"))),
+    };
+    screen.toned(tone, &format!("can be converted{notes}; nothing was written"));
+    screen.print();
 }
 
-fn heading(conversion: &Conversion) -> String {
-    let totals = conversion.plan.totals();
+fn title(conversion: &Conversion) -> String {
+    format!("{}  ({})", conversion.name, kind(conversion))
+}
+
+/// The family and the scheme.
+fn kind(conversion: &Conversion) -> String {
     let family = conversion.family.as_ref().map_or("generic", |found| found.family.name.as_str());
+    format!("{family}, {}", conversion.plan.scheme.name())
+}
+
+fn totals(conversion: &Conversion) -> String {
+    let totals = conversion.plan.totals();
     format!(
-        "{}  ({family}, {})\n{}: {} to codes, {} cast, {} kept; {} of tensors become {} in {}\n\
-         peak memory at most {} with {} and {}; bundle about {}\n\n",
-        conversion.name,
-        conversion.plan.scheme.name(),
+        "{}: {} to codes, {} cast, {} kept; {} of tensors become {} in {}",
         counted(totals.source_tensors, "tensor"),
         totals.quantized,
         totals.cast,
@@ -241,15 +250,53 @@ fn heading(conversion: &Conversion) -> String {
         ui::bytes(totals.source_bytes),
         ui::bytes(totals.bytes),
         counted(conversion.plan.shards.len(), "shard"),
-        ui::bytes(conversion.resources.peak),
-        counted(conversion.resources.threads, "thread"),
-        conversion.isa().name(),
-        ui::bytes(conversion.bundle_len),
     )
 }
 
-fn files_text(conversion: &Conversion) -> String {
-    let rows = conversion.files.iter().map(|file| {
+/// The tensors in layer order; those that differ in the numbers of their names alone are one row. The reasons why
+/// some stay float stand below, each once.
+fn show_tensors(conversion: &Conversion, screen: &mut ui::Screen) {
+    let tensors = &conversion.plan.tensors;
+    let why = |tensor: &TensorPlan| tensor.skip.as_ref().map(ToString::to_string);
+    let alike = |tensor: &TensorPlan| {
+        let stored = tensor.outputs.first().map(|output| format!("{:?}", output.dtype));
+        (format!("{:?}", tensor.dtype), tensor.shape.clone(), tensor.fate as u8, stored, why(tensor))
+    };
+    let mut reasons = IndexSet::new();
+    let folded = ui::folded(tensors.iter().map(|tensor| (tensor.name.to_string(), alike(tensor))));
+    let rows: Vec<Vec<Cell>> = folded
+        .into_iter()
+        .map(|(name, members)| {
+            let tensor = &tensors[members[0]];
+            let fate = match tensor.fate {
+                Fate::Copy => "copy",
+                Fate::Cast => "cast",
+                Fate::Quantize => conversion.plan.scheme.name(),
+            };
+            let stored = tensor.outputs.first().map(|output| format!(" {:?}", output.dtype));
+            let outputs = members.iter().flat_map(|&at| &tensors[at].outputs);
+            let reason = why(tensor).map(|why| reasons.insert_full(why).0 + 1);
+            vec![
+                name.into(),
+                Cell::Number(members.len().to_string()),
+                format!("{:?} {}", tensor.dtype, super::inspect::shape(&tensor.shape)).into(),
+                format!("{fate}{}", stored.unwrap_or_default()).into(),
+                Cell::Size(outputs.map(|output| output.byte_len).sum()),
+                reason.map_or(Cell::None, |number| Cell::Number(number.to_string())),
+            ]
+        })
+        .collect();
+    let header = ["tensor", "count", "source", "becomes", "size", "float"];
+    screen.table(&Table::new(&header[..header.len() - usize::from(reasons.is_empty())]).with_rows(rows));
+    for (at, reason) in reasons.iter().enumerate() {
+        screen.labelled(Tone::Label, &format!("float {}", at + 1), reason);
+    }
+}
+
+/// Every file; what is left out of one folder is one row.
+fn files_table(conversion: &Conversion) -> Table {
+    let mut rows: IndexMap<(String, &str, &str), (u64, usize)> = IndexMap::new();
+    for file in &conversion.files {
         let place =
             file.tower.map_or(String::new(), |tower| format!("{}/", conversion.towers[tower].facts.path));
         let fate = match file.fate {
@@ -258,66 +305,87 @@ fn files_text(conversion: &Conversion) -> String {
             FileFate::Replaced => "replaced",
             FileFate::LeftOut => "left out",
         };
-        vec![
-            format!("{place}{}", file.path),
-            ui::bytes(file.len),
-            fate.to_owned(),
-            file.note.clone().unwrap_or_default(),
-        ]
+        let path = format!("{place}{}", file.path);
+        let shown = match path.rsplit_once('/').filter(|_| file.fate == FileFate::LeftOut) {
+            Some((folder, _)) => format!("{folder}/"),
+            None => path,
+        };
+        let row = rows.entry((shown, fate, file.note.as_deref().unwrap_or_default())).or_default();
+        *row = (row.0.saturating_add(file.len), row.1 + 1);
+    }
+    let rows = rows.into_iter().map(|((path, fate, note), (len, count))| {
+        let count =
+            if path.ends_with('/') { format!(" ({})", counted(count, "file")) } else { String::new() };
+        vec![format!("{path}{count}").into(), Cell::Size(len), fate.into(), note.into()]
     });
-    ui::table(&["file", "size", "fate", "why"], &[1], rows)
+    Table::new(&["file", "size", "fate", "why"]).with_rows(rows)
 }
 
-fn requirements_text(conversion: &Conversion) -> String {
-    let rows = conversion
-        .requirements()
-        .into_iter()
-        .map(|requirement| vec![requirement.package, requirement.pin, requirement.range, requirement.reason]);
-    ui::table(&["needs", "pin", "works", "because"], &[], rows)
+fn requirements_table(conversion: &Conversion) -> Table {
+    let rows = conversion.requirements().into_iter().map(|requirement| {
+        [requirement.package, requirement.pin, requirement.range, requirement.reason].map(Cell::from).into()
+    });
+    Table::new(&["needs", "pin", "works", "because"]).with_rows(rows)
 }
 
-fn describe_bundle(conversion: &Conversion, outcome: &Outcome) -> String {
-    let manifest = &outcome.manifest;
+fn show_bundle(conversion: &Conversion, outcome: &Outcome) {
+    let (manifest, path) = (&outcome.manifest, outcome.path.display().to_string());
     let totals = &manifest.totals;
-    let mut text = format!("{}\n", outcome.path.display());
-    let rows = manifest.files.iter().map(|file| vec![format!("  {}", file.path), ui::bytes(file.size)]);
-    text.push_str(&ui::table(&["  file", "size"], &[1], rows));
-    let saved = 100.0 - 100.0 * totals.tensor_bytes as f64 / totals.source_tensor_bytes.max(1) as f64;
-    text.push_str(&format!(
-        "\ntensors {} → {} ({saved:.0} % less), {} of {} as codes; bundle {}\n\n",
-        ui::bytes(totals.source_tensor_bytes),
-        ui::bytes(totals.tensor_bytes),
-        totals.quantized,
-        conversion.plan.tensors.len(),
-        ui::bytes(totals.file_bytes),
-    ));
-    text.push_str(&super::map::profiles_text(&conversion.profiles));
+    let mut screen = ui::Screen::new();
+    screen.whole(&path);
+    let rows = manifest.files.iter().map(|file| vec![file.path.as_str().into(), Cell::Size(file.size)]);
+    screen.table(&Table::new(&["file", "size"]).with_rows(rows));
+    screen.gap();
+    super::map::show_profiles(&conversion.profiles, &mut screen);
     let worst = convert::worst(manifest, WORST);
     if !worst.is_empty() {
-        text.push('\n');
-        let rows = worst.into_iter().map(|(name, error)| {
-            let number = |value: Option<f64>, digits: usize| {
-                value.map(|value| format!("{value:.digits$}")).unwrap_or_default()
-            };
-            vec![
-                name.to_string(),
-                number(error.sqnr_db, 2),
-                format!("{:.3e}", error.max_abs_error),
-                number(error.cosine, 6),
-                error.clipped.to_string(),
-                error.overflowed.to_string(),
-                error.flushed.to_string(),
-            ]
-        });
-        let header = ["worst tensors", "SQNR dB", "max error", "cosine", "clipped", "overflowed", "to zero"];
-        text.push_str(&ui::table(&header, &[1, 2, 3, 4, 5, 6], rows));
+        screen.gap();
+        screen.table(&worst_table(&worst));
     }
-    text.push_str(&format!(
-        "\nid sha256:{}\ncheck it: mgpack verify {}\n",
-        outcome.id,
-        outcome.path.display()
-    ));
-    text
+    screen.gap();
+    let saved = 100.0 - 100.0 * totals.tensor_bytes as f64 / totals.source_tensor_bytes.max(1) as f64;
+    screen.toned(
+        Tone::Good,
+        &format!(
+            "tensors {} → {} ({saved:.0} % less), {} of {} as codes; bundle {}",
+            ui::bytes(totals.source_tensor_bytes),
+            ui::bytes(totals.tensor_bytes),
+            totals.quantized,
+            conversion.plan.tensors.len(),
+            ui::bytes(totals.file_bytes),
+        ),
+    );
+    screen.whole(&format!("id sha256:{}", outcome.id));
+    screen.whole(&format!("check it: mgpack verify {path}"));
+    screen.print();
+}
+
+/// The tensors with the largest errors. What was clipped, overflowed or became zero has a column where anything did.
+fn worst_table(worst: &[(&TensorName, &ErrorFigures)]) -> Table {
+    let number = |value: Option<f64>, digits: usize| {
+        value.map_or(Cell::None, |value| Cell::Number(format!("{value:.digits$}")))
+    };
+    type Count = fn(&ErrorFigures) -> u64;
+    let counts: [(&str, Count); 3] = [
+        ("clipped", |error| error.clipped),
+        ("overflowed", |error| error.overflowed),
+        ("to zero", |error| error.flushed),
+    ];
+    let has_any = |(_, count): &(&str, Count)| worst.iter().any(|(_, error)| count(error) > 0);
+    let counts: Vec<(&str, Count)> = counts.into_iter().filter(has_any).collect();
+    let rows = worst.iter().map(|(name, error)| {
+        let row = [
+            name.as_str().into(),
+            number(error.sqnr_db, 2),
+            Cell::Number(format!("{:.3e}", error.max_abs_error)),
+            number(error.cosine, 6),
+        ];
+        row.into_iter()
+            .chain(counts.iter().map(|(_, count)| Cell::Number(count(error).to_string())))
+            .collect()
+    });
+    let header = ["worst tensors", "SQNR dB", "max error", "cosine"].into_iter();
+    Table::new(&header.chain(counts.iter().map(|(title, _)| *title)).collect::<Vec<_>>()).with_rows(rows)
 }
 
 fn worst_json(outcome: &Outcome) -> Vec<Value> {

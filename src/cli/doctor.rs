@@ -1,7 +1,6 @@
 //! `mgpack doctor`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use mgpack::devices::Devices;
 use mgpack::doctor::{self, Finding, Package, Room};
@@ -10,12 +9,13 @@ use mgpack::{Result, bundle};
 use serde_json::json;
 
 use super::args::DoctorArgs;
-use super::ui;
+use super::ui::{Cell, Table, Tone};
+use super::{Verdict, ui};
 
 /// Packages shown where there is no bundle to ask for them.
 const PACKAGES: [&str; 6] = ["transformers", "torch", "accelerate", "bitsandbytes", "tokenizers", "mgm"];
 
-pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &DoctorArgs) -> Result<Verdict> {
     let var = |name: &str| std::env::var_os(name);
     let manifest =
         args.bundle.as_deref().map(bundle::read_manifest).transpose()?.map(|(manifest, _)| manifest);
@@ -47,6 +47,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         rooms = of_memory;
         findings.extend(found);
     }
+    let findings = doctor::joined(findings);
     let served = doctor::families_served(&python);
     let disks = disks(args);
     if args.json {
@@ -58,67 +59,83 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
             "notes": notes,
         }))?;
     } else {
-        let mut text = format!("python {}  {}\n\n", python.version, python.path.display());
-        text.push_str(&packages_text(&python, &packages));
+        let mut screen = ui::Screen::new();
+        screen.line(&format!("python {}  {}", python.version, python.path.display()));
+        screen.gap();
+        screen.table(&packages_table(&python, &packages));
         // What serves MGM's families is no question to a bundle that is none.
         if manifest.as_ref().is_none_or(|manifest| !manifest.model.facts.is_null()) {
             let served = if served.is_empty() { "no MGM family".to_owned() } else { served.join(", ") };
-            text.push_str(&format!("serves {served}\n"));
+            screen.line(&format!("serves {served}"));
         }
-        text.push_str(&format!("\n{}\n", devices_text(&devices, &rooms)));
+        screen.gap();
+        screen.table(&devices_table(&devices, &rooms));
+        for note in devices.notes.iter().cloned().chain(devices.without_gpu()) {
+            screen.labelled(Tone::Doubtful, "note", &note);
+        }
+        screen.gap();
         for (path, free) in &disks {
-            text.push_str(&format!("disk {}  {} free\n", path.display(), ui::bytes(*free)));
+            screen.line(&format!("disk {}  {} free", path.display(), ui::bytes(*free)));
         }
         for note in &notes {
-            text.push_str(&format!("note: {note}\n"));
+            screen.labelled(Tone::Doubtful, "note", note);
         }
-        for Finding { what, why, help } in &findings {
-            text.push_str(&format!("\nfinding: {what}\n    why: {why}\n   help: {help}\n"));
+        for Finding { what, why, help, .. } in &findings {
+            screen.gap();
+            screen.labelled(Tone::Bad, "finding", what);
+            screen.labelled(Tone::Label, "    why", why);
+            // A command stands alone, without backticks.
+            if help.contains('`') {
+                screen.labelled(Tone::Label, "   help", help);
+            } else {
+                screen.command(Some("   help"), help);
+            }
         }
-        ui::print(&text);
+        screen.print();
     }
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if findings.is_empty() { Verdict::Good } else { Verdict::Findings })
 }
 
-fn packages_text(python: &Python, packages: &[Package]) -> String {
+fn packages_table(python: &Python, packages: &[Package]) -> Table {
     if packages.is_empty() {
         let rows = PACKAGES.iter().map(|name| {
-            vec![(*name).to_owned(), python.version_of(name).unwrap_or("not installed").to_owned()]
+            let version = python.version_of(name);
+            vec![(*name).into(), version.unwrap_or("not installed").into()]
         });
-        return ui::table(&["package", "installed"], &[], rows);
+        return Table::new(&["package", "installed"]).with_rows(rows);
     }
     let rows = packages.iter().map(|package| {
         vec![
-            package.package.clone(),
-            package.found.clone().unwrap_or_else(|| "not installed".to_owned()),
-            package.pin.clone(),
-            package.range.clone(),
-            if package.good { "good" } else { "does not serve" }.to_owned(),
+            package.package.as_str().into(),
+            package.found.as_deref().unwrap_or("not installed").into(),
+            package.pin.as_str().into(),
+            package.range.as_str().into(),
+            match package.good {
+                true => Cell::Toned(Tone::Good, "good".to_owned()),
+                false => Cell::Toned(Tone::Bad, "does not serve".to_owned()),
+            },
         ]
     });
-    ui::table(&["package", "installed", "pin", "works", ""], &[], rows)
+    Table::new(&["package", "installed", "pin", "works", ""]).with_rows(rows)
 }
 
-fn devices_text(devices: &Devices, rooms: &[Room]) -> String {
-    let known = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), ui::bytes);
+fn devices_table(devices: &Devices, rooms: &[Room]) -> Table {
+    let known = |bytes: Option<u64>| bytes.map_or_else(|| Cell::Number("unknown".to_owned()), Cell::Size);
     let needed = |device: &str| {
         let room = rooms.iter().find(|room| room.device.to_string() == device);
-        room.map(|room| ui::bytes(room.needed)).unwrap_or_default()
+        room.map_or(Cell::None, |room| Cell::Size(room.needed))
     };
     let gpus = devices.gpus.iter().map(|gpu| {
         let device = format!("gpu {}", gpu.index);
         let (free, total) = (gpu.memory.map(|memory| memory.free), gpu.memory.map(|memory| memory.total));
-        let name = gpu.name.clone().unwrap_or_default();
-        vec![device.clone(), name, known(free), known(total), needed(&device)]
+        let name = gpu.name.as_deref().unwrap_or_default();
+        vec![device.as_str().into(), name.into(), known(free), known(total), needed(&device)]
     });
     let host = devices.host.map(|memory| {
-        vec!["cpu".into(), "host".into(), ui::bytes(memory.free), ui::bytes(memory.total), needed("cpu")]
+        vec!["cpu".into(), "host".into(), Cell::Size(memory.free), Cell::Size(memory.total), needed("cpu")]
     });
-    let mut text = ui::table(&["device", "name", "free", "total", "map takes"], &[2, 3, 4], gpus.chain(host));
-    for note in devices.notes.iter().cloned().chain(devices.without_gpu()) {
-        text.push_str(&format!("note: {note}\n"));
-    }
-    text
+    let header = ["device", "name", "free", "total", "map takes"];
+    Table::new(&header).with_one_unit().with_rows(gpus.chain(host))
 }
 
 /// The folders that fill up, with the bytes free there: the bundle's, or the working directory and the hub's cache.

@@ -1,25 +1,22 @@
 //! `mgpack env`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use mgpack::family::Family;
-use mgpack::locate;
 use mgpack::{Result, bundle, environment};
 use serde_json::json;
 
 use super::args::EnvArgs;
-use super::ui;
 use super::write::Writer;
+use super::{Verdict, ui};
 
-pub(super) fn run(args: &EnvArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &EnvArgs) -> Result<Verdict> {
     let path = Path::new(&args.bundle);
     let (family, requirements) = if path.exists() || args.bundle.contains('/') {
         let (manifest, _) = bundle::read_manifest(path)?;
         (manifest.model.family, manifest.requirements)
     } else {
-        let alias = if locate::is_tiny(&args.bundle) { "7b" } else { args.bundle.as_str() };
-        let (family, _) = Family::by_alias(alias)?;
+        let (family, _) = Family::by_alias(&args.bundle)?;
         (family.name.to_string(), environment::requirements(family))
     };
     let dir = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{family}-env")));
@@ -33,11 +30,16 @@ pub(super) fn run(args: &EnvArgs) -> Result<ExitCode> {
             "path": dir, "family": family, "requirements": requirements, "pip": pip, "uv": uv,
         }))?;
     } else {
-        let dir = dir.display();
-        ui::print(&format!(
-            "{dir}/requirements.txt\n{dir}/environment.yml\n\nin {dir}, with one of:\n  {pip}\n  {uv}\n  \
-             conda env create -f environment.yml\n"
-        ));
+        let mut screen = ui::Screen::new();
+        for name in ["requirements.txt", "environment.yml"] {
+            screen.whole(&dir.join(name).display().to_string());
+        }
+        screen.gap();
+        screen.line(&format!("in {}, with one of:", dir.display()));
+        for command in [pip.as_str(), uv.as_str(), "conda env create -f environment.yml"] {
+            screen.command(None, command);
+        }
+        screen.print();
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }

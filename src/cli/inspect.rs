@@ -1,28 +1,30 @@
 //! `mgpack inspect`.
 
 use std::path::Path;
-use std::process::ExitCode;
 
+use mgpack::Result;
+use mgpack::bundle::{self, Weight};
 use mgpack::checkpoint::Checkpoint;
 use mgpack::locate::{self, Places};
 use mgpack::manifest::{MANIFEST_NAME, Manifest};
+use mgpack::scheme::PartKind;
 use mgpack::size::counted;
-use mgpack::{Result, bundle};
 use serde_json::json;
 
 use super::args::InspectArgs;
-use super::ui;
+use super::ui::{Cell, Table, Tone};
+use super::{Verdict, ui};
 
-pub(super) fn run(args: &InspectArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &InspectArgs) -> Result<Verdict> {
     let path = Path::new(&args.path);
     if path.join(MANIFEST_NAME).exists() {
         let (manifest, id) = bundle::read_manifest(path)?;
         if args.json {
             super::print_json(&manifest)?;
         } else {
-            ui::print(&bundle_text(&manifest, &id.to_string()));
+            show_bundle(&manifest, &id.to_string());
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Verdict::Good);
     }
     let checkpoint = if path.is_file() {
         Checkpoint::open_file(path)?
@@ -49,79 +51,98 @@ pub(super) fn run(args: &InspectArgs) -> Result<ExitCode> {
             .collect();
         super::print_json(&json!({ "files": files, "tensors": tensors }))?;
     } else {
-        ui::print(&checkpoint_text(&checkpoint));
+        show_checkpoint(&checkpoint);
     }
     for notice in checkpoint.notices() {
         ui::say(&format!("note: {notice}"));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }
 
-fn checkpoint_text(checkpoint: &Checkpoint) -> String {
-    let rows = checkpoint.tensors().iter().map(|tensor| {
-        vec![
-            tensor.name.to_string(),
-            format!("{:?}", tensor.dtype),
-            format!("{:?}", tensor.shape),
-            ui::bytes(tensor.byte_len),
-            checkpoint.files()[tensor.file].path.clone(),
-        ]
+fn show_checkpoint(checkpoint: &Checkpoint) {
+    let (tensors, files) = (checkpoint.tensors(), checkpoint.files());
+    let mut screen = ui::Screen::new();
+    // The name of a file stands once; the tensors have its number.
+    let is_one = files.len() == 1;
+    let rows = files.iter().enumerate().map(|(at, file)| {
+        let count = tensors.iter().filter(|tensor| tensor.file == at).count();
+        let number = Cell::Number((at + 1).to_string());
+        vec![number, file.path.as_str().into(), Cell::Size(file.len), Cell::Number(count.to_string())]
     });
-    let mut text = ui::table(&["tensor", "dtype", "shape", "size", "file"], &[3], rows);
-    let total: u64 = checkpoint.tensors().iter().map(|tensor| tensor.byte_len).sum();
-    text.push_str(&format!(
-        "\n{}, {}, in {}\n",
-        counted(checkpoint.tensors().len(), "tensor"),
-        ui::bytes(total),
-        counted(checkpoint.files().len(), "file"),
-    ));
-    text
+    screen.table(&Table::new(&["#", "file", "size", "tensors"]).with_rows(rows));
+    screen.gap();
+    let header = ["tensor", "dtype", "shape", "size", "#"];
+    let rows = tensors.iter().map(|tensor| {
+        let mut row = vec![
+            tensor.name.as_str().into(),
+            format!("{:?}", tensor.dtype).into(),
+            shape(&tensor.shape).into(),
+            Cell::Size(tensor.byte_len),
+        ];
+        if !is_one {
+            row.push(Cell::Number((tensor.file + 1).to_string()));
+        }
+        row
+    });
+    screen.table(&Table::new(&header[..header.len() - usize::from(is_one)]).with_rows(rows));
+    screen.gap();
+    let total: u64 = tensors.iter().map(|tensor| tensor.byte_len).sum();
+    let (count, files) = (counted(tensors.len(), "tensor"), counted(files.len(), "file"));
+    screen.toned(Tone::Strong, &format!("{count}, {}, in {files}", ui::bytes(total)));
+    screen.print();
 }
 
-fn bundle_text(manifest: &Manifest, id: &str) -> String {
+/// `4096×11008`; of a scalar nothing.
+pub(super) fn shape(shape: &[u64]) -> String {
+    shape.iter().map(u64::to_string).collect::<Vec<_>>().join("×")
+}
+
+fn show_bundle(manifest: &Manifest, id: &str) {
     let source = match (&manifest.source.name, &manifest.source.revision) {
         (Some(name), Some(revision)) => format!("{name}@{revision}"),
         _ => "a local checkpoint".to_owned(),
     };
-    let mut text = format!(
-        "{}  ({}, {}) from {source}, by {} {}\nid sha256:{id}\n\n",
-        manifest.model.name,
-        manifest.model.family,
-        manifest.scheme.name.name(),
-        manifest.producer.name,
-        manifest.producer.version,
-    );
-    let rows = manifest
-        .files
-        .iter()
-        .map(|file| vec![file.path.clone(), ui::bytes(file.size), file.sha256.to_string()]);
-    text.push_str(&ui::table(&["file", "size", "sha256"], &[1], rows));
-    text.push('\n');
-    let rows = manifest.tensors.iter().map(|tensor| {
-        // Nothing stands where nothing was measured: at copies, scales, and without figures.
-        let sqnr = tensor.error.as_ref().and_then(|error| match error.sqnr_db {
+    let mut screen = ui::Screen::new();
+    let (model, scheme) = (&manifest.model, manifest.scheme.name.name());
+    screen.toned(Tone::Strong, &format!("{}  ({}, {scheme})", model.name, model.family));
+    screen.line(&format!("from {source}, by {} {}", manifest.producer.name, manifest.producer.version));
+    screen.whole(&format!("id sha256:{id}"));
+    screen.gap();
+    let rows = manifest.files.iter().map(|file| vec![file.path.as_str().into(), Cell::Size(file.size)]);
+    screen.table(&Table::new(&["file", "size"]).with_rows(rows));
+    screen.gap();
+    // A quantized weight is one row: its codes, with the scales beside them counted in its size.
+    let weights = manifest.tensors.chunk_by(|a, b| a.source == b.source).filter_map(|parts| {
+        let weight = Weight { name: &parts.first()?.source, parts };
+        let main = weight.part(PartKind::Codes).or(parts.first())?;
+        // Nothing stands where nothing was measured: at copies, and without figures.
+        let error = parts.iter().find_map(|part| part.error.as_ref());
+        let sqnr = error.and_then(|error| match error.sqnr_db {
             Some(sqnr) => Some(format!("{sqnr:.2}")),
             None => error.is_exact().then(|| "exact".to_owned()),
         });
-        vec![
-            tensor.name.to_string(),
-            format!("{:?}", tensor.dtype),
-            format!("{:?}", tensor.shape),
-            ui::bytes(tensor.range[1] - tensor.range[0]),
-            tensor.arithmetic.clone(),
-            sqnr.unwrap_or_default(),
-        ]
+        Some(vec![
+            weight.name.as_str().into(),
+            format!("{:?}", main.dtype).into(),
+            shape(&weight.shape()).into(),
+            Cell::Size(weight.byte_len()),
+            sqnr.map_or(Cell::None, Cell::Number),
+        ])
     });
-    text.push_str(&ui::table(&["tensor", "dtype", "shape", "size", "arithmetic", "SQNR dB"], &[3, 5], rows));
+    screen.table(&Table::new(&["tensor", "as", "shape", "size", "SQNR dB"]).with_rows(weights));
+    screen.gap();
     let totals = &manifest.totals;
-    text.push_str(&format!(
-        "\n{}, {} (from {}), {} as codes; {} in {}\n",
-        counted(totals.tensors, "tensor"),
-        ui::bytes(totals.tensor_bytes),
-        ui::bytes(totals.source_tensor_bytes),
-        totals.quantized,
-        ui::bytes(totals.file_bytes),
-        counted(manifest.files.len(), "file"),
-    ));
-    text
+    screen.toned(
+        Tone::Strong,
+        &format!(
+            "{}, {} (from {}), {} as codes; {} in {}",
+            counted(totals.tensors, "tensor"),
+            ui::bytes(totals.tensor_bytes),
+            ui::bytes(totals.source_tensor_bytes),
+            totals.quantized,
+            ui::bytes(totals.file_bytes),
+            counted(manifest.files.len(), "file"),
+        ),
+    );
+    screen.print();
 }

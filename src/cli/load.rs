@@ -1,6 +1,5 @@
 //! `mgpack load`: a bundle brought onto its devices, one stage after the other.
 
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use mgpack::device_map::{MemoryTable, Profile};
@@ -13,7 +12,7 @@ use mgpack::{Bundle, Result, bundle};
 use serde_json::{Value, json};
 
 use super::args::LoadArgs;
-use super::{STOP, ui};
+use super::{STOP, Verdict, ui};
 
 /// Sums over the stages.
 #[derive(Default)]
@@ -23,7 +22,7 @@ struct Totals {
     tensors: usize,
 }
 
-pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &LoadArgs) -> Result<Verdict> {
     let bundle = Bundle::open(&args.bundle)?;
     // Loaded here it serves under any name.
     if let Some(misnamed) = bundle::misnamed(bundle.manifest(), &args.bundle) {
@@ -50,7 +49,9 @@ pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
         if args.talk.json {
             reports.push(stage_json(stage, &report, &devices, loader.used()));
         } else {
-            ui::print(&stage_text(stage, &report, devices.places(), loader.used()));
+            let mut screen = ui::Screen::new();
+            screen.line(&stage_text(stage, &report, devices.places(), loader.used()));
+            screen.print();
         }
     }
     let time = start.elapsed();
@@ -65,9 +66,12 @@ pub(super) fn run(args: &LoadArgs) -> Result<ExitCode> {
             "bytes_per_second": rate(totals.read, time),
         }))?;
     } else {
-        ui::print(&summary(&bundle, &totals, time, stages.len()));
+        let mut screen = ui::Screen::new();
+        screen.gap();
+        screen.line(&summary(&bundle, &totals, time, stages.len()));
+        screen.print();
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }
 
 /// The profile asked for, or the first that the devices can take, or the first.
@@ -119,7 +123,7 @@ fn stage_text(stage: &LoadStage<'_>, report: &StageReport, places: &[Place], use
         })
         .collect();
     format!(
-        "{:<12} {:>12} {:>7.2} s  {}\n",
+        "{:<12} {:>12} {:>7.2} s  {}",
         stage.role.stage_name(),
         ui::bytes(report.placed),
         report.time.as_secs_f64(),
@@ -147,7 +151,7 @@ fn stage_json(stage: &LoadStage<'_>, report: &StageReport, devices: &Devices, us
 
 fn summary(bundle: &Bundle, totals: &Totals, time: Duration, stages: usize) -> String {
     format!(
-        "\n{}: {} in {}, {} in {:.2} s, {:.2} GB/s; {} checked against the seal\n",
+        "{}: {} in {}, {} in {:.2} s, {:.2} GB/s; {} checked against the seal",
         bundle.manifest().model.name,
         counted(totals.tensors, "tensor"),
         counted(stages, "stage"),

@@ -1,24 +1,24 @@
 //! `mgpack map`, and how device maps are shown everywhere.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::ExitCode;
 
 use mgpack::device_map::{ACCELERATE, BrokenRule, Device, Profile};
 use mgpack::locate::Places;
 use mgpack::map::{Model, Planned, Planner};
 use mgpack::modules::MapRequest;
+use mgpack::size::counted;
 use mgpack::{Result, drawing};
 use serde_json::json;
 
 use super::args::{Gpus, MapArgs, MapRequestArgs};
-use super::ui;
+use super::ui::{Cell, Table, Tone};
 use super::write::Writer;
+use super::{Verdict, ui};
 
 /// Cells of a bar.
 const BAR_WIDTH: usize = 40;
 
-pub(super) fn run(args: &MapArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &MapArgs) -> Result<Verdict> {
     let mut places = Places::from_env(|name| std::env::var_os(name));
     places.revision.clone_from(&args.revision);
     let storage = args.storage.is_given().then(|| args.storage.chosen());
@@ -43,10 +43,10 @@ pub(super) fn run(args: &MapArgs) -> Result<ExitCode> {
             planned.iter().map(|one| json!({ "profile": one.profile, "broken_rules": one.broken })).collect();
         super::print_json(&json!({ "model": model.name, "recorded": recorded, "maps": maps }))?;
     } else {
-        ui::print(&planned_text(&model.name, &planned, args.why));
+        show(&model.name, &planned, args.why);
     }
     let is_good = planned.iter().all(|one| one.broken.is_empty());
-    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if is_good { Verdict::Good } else { Verdict::Findings })
 }
 
 /// The request of the command line; `auto` asks this machine.
@@ -68,41 +68,46 @@ fn title(name: &str, profile: &Profile) -> String {
     if profile.memory.given { format!("{name} by {}", profile.planner.name) } else { name.to_owned() }
 }
 
-fn planned_text(name: &str, planned: &[Planned], why: bool) -> String {
-    let mut text = String::new();
+fn show(name: &str, planned: &[Planned], why: bool) {
+    let mut screen = ui::Screen::new();
     for (at, Planned { profile, broken }) in planned.iter().enumerate() {
         if at > 0 {
-            text.push('\n');
+            screen.gap();
         }
-        text.push_str(&format!("{}\n\n{}", title(name, profile), profile_text(profile)));
+        screen.toned(Tone::Strong, &title(name, profile));
+        screen.gap();
         if why {
-            text.push_str(&format!("\n{}", why_text(profile)));
+            screen.table(&why_table(profile));
+            screen.gap();
         }
-        text.push_str(&broken_text(profile, broken));
+        show_profile(profile, &mut screen);
+        show_broken(profile, broken, &mut screen);
     }
-    text
+    screen.print();
 }
 
 /// Every profile of a bundle, the first first.
-pub(super) fn profiles_text(profiles: &[Profile]) -> String {
-    profiles.iter().map(profile_text).collect::<Vec<_>>().join("\n")
+pub(super) fn show_profiles(profiles: &[Profile], screen: &mut ui::Screen) {
+    for (at, profile) in profiles.iter().enumerate() {
+        if at > 0 {
+            screen.gap();
+        }
+        show_profile(profile, screen);
+    }
 }
 
-/// What lies on every device: as a table, as bars, and as runs of modules. Without GPUs nothing was planned: what
-/// the weights need, and the modules.
-fn profile_text(profile: &Profile) -> String {
+/// What lies on every device: as a table, and as bars. Without GPUs nothing was planned: what the weights need, and the
+/// modules.
+fn show_profile(profile: &Profile, screen: &mut ui::Screen) {
     if !profile.memory.given {
-        let modules: Vec<&str> = profile.why.iter().map(|why| why.module.as_str()).collect();
-        return format!(
-            "no GPUs given: the weights need {} in all, cache and working memory more; --gpus 2x24GiB plans for yours\n\n\
-             {}\n",
+        screen.line(&format!(
+            "no GPUs given: the weights need {} in all, cache and working memory more; --gpus 2x24GiB plans for yours",
             ui::bytes(profile.weights()),
-            fold(&modules),
-        );
-    }
-    let mut modules: BTreeMap<Device, Vec<&str>> = BTreeMap::new();
-    for why in &profile.why {
-        modules.entry(why.device).or_default().push(&why.module);
+        ));
+        screen.gap();
+        let modules = ui::folded(profile.why.iter().map(|why| (why.module.clone(), ())));
+        screen.line(&modules.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", "));
+        return;
     }
     let rows = profile.used.iter().map(|(device, used)| {
         let sizes = [
@@ -114,93 +119,84 @@ fn profile_text(profile: &Profile) -> String {
             used.reserve,
             used.budget.saturating_sub(used.total()),
         ];
-        std::iter::once(device.to_string()).chain(sizes.map(ui::bytes)).collect()
+        std::iter::once(device.to_string().into()).chain(sizes.map(Cell::Size)).collect()
     });
     let header = ["device", "taken", "of", "weights", "cache", "activations", "reserve", "free"];
-    let mut text = ui::table(&header, &[1, 2, 3, 4, 5, 6, 7], rows);
-    text.push('\n');
+    screen.table(&Table::new(&header).with_one_unit().with_rows(rows));
+    screen.gap();
+    // A third of the line for the bar, the rest for a name.
+    let cells = (screen.width() / 3).min(BAR_WIDTH);
     for (device, used) in &profile.used {
-        text.push_str(&format!("{device:<6} {}", ui::bar(used.total(), used.budget, BAR_WIDTH)));
-        let names = modules.get(device).map(|modules| fold(modules)).unwrap_or_default();
-        text.push_str(format!("  {names}").trim_end());
-        text.push('\n');
+        let bar = ui::bar(used.total(), used.budget, cells);
+        screen.line(format!("{device:<6} {bar}  {}", label(profile, *device)).trim_end());
     }
-    text
 }
 
-fn why_text(profile: &Profile) -> String {
-    if !profile.memory.given {
-        let rows = profile.why.iter().map(|why| vec![why.module.clone(), ui::bytes(why.bytes)]);
-        return ui::table(&["module", "size"], &[1], rows);
+/// The run of modules that takes most of a device, and how many others lie there.
+fn label(profile: &Profile, device: Device) -> String {
+    let on_device: Vec<_> = profile.why.iter().filter(|why| why.device == device).collect();
+    let runs = ui::folded(on_device.iter().map(|why| (why.module.clone(), ())));
+    let size = |members: &[usize]| -> u64 { members.iter().map(|&at| on_device[at].bytes).sum() };
+    let Some((name, members)) = runs.iter().max_by_key(|(_, members)| size(members)) else {
+        return String::new();
+    };
+    match on_device.len() - members.len() {
+        0 => name.clone(),
+        others => format!("{name} and {}", counted(others, "other")),
     }
-    let rows = profile.why.iter().map(|why| {
-        vec![
-            why.module.clone(),
-            why.device.to_string(),
-            ui::bytes(why.bytes),
-            ui::bytes(why.free_before),
-            ui::bytes(why.limit),
-            why.reason.clone(),
-        ]
-    });
-    ui::table(&["module", "device", "size", "free before", "limit", "why"], &[2, 3, 4], rows)
+}
+
+/// The modules in the order of placement; runs of like ones are one row, with the size of one and of all.
+fn why_table(profile: &Profile) -> Table {
+    if !profile.memory.given {
+        let modules = ui::folded(profile.why.iter().map(|why| (why.module.clone(), why.bytes)));
+        let rows = modules.into_iter().filter_map(|(name, members)| {
+            let each = profile.why.get(*members.first()?)?.bytes;
+            let count = Cell::Number(members.len().to_string());
+            Some(vec![
+                name.into(),
+                count,
+                Cell::Size(each),
+                Cell::Size(each.saturating_mul(members.len() as u64)),
+            ])
+        });
+        return Table::new(&["module", "count", "each", "all"]).with_one_unit().with_rows(rows);
+    }
+    let mut rows = Vec::new();
+    // Only neighbours are one row: what is free before a row is what the rows above have left.
+    for like in profile.why.chunk_by(|a, b| (a.device, a.limit, &a.reason) == (b.device, b.limit, &b.reason))
+    {
+        for (name, members) in ui::folded(like.iter().map(|why| (why.module.clone(), why.bytes))) {
+            let of_run: Vec<_> = members.iter().map(|&at| &like[at]).collect();
+            let Some(first) = of_run.first() else { continue };
+            rows.push(vec![
+                name.into(),
+                first.device.to_string().into(),
+                Cell::Size(first.bytes),
+                Cell::Size(of_run.iter().map(|why| why.bytes).sum()),
+                Cell::Size(first.free_before),
+                first.reason.as_str().into(),
+            ]);
+        }
+    }
+    let header = ["module", "device", "each", "all", "free before", "why"];
+    Table::new(&header).with_one_unit().with_rows(rows)
 }
 
 /// What is wrong with a map of accelerate's: what left the GPUs, and the rules that this breaks.
-fn broken_text(profile: &Profile, broken: &[BrokenRule]) -> String {
-    let mut text = String::new();
+fn show_broken(profile: &Profile, broken: &[BrokenRule], screen: &mut ui::Screen) {
     let off = |device: &Device| matches!(device, Device::Cpu | Device::Disk);
-    let offloaded: Vec<&str> =
-        profile.map.iter().filter(|(_, device)| off(device)).map(|(module, _)| module.as_str()).collect();
+    let offloaded =
+        profile.map.iter().filter(|(_, device)| off(device)).map(|(module, _)| (module.clone(), ()));
+    let offloaded: Vec<String> = ui::folded(offloaded).into_iter().map(|(name, _)| name).collect();
     if profile.planner.name == ACCELERATE.0 && !offloaded.is_empty() {
-        text.push_str(&format!("\noffloaded: {}\n", fold(&offloaded)));
+        screen.gap();
+        screen.labelled(Tone::Doubtful, "offloaded", &offloaded.join(", "));
     }
-    if !broken.is_empty() {
-        let rows = broken.iter().map(|broken| {
-            let device = broken.device.map_or_else(|| "nowhere".to_owned(), |device| device.to_string());
-            vec![broken.rule.to_owned(), broken.module.clone(), device, broken.consequence.to_owned()]
-        });
-        text.push_str(&format!(
-            "\n{}",
-            ui::table(&["broken rule", "module", "on", "what comes of it"], &[], rows)
-        ));
+    for broken in broken {
+        let device = broken.device.map_or_else(|| "nowhere".to_owned(), |device| device.to_string());
+        screen.gap();
+        screen.labelled(Tone::Bad, "broken rule", &format!("{}: {} on {device}", broken.rule, broken.module));
+        screen.line(&format!("  {}", broken.consequence));
     }
-    text
-}
-
-/// `model.layers.0 … model.layers.31` for runs of layers, names for the rest.
-fn fold(modules: &[&str]) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut run: Option<(&str, u32, u32)> = None;
-    let index_of = |module: &&str| {
-        module.rsplit_once('.').and_then(|(prefix, index)| Some((prefix.len(), index.parse::<u32>().ok()?)))
-    };
-    let close = |run: &mut Option<(&str, u32, u32)>, parts: &mut Vec<String>| {
-        if let Some((prefix, first, last)) = run.take() {
-            parts.push(if first == last {
-                format!("{prefix}.{first}")
-            } else {
-                format!("{prefix}.{first}–{last}")
-            });
-        }
-    };
-    for module in modules {
-        match (index_of(module), &mut run) {
-            (Some((len, index)), Some((prefix, _, last)))
-                if module[..len] == **prefix && index == *last + 1 =>
-            {
-                *last = index
-            }
-            (Some((len, index)), _) => {
-                close(&mut run, &mut parts);
-                run = Some((&module[..len], index, index));
-            }
-            (None, _) => {
-                close(&mut run, &mut parts);
-                parts.push((*module).to_owned());
-            }
-        }
-    }
-    close(&mut run, &mut parts);
-    parts.join(", ")
 }

@@ -24,9 +24,9 @@ mod write;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
-use args::{Cli, Command};
+use args::{Cli, ColorMode, Command};
 use mgpack::error::{ConvertError, HubError};
 use mgpack::progress::Stop;
 use mgpack::{Error, Result};
@@ -34,12 +34,51 @@ use mgpack::{Error, Result};
 /// Set by the first Ctrl-C, SIGTERM or SIGHUP; all long work looks at it.
 static STOP: Stop = Stop::new();
 
+/// What a command that ran found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// All is as it should be.
+    Good,
+    /// There are findings.
+    Findings,
+}
+
 /// Parses the command line and runs it. `args`: the name of the program, then its arguments.
 ///
-/// Exit codes: 0 good, 1 findings or a refusal, 2 could not run, 130 interrupted. Ends the process itself for
-/// `--help` and for words it does not know, and takes the handlers of SIGINT, SIGTERM and SIGHUP.
+/// Exit codes: 0 good, 1 findings or a refusal, 2 could not run, 130 interrupted. Output that cannot be written is an
+/// error, but never hides findings: 2 in place of 0 only. Takes the handlers of SIGINT, SIGTERM and SIGHUP.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::parse_from(args);
+    let args: Vec<OsString> = args.into_iter().collect();
+    ui::choose_colors(color_mode(&args));
+    let code = match parse(&args) {
+        Ok(cli) => carry_out(cli),
+        Err(code) => code,
+    };
+    let Some(cause) = ui::failure() else { return ExitCode::from(code) };
+    let error = ConvertError::Io { doing: "writing the output", path: "<stdout>".into(), cause };
+    ui::complain(&error.into());
+    ExitCode::from(if code == 0 { 2 } else { code })
+}
+
+/// The command that the words mean. Prints help and what is wrong with them, and then has the exit code.
+fn parse(args: &[OsString]) -> std::result::Result<Cli, u8> {
+    let colors = |stream| if ui::has_colors(stream) { ColorChoice::Always } else { ColorChoice::Never };
+    let mut command = Cli::command().color(colors(ui::Stream::Err));
+    let parsed = command.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        if error.use_stderr() {
+            // Talk that nobody can hear is dropped.
+            let _ = error.print();
+        } else if ui::has_colors(ui::Stream::Out) {
+            ui::print(&error.render().ansi().to_string());
+        } else {
+            ui::print(&error.render().to_string());
+        }
+        error.exit_code().try_into().unwrap_or(2)
+    })
+}
+
+fn carry_out(cli: Cli) -> u8 {
     if let Err(error) = ctrlc::set_handler(|| STOP.request()) {
         ui::say(&format!("warning: Ctrl-C will not be handled: {error}"));
     }
@@ -61,20 +100,39 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mgpack", &mut script);
             ui::print(&String::from_utf8_lossy(&script));
-            Ok(ExitCode::SUCCESS)
+            Ok(Verdict::Good)
         }
     };
-    outcome.unwrap_or_else(|error| {
-        ui::complain(&error);
-        exit_code(&error)
-    })
+    match outcome {
+        Ok(Verdict::Good) => 0,
+        Ok(Verdict::Findings) => 1,
+        Err(error) => {
+            ui::complain(&error);
+            exit_code(&error)
+        }
+    }
 }
 
-fn exit_code(error: &Error) -> ExitCode {
+fn exit_code(error: &Error) -> u8 {
     match error {
-        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => ExitCode::from(130),
-        error if error.is_refusal() => ExitCode::from(1),
-        _ => ExitCode::from(2),
+        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => 130,
+        error if error.is_refusal() => 1,
+        _ => 2,
+    }
+}
+
+/// `--color`, before the other words are read: what is wrong with them is shown in colour, or not, as well.
+fn color_mode(args: &[OsString]) -> ColorMode {
+    let words = args.iter().map(|word| word.to_str().unwrap_or_default());
+    let words = words.take_while(|word| *word != "--");
+    let values = words.clone().zip(words.skip(1).chain([""])).filter_map(|(word, next)| match word {
+        "--color" => Some(next),
+        word => word.strip_prefix("--color="),
+    });
+    match values.last() {
+        Some("always") => ColorMode::Always,
+        Some("never") => ColorMode::Never,
+        _ => ColorMode::Auto,
     }
 }
 

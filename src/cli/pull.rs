@@ -1,7 +1,5 @@
 //! `mgpack pull`.
 
-use std::process::ExitCode;
-
 use mgpack::Result;
 use mgpack::checkpoint::hub::Snapshot;
 use mgpack::error::CacheError;
@@ -11,9 +9,9 @@ use mgpack::locate::{self, Places};
 use serde_json::json;
 
 use super::args::PullArgs;
-use super::{STOP, fetch, ui};
+use super::{STOP, Verdict, fetch, ui};
 
-pub(super) fn run(args: &PullArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &PullArgs) -> Result<Verdict> {
     let places = Places::from_env(|name| std::env::var_os(name));
     let hub_id = locate::hub_id(&args.model)?;
     let known = fetch::family_of(&hub_id).filter(|_| !args.no_towers);
@@ -59,7 +57,7 @@ fn tower_id(tower: &mgpack::family::Tower) -> &str {
     tower.hub_id.as_str()
 }
 
-fn show(snapshots: &[Snapshot], args: &PullArgs) -> Result<ExitCode> {
+fn show(snapshots: &[Snapshot], args: &PullArgs) -> Result<Verdict> {
     if args.talk.json {
         let list: Vec<_> = snapshots
             .iter()
@@ -67,14 +65,16 @@ fn show(snapshots: &[Snapshot], args: &PullArgs) -> Result<ExitCode> {
             .collect();
         super::print_json(&list)?;
     } else {
+        let mut screen = ui::Screen::new();
         for one in snapshots {
-            ui::print(&format!("{}\n", one.dir.display()));
+            screen.whole(&one.dir.display().to_string());
         }
+        screen.print();
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }
 
-fn show_plan(downloads: &[Download<'_>], args: &PullArgs) -> Result<ExitCode> {
+fn show_plan(downloads: &[Download<'_>], args: &PullArgs) -> Result<Verdict> {
     let is_missing = |download: &Download<'_>, file: &mgpack::hub::Listed| {
         download.missing_files.iter().any(|missing| missing.hash == file.hash)
     };
@@ -93,15 +93,17 @@ fn show_plan(downloads: &[Download<'_>], args: &PullArgs) -> Result<ExitCode> {
             })
             .collect();
         super::print_json(&list)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Verdict::Good);
     }
+    let mut screen = ui::Screen::new();
     for download in downloads {
         let rows = download.files.iter().map(|file| {
             let state = if is_missing(download, file) { "fetch" } else { "cached" };
-            vec![file.path.clone(), ui::bytes(file.size), state.to_owned()]
+            vec![file.path.as_str().into(), ui::Cell::Size(file.size), state.into()]
         });
-        ui::print(&ui::table(&[download.repo_id.as_str(), "size", ""], &[1], rows));
-        ui::print(&format!("to fetch: {}\n", ui::bytes(download.missing)));
+        screen.table(&ui::Table::new(&[download.repo_id.as_str(), "size", ""]).with_rows(rows));
+        screen.toned(ui::Tone::Strong, &format!("to fetch: {}", ui::bytes(download.missing)));
     }
-    Ok(ExitCode::SUCCESS)
+    screen.print();
+    Ok(Verdict::Good)
 }

@@ -1,14 +1,12 @@
 //! `mgpack release`.
 
-use std::process::ExitCode;
-
 use mgpack::{Result, release};
 use serde_json::json;
 
 use super::args::ReleaseArgs;
-use super::{STOP, ui};
+use super::{STOP, Verdict, ui};
 
-pub(super) fn run(args: &ReleaseArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &ReleaseArgs) -> Result<Verdict> {
     let bars = ui::Bars::new(args.talk.progress);
     let part_len = args.part_size.map(|size| size.0);
     let released = super::pool(None)?
@@ -21,12 +19,12 @@ pub(super) fn run(args: &ReleaseArgs) -> Result<ExitCode> {
             .collect();
         super::print_json(&json!({ "id": released.id, "files": files }))?;
     } else {
-        let rows = released
-            .files
-            .iter()
-            .map(|(name, size, digest)| vec![name.clone(), ui::bytes(*size), digest.to_string()]);
-        ui::print(&ui::table(&["file", "size", "sha256"], &[1], rows));
-        ui::print(&format!("id sha256:{}\n", released.id));
+        let rows =
+            released.files.iter().map(|(name, size, _)| vec![name.as_str().into(), ui::Cell::Size(*size)]);
+        let mut screen = ui::Screen::new();
+        screen.table(&ui::Table::new(&["file", "size"]).with_rows(rows));
+        screen.whole(&format!("id sha256:{}", released.id));
+        screen.print();
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }

@@ -1,7 +1,6 @@
 //! `mgpack report`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use mgpack::checkpoint::Checkpoint;
 use mgpack::locate::{self, Places};
@@ -10,13 +9,13 @@ use mgpack::{Bundle, Result};
 
 use super::args::ReportArgs;
 use super::write::Writer;
-use super::{STOP, ui};
+use super::{STOP, Verdict, ui};
 use crate::program::shell_word;
 
 /// Tensors that get a histogram.
 const HISTOGRAMS: usize = 6;
 
-pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &ReportArgs) -> Result<Verdict> {
     let bundle = Bundle::open(&args.bundle)?;
     let mut places = Places::from_env(|name| std::env::var_os(name));
     places.revision.clone_from(&args.revision);
@@ -42,10 +41,13 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
     if args.talk.json {
         super::print_json(&report)?;
     } else {
-        let written = page.iter().chain(&args.svg).map(|file| format!("{}\n", file.display()));
-        ui::print(&written.collect::<String>());
+        let mut screen = ui::Screen::new();
+        for file in page.iter().chain(&args.svg) {
+            screen.whole(&file.display().to_string());
+        }
+        screen.print();
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Good)
 }
 
 /// The command as a shell reads it, without what changes nothing on the page.

@@ -1,16 +1,15 @@
 //! `mgpack verify`.
 
-use std::process::ExitCode;
-
 use mgpack::Result;
-use mgpack::bundle::{self, Finding, FindingKind};
+use mgpack::bundle::{self, Finding, FindingKind, Report};
 use mgpack::manifest::MANIFEST_NAME;
 use mgpack::size::counted;
 
 use super::args::VerifyArgs;
-use super::{STOP, ui};
+use super::ui::Tone;
+use super::{STOP, Verdict, ui};
 
-pub(super) fn run(args: &VerifyArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &VerifyArgs) -> Result<Verdict> {
     let bars = ui::Bars::new(args.talk.progress);
     let mut report =
         super::pool(args.threads)?.install(|| bundle::verify(&args.bundle, args.quick, &bars, &STOP))?;
@@ -26,26 +25,36 @@ pub(super) fn run(args: &VerifyArgs) -> Result<ExitCode> {
     }
     if args.talk.json {
         super::print_json(&report)?;
-    } else if report.findings.is_empty() {
-        let name = report.name.as_deref().unwrap_or("bundle");
-        let what = if args.quick { "sizes and headers agree" } else { "every byte agrees" };
-        let id = report.id.map(|id| id.to_string()).unwrap_or_default();
-        ui::print(&format!(
-            "{name}: {}, {what} with the seal\nid sha256:{id}\n",
-            counted(report.files, "file")
-        ));
     } else {
-        for finding in &report.findings {
-            ui::print(&format!(
-                "{}\n  expected {}\n     found {}\n",
-                finding.path, finding.expected, finding.found
-            ));
+        let mut screen = ui::Screen::new();
+        show(&report, args.quick, &mut screen);
+        screen.print();
+        if let count @ 1.. = report.findings.len() {
+            let count = counted(count, "finding");
+            ui::say_toned(Tone::Bad, &format!("{count}: the bundle is not what was sealed"));
         }
-        let count = counted(report.findings.len(), "finding");
-        ui::say(&format!("{count}: the bundle is not what was sealed"));
     }
-    if !args.talk.json {
-        report.notes.iter().for_each(|note| ui::print(&format!("note: {note}\n")));
+    Ok(if report.findings.is_empty() { Verdict::Good } else { Verdict::Findings })
+}
+
+fn show(report: &Report, quick: bool, screen: &mut ui::Screen) {
+    if report.findings.is_empty() {
+        let name = report.name.as_deref().unwrap_or("bundle");
+        let what = if quick { "sizes and headers agree" } else { "every byte agrees" };
+        screen.toned(Tone::Good, &format!("{name}: {}, {what} with the seal", counted(report.files, "file")));
+        screen.whole(&format!("id sha256:{}", report.id.map(|id| id.to_string()).unwrap_or_default()));
     }
-    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    for finding in &report.findings {
+        // An id is compared by the reader, too: it is whole.
+        let shown = |text: &str| match finding.kind {
+            FindingKind::Id => text.to_owned(),
+            _ => ui::with_short_digests(text),
+        };
+        screen.toned(Tone::Bad, &finding.path);
+        screen.labelled(Tone::Label, "  expected", &shown(&finding.expected));
+        screen.labelled(Tone::Label, "     found", &shown(&finding.found));
+    }
+    for note in &report.notes {
+        screen.labelled(Tone::Doubtful, "note", note);
+    }
 }

@@ -3,6 +3,8 @@
 use crate::size::counted;
 use std::path::Path;
 
+use crate::legible::is_hidden;
+
 pub(super) fn name_rule(limit: usize) -> String {
     format!("a name must be 1 to {} without control characters", counted(limit, "byte"))
 }
@@ -11,7 +13,7 @@ pub(super) fn shape_text(shape: &[u64]) -> String {
     format!("{shape:?}")
 }
 
-/// A path for people: control characters escaped, so that a file name cannot steer a terminal.
+/// A path for people: what is not ink escaped, so that a file name cannot steer a terminal.
 pub(super) fn shown_path(path: &Path) -> String {
     shown_bare(&path.to_string_lossy())
 }
@@ -30,7 +32,7 @@ pub(super) fn shown_bare(text: &str) -> String {
             out.push('…');
             break;
         }
-        if c.is_control() {
+        if is_hidden(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

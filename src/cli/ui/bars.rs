@@ -1,73 +1,16 @@
-//! Everything that is printed: tables, errors, bars. Data goes to stdout, talk to stderr.
+//! Bars: of memory, and of progress on stderr.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
 
-use mgpack::Explain;
 use mgpack::progress::{Progress, Stage};
-pub(crate) use mgpack::size::shown as bytes;
+use mgpack::size::shown as bytes;
 
-use super::args::ProgressMode;
-use super::mention;
-
-/// Prints text to stdout. A reader that has gone away is not an error: there is nobody left to tell.
-pub(crate) fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
-    }
-}
-
-/// Prints a value as JSON to stdout.
-pub(crate) fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
-    let mut text = serde_json::to_string_pretty(value)?;
-    text.push('\n');
-    print(&text);
-    Ok(())
-}
-
-/// Prints a line to stderr.
-pub(crate) fn say(text: &str) {
-    // Talk that nobody can hear is dropped.
-    let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// Prints an error with where, why and what to do.
-pub(crate) fn complain(error: &mgpack::Error) {
-    say(&describe(error));
-}
-
-/// The whole text of an error.
-pub(crate) fn describe(error: &mgpack::Error) -> String {
-    let mut text = format!("error: {error}");
-    for (label, line) in [("where", error.place()), ("  why", error.why()), (" help", error.help())] {
-        if let Some(line) = line {
-            text.push_str(&format!("\n{label}: {}", mention::spoken(&line)));
-        }
-    }
-    text
-}
-
-/// A table without lines: the first column to the left, those in `right` to the right.
-pub(crate) fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
-    for row in rows {
-        table.add_row(row);
-    }
-    for column in right {
-        if let Some(column) = table.column_mut(*column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    format!("{}\n", lines.join("\n"))
-}
+use super::stream::say;
+use crate::cli::args::ProgressMode;
 
 /// A bar of `width` cells filled to `part` of `whole`.
 pub(crate) fn bar(part: u64, whole: u64, width: usize) -> String {
@@ -155,7 +98,7 @@ impl Progress for Bars {
 }
 
 /// Progress of short work: no bars, only what the user should know.
-pub(super) struct Notes;
+pub(crate) struct Notes;
 
 impl Progress for Notes {
     fn begin(&self, _: Stage, _: u64) {}

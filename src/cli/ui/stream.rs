@@ -1,0 +1,96 @@
+//! Writing to stdout and stderr.
+//!
+//! A command's exit status is its verdict, whoever reads the output. So nothing here ends the process: the first
+//! write to stdout that fails is remembered, and `cli::run` asks for it when the verdict is there.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::sync::{Mutex, PoisonError};
+
+use mgpack::Explain;
+use mgpack::legible::is_hidden;
+use serde::Serialize;
+
+use super::color::Tone;
+use super::screen::Screen;
+use crate::cli::mention;
+
+/// The first failure of stdout; after it nothing more is written.
+static FAILURE: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Prints text to stdout as it is.
+pub(crate) fn print(text: &str) {
+    let mut failure = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
+    if failure.is_none() {
+        *failure = write(text).err();
+    }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    // Not through `Stdout`, which takes a descriptor that cannot be written (EBADF) for one that drops everything.
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    out.write_all(text.as_bytes())
+}
+
+/// Prints a value as JSON to stdout: exact, with what is not ink in JSON's own escapes.
+pub(crate) fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    let mut shown = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        // Lines are broken between the tokens; in strings serde_json has escaped what is below a space.
+        if is_hidden(character) && character != '\n' {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            shown.push(character);
+        }
+    }
+    shown.push('\n');
+    print(&shown);
+    Ok(())
+}
+
+/// Why stdout could not be written, if it could not. A reader that has gone away is no failure: there is nobody left
+/// to tell.
+pub(crate) fn failure() -> Option<io::Error> {
+    let failure = FAILURE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failure.filter(|cause| cause.kind() != io::ErrorKind::BrokenPipe)
+}
+
+/// Prints a line to stderr. A first word with a colon (`note:`, `warning:`) has its colour.
+pub(crate) fn say(text: &str) {
+    let mut screen = Screen::for_talk();
+    match text.split_once(": ") {
+        Some((label @ ("note" | "warning"), rest)) => screen.labelled(Tone::Doubtful, label, rest),
+        Some((label @ "error", rest)) => screen.labelled(Tone::Bad, label, rest),
+        _ => screen.line(text),
+    }
+    tell(&screen.into_text());
+}
+
+/// Prints a line with a meaning to stderr.
+pub(crate) fn say_toned(tone: Tone, text: &str) {
+    let mut screen = Screen::for_talk();
+    screen.toned(tone, text);
+    tell(&screen.into_text());
+}
+
+/// Prints an error with where, why and what to do.
+pub(crate) fn complain(error: &mgpack::Error) {
+    let mut screen = Screen::for_talk();
+    screen.labelled(Tone::Bad, "error", &error.to_string());
+    for (label, line) in [("where", error.place()), ("  why", error.why()), (" help", error.help())] {
+        if let Some(line) = line {
+            screen.labelled(Tone::Label, label, &mention::spoken(&line));
+        }
+    }
+    tell(&screen.into_text());
+}
+
+fn tell(text: &str) {
+    // Talk that nobody can hear is dropped.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
