@@ -7,14 +7,15 @@
 //!
 //! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`, `hub`)
 //! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
-//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`) → `error`
-//! → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`, `legible`, `size`, `progress`,
-//! `program`, `mention`).
+//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`,
+//! `architectures`) → `error` → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`,
+//! `legible`, `size`, `progress`, `program`, `mention`).
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
 #[cfg(feature = "cli")]
 extern crate self as mgpack;
 
+pub mod architectures;
 mod archive;
 pub mod bundle;
 pub mod checkpoint;

@@ -93,6 +93,8 @@ mod tests {
             "devices/nvidia_smi",
             "environment",
             "convert/card",
+            "convert/snippet",
+            "convert/generic",
             "doctor",
             "report/",
             "family/folder",

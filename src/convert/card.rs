@@ -3,7 +3,7 @@
 use crate::size::counted;
 use std::fmt::Write as _;
 
-use super::{Conversion, clients};
+use super::{Conversion, generic};
 use crate::environment::MGM;
 use crate::family::Match;
 use crate::program::shell_word;
@@ -18,9 +18,13 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
         (Some(id), Some(revision)) => format!("`{id}` at revision `{revision}`"),
         _ => "a local checkpoint (digests of its files are in `mgpack.json`)".to_owned(),
     };
+    let holds = match conversion.family {
+        Some(_) => "weights, tokenizer, configuration and everything they need at load",
+        None => "the weights of a checkpoint and its other files",
+    };
     let mut card = format!(
         "# {name}\n\n\
-         An mgpack bundle: weights, tokenizer, configuration and everything they need at load, in one folder.\n\n\
+         An mgpack bundle: {holds}, in one folder.\n\n\
          - Source: {source}\n\
          - Scheme: `{}`; {} of {} stored as integer codes\n\
          - Tensors: {}, from {} in the checkpoint\n\n",
@@ -31,48 +35,28 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
         counted(totals.source_bytes, "byte"),
     );
     card.push_str("## Load\n\n");
-    if conversion.family.is_none()
-        && let Some(notice) = clients::notice(&conversion.plan, &conversion.config)
-    {
-        let _ = writeln!(card, "Note: {notice}.\n");
-    }
-    card.push_str("```sh\npip install -r requirements.txt\n");
-    if conversion.family.is_some() {
-        let _ = writeln!(card, "pip install --no-deps {MGM}  # or a checkout of it on PYTHONPATH");
-    }
-    card.push_str("```\n\n```python\n");
     match &conversion.family {
         Some(found) => {
             // The towers' paths are relative to the working directory of the process.
             let _ = write!(
                 card,
-                "import json, os\n\
+                "```sh\npip install -r requirements.txt\n\
+                 pip install --no-deps {MGM}  # or a checkout of it on PYTHONPATH\n```\n\n\
+                 ```python\n\
+                 import json, os\n\
                  os.chdir({})  # this folder: MGM looks for the towers from here\n\
                  from mgm.model.builder import load_pretrained_model\n\
                  device_map = json.load(open(\"device_map.json\"))\n\
                  tokenizer, model, image_processor, context_len = load_pretrained_model(\n    \
                      \".\", None, model_name=\"{name}\", device_map=device_map)\n\
-                 # conversation template: {}\n",
+                 # conversation template: {}\n\
+                 ```\n",
                 serde_json::Value::from(folder),
                 found.family.conversation.template
             );
+            card.push_str(&mgm_notes(name, &word, found));
         }
-        None => {
-            let (model, of_text, reader) = match conversion.config.get("vision_config") {
-                Some(_) => ("AutoModelForImageTextToText", "processor", "AutoProcessor"),
-                None => ("AutoModelForCausalLM", "tokenizer", "AutoTokenizer"),
-            };
-            let _ = write!(
-                card,
-                "from transformers import {model}, {reader}\n\
-                 model = {model}.from_pretrained(\"{name}\")\n\
-                 {of_text} = {reader}.from_pretrained(\"{name}\")\n"
-            );
-        }
-    }
-    card.push_str("```\n");
-    if let Some(found) = &conversion.family {
-        card.push_str(&mgm_notes(name, &word, found));
+        None => card.push_str(&generic::load_section(conversion, folder)),
     }
     let _ = write!(
         card,

@@ -40,10 +40,12 @@ const LEFT_OUT: [(&str, &str); 13] = [
     (".gitattributes", "only for git"),
 ];
 
-/// What becomes of a side file of the checkpoint: its fate, its path in the bundle, and a note.
+/// What becomes of a side file of the checkpoint: its fate, its path in the bundle, and a note. `modules`: folders with
+/// weights of their own, which are no part of the model's.
 pub(super) fn side_file(
     path: &str,
     tower_places: &[String],
+    modules: &[String],
 ) -> Result<(FileFate, String, Option<&'static str>)> {
     if tower_places.iter().any(|tower| path.starts_with(tower.as_str())) {
         return Ok((
@@ -58,7 +60,9 @@ pub(super) fn side_file(
     if OWN.contains(&path) {
         return Ok((FileFate::Replaced, String::new(), Some("the bundle has its own")));
     }
-    if let Some((_, why)) = LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending)) {
+    let is_of_module =
+        path.ends_with(".safetensors") && modules.iter().any(|it| path.starts_with(it.as_str()));
+    if let Some((_, why)) = LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending) && !is_of_module) {
         return Ok((FileFate::LeftOut, String::new(), Some(why)));
     }
     if !manifest::is_bundle_path(path) {
@@ -195,7 +199,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_side_file_has_its_fate() {
-        let fate = |path: &str| side_file(path, &["model_zoo/".into()]).unwrap().0;
+        let fate = |path: &str| side_file(path, &["model_zoo/".into()], &["2_Dense/".into()]).unwrap().0;
         assert_eq!(fate("tokenizer.model"), FileFate::Copied);
         assert_eq!(fate("README.md"), FileFate::Copied);
         assert_eq!(fate("modeling_custom.py"), FileFate::Copied);
@@ -203,9 +207,12 @@ mod tests {
         assert_eq!(fate("training_args.bin"), FileFate::LeftOut);
         assert_eq!(fate("pytorch_model.bin.index.json"), FileFate::LeftOut);
         assert_eq!(fate("model_zoo/OpenAI/x"), FileFate::LeftOut);
-        assert!(side_file("a\nb", &[]).is_err());
-        assert_eq!(side_file("README.source.md", &[]).unwrap().1, "README.source.source.md");
-        assert_eq!(side_file("README.other.md", &[]).unwrap().1, "README.other.md");
+        assert_eq!(fate("older.safetensors"), FileFate::LeftOut);
+        assert_eq!(fate("2_Dense/model.safetensors"), FileFate::Copied);
+        assert_eq!(fate("2_Dense/pytorch_model.bin"), FileFate::LeftOut);
+        assert!(side_file("a\nb", &[], &[]).is_err());
+        assert_eq!(side_file("README.source.md", &[], &[]).unwrap().1, "README.source.source.md");
+        assert_eq!(side_file("README.other.md", &[], &[]).unwrap().1, "README.other.md");
     }
 
     #[test]

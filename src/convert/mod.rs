@@ -8,11 +8,13 @@ mod block;
 mod card;
 mod clients;
 mod contents;
+mod generic;
 mod journal;
 mod pipeline;
 mod prepare;
 mod record;
 mod run;
+mod snippet;
 mod supply;
 mod towers;
 

@@ -85,8 +85,9 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
     let mut taken: Vec<String> = towers.iter().filter_map(inside).collect();
     taken.extend(towers.iter().map(|tower| format!("{}/", tower.facts.path)));
     let mut files = Vec::new();
+    let modules = module_folders(checkpoint);
     for file in checkpoint.side_files() {
-        let (fate, target, note) = contents::side_file(&file.path, &taken)?;
+        let (fate, target, note) = contents::side_file(&file.path, &taken, &modules)?;
         files.push(of_side_file(file, None, fate, target, note));
     }
     files.extend(checkpoint.skipped().iter().map(|skipped| of_skipped(skipped, None, checkpoint.root())));
@@ -102,6 +103,22 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
         files.extend(skipped.map(|skipped| of_skipped(skipped, Some(index), &tower.located.dir)));
     }
     Ok(files)
+}
+
+/// Folders of the parts that sentence-transformers puts after the transformer, as modules.json lists them: `2_Dense/`.
+pub(super) fn module_folders(checkpoint: &Checkpoint) -> Vec<String> {
+    let modules = side_json(checkpoint, "modules.json");
+    let paths = modules.as_array().into_iter().flatten().filter_map(|module| module.get("path")?.as_str());
+    paths.filter(|path| !path.is_empty()).map(|path| format!("{}/", path.trim_end_matches('/'))).collect()
+}
+
+/// A small JSON file of the checkpoint; null where it is not there or cannot be read.
+pub(super) fn side_json(checkpoint: &Checkpoint, path: &str) -> Value {
+    // A chat template and some hundred added tokens are far below.
+    const LIMIT: u64 = 16 << 20;
+    let is_small = checkpoint.side_files().iter().any(|file| file.path == path && file.len <= LIMIT);
+    let opened = is_small.then(|| checkpoint.open_side_file(path).ok()).flatten();
+    opened.and_then(|file| serde_json::from_reader(std::io::BufReader::new(file)).ok()).unwrap_or_default()
 }
 
 fn of_side_file(
