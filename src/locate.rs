@@ -4,6 +4,7 @@
 //! fetched here (see `hub`). A tower is looked for at its path in config.json, in `--towers`, in a `model_zoo` beside the
 //! checkpoint or the working directory, and in the cache. Carries out formats/bundle.md, "Towers".
 
+mod near;
 mod tiny;
 
 use std::ffi::OsString;
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::hub::{HubCache, Snapshot};
-use crate::error::{CacheError, Error, LocateError, Result};
+use crate::error::{CacheError, Error, FamilyError, LocateError, Result};
 use crate::family::{Family, Tower};
 use crate::tensor;
+use crate::tiny::ALIAS;
 
 pub use tiny::tiny;
 
@@ -40,6 +42,20 @@ impl Places {
             revision: None,
         }
     }
+
+    /// The folder that the user names for the towers is one.
+    ///
+    /// # Errors
+    /// [`LocateError::TowersFolder`].
+    pub fn check_towers(&self) -> Result<()> {
+        match &self.towers {
+            Some(path) if !path.is_dir() => {
+                let why = if path.exists() { "it is no folder" } else { "it does not exist" };
+                Err(LocateError::TowersFolder { path: path.clone(), why: why.to_owned() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A folder that was found, and what the hub calls it.
@@ -56,32 +72,65 @@ pub struct Located {
 /// Finds the checkpoint that `model` names.
 ///
 /// # Errors
-/// [`LocateError::NoSuchPath`] where it is no path, no alias and no hub id; the cache's own errors, whose
-/// help is the command that fetches what is missing.
+/// [`LocateError::NoSuchPath`] where it is no path, no alias and no hub id; [`LocateError::NotHere`] where it may be a
+/// path or a hub id; the cache's own errors, whose help is the command that fetches what is missing.
 pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
     let path = Path::new(model);
     if path.exists() {
         return Ok(in_cache(path));
     }
-    find_in_cache(&hub_id(model)?, places)
+    let id = hub_id(model)?;
+    find_in_cache(&id, places).map_err(|error| match error {
+        Error::Cache(cached @ CacheError::NotInCache { .. }) if id == model => not_here(model, cached),
+        error => error,
+    })
+}
+
+/// Whether `model` means the built-in checkpoint: by its alias, unless something here has that name.
+pub fn is_tiny(model: &str) -> bool {
+    model == ALIAS && !Path::new(model).exists()
+}
+
+/// What has the form of a hub id, is not in the cache, and may be a mistyped path.
+fn not_here(model: &str, cached: CacheError) -> Error {
+    let path = Path::new(model);
+    let near = near::near(path);
+    let folder = path.parent().filter(|folder| folder.is_dir());
+    if near.is_none() && folder.is_none() {
+        return cached.into();
+    }
+    LocateError::NotHere { path: path.to_owned(), near, cached: Box::new(cached) }.into()
 }
 
 /// The hub id that `model` names: itself, or that of an alias.
 ///
 /// # Errors
-/// [`LocateError::NoSuchPath`] where it looks like a path, [`crate::error::FamilyError`] for an unknown alias.
+/// [`LocateError::NoSuchPath`] where it looks like a path, [`FamilyError`] for an unknown alias;
+/// [`LocateError::BuiltIn`] for the checkpoint that is on no hub.
 pub fn hub_id(model: &str) -> Result<String> {
     let path = Path::new(model);
     let looks_like_path = model.starts_with(['.', '/', '~']) || model.matches('/').count() > 1;
     if looks_like_path || model.is_empty() {
-        return Err(LocateError::NoSuchPath { path: path.to_owned() }.into());
+        return Err(no_such_path(path));
     }
     if model.contains('/') {
         return Ok(model.to_owned());
     }
-    let (family, variant) = Family::by_alias(model)?;
+    if is_tiny(model) {
+        return Err(LocateError::BuiltIn.into());
+    }
+    let (family, variant) = Family::by_alias(model).map_err(|error| match error {
+        FamilyError::UnknownAlias { alias, nearest, known, .. } => {
+            FamilyError::UnknownAlias { folder: near::near(path), alias, nearest, known }
+        }
+        error => error,
+    })?;
     let hub_id = family.checkpoint(variant).and_then(|published| published.hub_id.as_ref());
-    hub_id.map(ToString::to_string).ok_or_else(|| LocateError::NoSuchPath { path: path.to_owned() }.into())
+    hub_id.map(ToString::to_string).ok_or_else(|| no_such_path(path))
+}
+
+fn no_such_path(path: &Path) -> Error {
+    LocateError::NoSuchPath { path: path.to_owned(), near: near::near(path) }.into()
 }
 
 fn find_in_cache(hub_id: &str, places: &Places) -> Result<Located> {
@@ -109,7 +158,8 @@ fn in_cache(path: &Path) -> Located {
 /// Finds the folder of a tower. `configured`: its path in config.json.
 ///
 /// # Errors
-/// [`LocateError::NoTower`] with every place looked at; its help is the command that fetches the tower.
+/// [`LocateError::NoTower`] with every place looked at, [`LocateError::TowerNotFetched`] where the cache has a part of
+/// it; their help is the command that fetches the tower, and the option that names it.
 pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> Result<Located> {
     let name = tower.path.rsplit('/').next().unwrap_or(&tower.path);
     let mut candidates = Vec::new();
@@ -132,7 +182,9 @@ pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places:
         Some(Ok(snapshot)) => {
             Ok(Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) })
         }
-        Some(Err(Error::Cache(error @ CacheError::IncompleteSnapshot { .. }))) => Err(error.into()),
+        Some(Err(error @ Error::Cache(CacheError::IncompleteSnapshot { .. }))) => {
+            Err(LocateError::TowerNotFetched { name: name.to_owned(), cause: Box::new(error) }.into())
+        }
         _ => Err(LocateError::NoTower {
             name: name.to_owned(),
             hub_id: hub_id.to_owned(),

@@ -14,7 +14,7 @@ use crate::device::MemoryTable;
 use crate::device_map::{
     self, BrokenRule, MaxMemory, MemorySize, Profile, ProfileMemory, Sizing, TensorKind, Vision,
 };
-use crate::error::{CheckpointError, DeviceMapError, Error, PlanError, Result};
+use crate::error::{CheckpointError, DeviceMapError, Error, LocateError, PlanError, Result};
 use crate::family::{self, Detected, Family, Match, Variant};
 use crate::locate::{self, Places};
 use crate::manifest::MANIFEST_NAME;
@@ -86,6 +86,9 @@ impl Model {
         }
         let storage = storage.ok_or_else(|| DeviceMapError::NoPrecision { model: name.to_owned() })?;
         if !path.exists() && !name.contains('/') {
+            if locate::is_tiny(name) {
+                return Err(LocateError::BuiltIn.into());
+            }
             let (family, variant) = Family::by_alias(name)?;
             return Self::of_family(family, variant, storage);
         }

@@ -90,7 +90,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<Verdict> {
 /// Finds the model and decides everything. `fetch`: what is missing is downloaded, with progress shown so.
 fn prepare(recipe: &RecipeArgs, fetch: Option<Option<ProgressMode>>) -> Result<Conversion> {
     let places = places(recipe);
-    let is_tiny = recipe.model == tiny::ALIAS && !Path::new(tiny::ALIAS).exists();
+    let is_tiny = locate::is_tiny(&recipe.model);
     if let Some(progress) = fetch.filter(|_| !is_tiny) {
         super::fetch::missing(&recipe.model, &places, progress)?;
     }

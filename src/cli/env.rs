@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mgpack::family::Family;
+use mgpack::locate;
 use mgpack::{Result, bundle, environment};
 use serde_json::json;
 
@@ -16,7 +17,8 @@ pub(super) fn run(args: &EnvArgs) -> Result<Verdict> {
         let (manifest, _) = bundle::read_manifest(path)?;
         (manifest.model.family, manifest.requirements)
     } else {
-        let (family, _) = Family::by_alias(&args.bundle)?;
+        let alias = if locate::is_tiny(&args.bundle) { "7b" } else { args.bundle.as_str() };
+        let (family, _) = Family::by_alias(alias)?;
         (family.name.to_string(), environment::requirements(family))
     };
     let dir = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{family}-env")));

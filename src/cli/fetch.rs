@@ -10,7 +10,7 @@ use mgpack::family::{Detected, Family, Tower};
 use mgpack::hub::{Download, Hub, Wanted, is_offline};
 use mgpack::locate::{self, Places};
 use mgpack::size::counted;
-use mgpack::{Error, Result};
+use mgpack::{Error, Explain as _, Result};
 use serde_json::Value;
 
 use super::args::ProgressMode;
@@ -31,13 +31,23 @@ pub(super) fn hub(places: &Places) -> Result<Option<Hub>> {
 
 /// Downloads what a conversion of `model` needs and no place holds. Asks the hub for nothing else.
 pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMode>) -> Result<()> {
+    places.check_towers()?;
+    let mut doubt = None;
     let absent = match locate::checkpoint(model, places) {
         Ok(_) => false,
+        // A path that is mistyped is likelier than a repository: the conversion says so.
+        Err(Error::Locate(error @ LocateError::NotHere { near: None, .. })) => {
+            doubt = error.why();
+            true
+        }
         Err(Error::Cache(CacheError::NotInCache { .. } | CacheError::IncompleteSnapshot { .. })) => true,
         // Whatever it is, it is no download; the conversion tells it.
         Err(_) => return Ok(()),
     };
     let Some(hub) = hub(places)? else { return Ok(()) };
+    if let Some(readings) = doubt {
+        ui::say(&format!("note: `{model}` is asked of the hub; {readings}"));
+    }
     let mut downloads = Vec::new();
     let mut known = None;
     if absent {
@@ -58,7 +68,7 @@ pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMod
         for tower in &family.towers {
             // The checkpoint is not here yet, so only places that do not depend on it count.
             if is_missing(tower, None, &places.cwd, places) {
-                downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
+                downloads.push(plan_tower(&hub, tower)?);
             }
         }
     }
@@ -84,10 +94,21 @@ pub(super) fn towers_of(
     for tower in &found.family.towers {
         let configured = config.get(&tower.config_key).and_then(Value::as_str);
         if is_missing(tower, configured, dir, places) {
-            downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
+            downloads.push(plan_tower(hub, tower)?);
         }
     }
     fetch(hub, &downloads, progress).map(drop)
+}
+
+/// The download of a tower, or why there is none, and what else there is to do.
+fn plan_tower<'a>(hub: &'a Hub, tower: &'a Tower) -> Result<Download<'a>> {
+    hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP).map_err(|error| match error {
+        Error::Hub(HubError::Interrupted) => error,
+        error => {
+            let name = tower.path.rsplit('/').next().unwrap_or(&tower.path).to_owned();
+            LocateError::TowerNotFetched { name, cause: Box::new(error) }.into()
+        }
+    })
 }
 
 /// The snapshot that `model` names, where it has no tokenizer and only the hub knows whether there is one.
@@ -103,7 +124,7 @@ fn without_tokenizer(model: &str, places: &Places) -> Option<Snapshot> {
 fn is_missing(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> bool {
     matches!(
         locate::tower(tower, configured, checkpoint, places),
-        Err(Error::Locate(LocateError::NoTower { .. }) | Error::Cache(CacheError::IncompleteSnapshot { .. }))
+        Err(Error::Locate(LocateError::NoTower { .. } | LocateError::TowerNotFetched { .. }))
     )
 }
 

@@ -4,12 +4,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use mgpack::Result;
 use mgpack::convert::Conversion;
 use mgpack::error::{HubError, LocateError};
 use mgpack::hub::{Hub, Stream, Wanted};
 use mgpack::locate::{self, Located, Places};
 use mgpack::progress::{Progress, Stage};
+use mgpack::{Error, Result};
 
 use super::args::ConvertArgs;
 use super::{STOP, Verdict, convert, fetch, ui};
@@ -21,6 +21,12 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Verdict> {
     }
     convert::check_target(args)?;
     let places = convert::places(&args.recipe);
+    places.check_towers()?;
+    if let Err(Error::Locate(error @ LocateError::NotHere { near: Some(_), .. })) =
+        locate::checkpoint(model, &places)
+    {
+        return Err(error.into());
+    }
     let hub_id = locate::hub_id(model)?;
     let hub = fetch::hub(&places)?.ok_or_else(|| HubError::Offline { repo_id: hub_id.clone() })?;
     let download = hub.plan(&hub_id, places.revision.as_deref(), Wanted::Checkpoint, &STOP)?;

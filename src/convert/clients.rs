@@ -5,13 +5,16 @@
 
 use serde_json::Value;
 
-use crate::checkpoint::SourceTensor;
+use crate::checkpoint::{Checkpoint, SourceTensor};
 use crate::error::{PlanError, Result};
 use crate::modules::key_of;
-use crate::plan::{Fate, Plan, Skip};
+use crate::plan::{Fate, Plan, Precision, Skip};
 use crate::scheme::{Layout, Scheme};
 use crate::structure::{ROUTER, Role, role_of};
 use crate::transformers;
+
+/// The file in which sentence-transformers keeps the parts of a model.
+const SENTENCE_MODULES: &str = "modules.json";
 
 /// Patterns of the modules of a generic bundle that stay float, as its quantization_config lists them: by their names
 /// in the checkpoint, then by those in the class that loads it where these are others.
@@ -115,5 +118,33 @@ pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
             "transformers 5 fuses experts when it loads a model, and of quantized models only packed ones: \
              this bundle is for vLLM on a GPU; W8A16 with all experts quantized loads in transformers",
         ),
+    }
+}
+
+/// Whether sentence-transformers loads this checkpoint: it has the list of its parts.
+pub(super) fn is_sentence_transformer(checkpoint: &Checkpoint) -> bool {
+    checkpoint.side_files().iter().any(|file| file.path == SENTENCE_MODULES)
+}
+
+/// The layout of int8 that sentence-transformers serves, where the user asked for none.
+///
+/// Its version 6 calls the model's embeddings and layers past the hook by which compressed-tensors decompresses W8A8.
+pub(super) fn sentence_layout(is_sentence: bool, precision: Precision, config: &Value) -> Option<Layout> {
+    let is_free = is_sentence && matches!(precision, Precision::Int8);
+    (is_free && !transformers::is_lost_on_bitsandbytes(config)).then_some(Layout::Bnb)
+}
+
+/// What the user should know of a bundle of sentence-transformers. `chosen`: the layout was chosen for them.
+pub(super) fn sentence_notice(is_sentence: bool, scheme: Scheme, chosen: bool) -> Option<&'static str> {
+    match scheme {
+        Scheme::BnbInt8 if is_sentence && chosen => Some(
+            "a model of sentence-transformers, so int8 is stored as bitsandbytes has it: W8A8, the scheme of other models, \
+             does not encode in sentence-transformers 6",
+        ),
+        Scheme::W8A8 | Scheme::W8A16 if is_sentence => Some(
+            "sentence-transformers 6 does not encode with W8A8 or W8A16: the bundle is for transformers and vLLM; int8 as bitsandbytes \
+             has it, fp16 and bf16 encode",
+        ),
+        _ => None,
     }
 }

@@ -183,11 +183,14 @@ impl Conversion {
         };
         let mut notices: Vec<String> = checkpoint.notices().iter().map(ToString::to_string).collect();
         notices.extend(family.as_ref().and_then(Match::notice));
+        let is_sentence = family.is_none() && clients::is_sentence_transformer(&checkpoint);
+        let layout =
+            options.layout.or_else(|| clients::sentence_layout(is_sentence, options.precision, &config));
         let recipe = |precision, layout| {
             let family = family.as_ref().map(|found| found.family);
             Recipe::choose(precision, layout, &options.ignore, options.max_shard_len, family)
         };
-        let of_user = recipe(options.precision, options.layout)?;
+        let of_user = recipe(options.precision, layout)?;
         if let Some(method) = transformers::quantization_of(&config) {
             return Err(PlanError::AlreadyQuantized { method }.into());
         }
@@ -197,6 +200,12 @@ impl Conversion {
         let plan = Plan::new(checkpoint.tensors(), &of_user)?;
         if family.is_none() {
             notices.extend(clients::notice(&plan, &config).map(str::to_owned));
+            let chosen = layout != options.layout;
+            notices.extend(clients::sentence_notice(is_sentence, plan.scheme, chosen).map(str::to_owned));
+            if places.towers.is_some() {
+                notices
+                    .push("a folder of vision towers was given, and this model has none of MGM's".to_owned());
+            }
         }
         let mut resources =
             Resources::choose(&plan, checkpoint.scratch_len(), options.threads, options.max_memory)?;

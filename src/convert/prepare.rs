@@ -11,7 +11,7 @@ use super::{FilePlan, Options, TowerFolder, contents};
 use crate::bundle;
 use crate::checkpoint::{Checkpoint, Folder, SideFile, Skipped};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{LocateError, Result};
 use crate::family::{self, Match};
 use crate::locate::{self, Located, Places};
 use crate::manifest::FileFate;
@@ -48,6 +48,7 @@ pub(super) fn open_towers(
     places: &Places,
     options: &Options,
 ) -> Result<Vec<TowerFolder>> {
+    places.check_towers()?;
     let Some(found) = family else { return Ok(Vec::new()) };
     let open = |tower: &'static family::Tower| {
         let configured = config.get(&tower.config_key).and_then(Value::as_str);
@@ -59,7 +60,18 @@ pub(super) fn open_towers(
             weights.map(|name| Rewrite::prepare(tower, &located.dir.join(name), options)).transpose()?;
         Ok(TowerFolder { facts: tower, located, loaded_len, folder, rewrite })
     };
-    found.family.towers.iter().map(open).collect()
+    let towers: Vec<TowerFolder> = found.family.towers.iter().map(open).collect::<Result<_>>()?;
+    if let Some(given) = &places.towers
+        && !towers.iter().any(|tower| tower.located.dir.starts_with(given))
+    {
+        let names: Vec<&str> = towers.iter().map(|tower| tower.facts.path.as_str()).collect();
+        let why = format!(
+            "it holds none of {}, nor a folder of their names with the files MGM opens",
+            names.join(", ")
+        );
+        return Err(LocateError::TowersFolder { path: given.clone(), why }.into());
+    }
+    Ok(towers)
 }
 
 /// The file of a tower's weights: the first of `weights_one_of` that is there.

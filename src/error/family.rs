@@ -1,5 +1,7 @@
 //! Errors of finding a family by name.
 
+use std::path::PathBuf;
+
 use super::Explain;
 
 /// A family was asked for by a name that does not lead to one.
@@ -15,6 +17,8 @@ pub enum FamilyError {
         nearest: Option<String>,
         /// Every known alias in its short form, smallest model first.
         known: Vec<String>,
+        /// A folder of like name that is here.
+        folder: Option<PathBuf>,
     },
     /// The family is known, but this variant of it is not published.
     #[error("`{alias}` is not published")]
@@ -36,10 +40,16 @@ impl Explain for FamilyError {
 
     fn help(&self) -> Option<String> {
         match self {
+            FamilyError::UnknownAlias { nearest: Some(nearest), folder: Some(folder), .. } => {
+                Some(format!("did you mean `{nearest}`, or the folder `{}`?", folder.display()))
+            }
             FamilyError::UnknownAlias { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean `{nearest}`?"))
             }
-            FamilyError::UnknownAlias { nearest: None, .. } => {
+            FamilyError::UnknownAlias { folder: Some(folder), .. } => {
+                Some(format!("did you mean the folder `{}`?", folder.display()))
+            }
+            FamilyError::UnknownAlias { .. } => {
                 Some("give an alias, a hub id such as YanweiLi/MGM-7B, or a folder".to_owned())
             }
             FamilyError::NotPublished { .. } => {

@@ -11,7 +11,7 @@ use super::Explain;
 #[non_exhaustive]
 pub enum HubError {
     /// The network is needed and may not be used.
-    #[error("`{repo_id}` cannot be streamed: the network may not be used")]
+    #[error("`{repo_id}` cannot be fetched: the network may not be used")]
     Offline {
         /// The repository.
         repo_id: String,
@@ -224,11 +224,15 @@ impl Explain for HubError {
             HubError::Certificate { .. } => {
                 "set SSL_CERT_FILE to the certificates of your proxy or mirror, in PEM form".into()
             }
-            HubError::Answer { .. } => "the same command goes on from where this one ended".into(),
+            HubError::Answer { .. } => "the same command goes on from where this one ended; without a network, ‹offline=true› uses only what \
+                 is in the cache, and HF_ENDPOINT names a mirror to fetch from"
+                .into(),
             HubError::NoSpace { .. } => {
                 "free some space, or set HF_HUB_CACHE to a folder on another disk".into()
             }
-            HubError::Offline { .. } => "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE".into(),
+            HubError::Offline { .. } => "leave out ‹offline› and unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, which allow only what is in the \
+                 cache; HF_ENDPOINT names a mirror to fetch from, HF_HUB_CACHE another cache"
+                .into(),
             HubError::NotStreamable { .. } => "convert it without ‹stream=true›".into(),
             HubError::WrongBytes { .. } => {
                 "a proxy or mirror may alter files: try without it, or with another HF_ENDPOINT".into()

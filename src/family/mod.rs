@@ -12,6 +12,7 @@ mod text;
 use std::sync::LazyLock;
 
 use crate::error::FamilyError;
+use crate::tiny;
 
 pub use detect::{Detected, Match, ShapeDifference};
 pub use facts::{
@@ -82,14 +83,16 @@ fn unknown_alias(alias: &str, lower_case: &str) -> FamilyError {
     // Below this, what the two words share is chance. `70b` and `7b` give 0.9, `mgm-7` and `mgm-7b` 0.97.
     const RESEMBLES: f64 = 0.8;
     let published = || every_checkpoint().filter(|(_, published)| published.hub_id.is_some());
-    let aliases = published().flat_map(|(_, published)| &published.aliases);
+    let aliases = published().flat_map(|(_, published)| published.aliases.iter().map(String::as_str));
     let nearest = aliases
+        .chain([tiny::ALIAS])
         .map(|known| (strsim::jaro_winkler(lower_case, known), known))
         .filter(|(likeness, _)| *likeness >= RESEMBLES)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known.clone());
-    let known = published().filter_map(|(_, published)| published.aliases.first().cloned()).collect();
-    FamilyError::UnknownAlias { alias: alias.to_owned(), nearest, known }
+        .map(|(_, known)| known.to_owned());
+    let short = published().filter_map(|(_, published)| published.aliases.first().cloned());
+    let known = std::iter::once(tiny::ALIAS.to_owned()).chain(short).collect();
+    FamilyError::UnknownAlias { alias: alias.to_owned(), nearest, known, folder: None }
 }
 
 #[cfg(test)]
@@ -127,7 +130,7 @@ mod tests {
     fn an_unknown_alias_names_the_nearest_one() {
         let error = Family::by_alias("34-b").unwrap_err();
         assert_eq!(error.to_string(), "no model has the alias `34-b`");
-        let known = "2b, 7b, 7b-hd, 8b, 8b-hd, 13b, 13b-hd, 34b, 34b-hd, 8x7b, 8x7b-hd";
+        let known = "tiny, 2b, 7b, 7b-hd, 8b, 8b-hd, 13b, 13b-hd, 34b, 34b-hd, 8x7b, 8x7b-hd";
         assert_eq!(error.why().unwrap(), format!("the aliases are {known}"));
         assert_eq!(error.help().unwrap(), "did you mean `34b`?");
     }

@@ -8,7 +8,7 @@ mod mention;
 mod work;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use indexmap::IndexMap;
@@ -224,7 +224,7 @@ fn convert_checkpoint(
     places.revision = revision;
     let listeners = Listeners { progress: progress.as_ref(), notice: Some(&notice) };
     work::run(py, listeners, move |teller, stop| {
-        let is_tiny = model == tiny::ALIAS && !Path::new(tiny::ALIAS).exists();
+        let is_tiny = locate::is_tiny(&model);
         let located = if is_tiny {
             locate::tiny(|name| std::env::var_os(name), &places.cwd, teller)?
         } else {

@@ -66,7 +66,7 @@ def test_every_option_that_the_library_mentions_is_an_argument():
     """Read from the sources: every text, whichever error it is of."""
     known = {name for function in (mgpack.convert, mgpack.load, mgpack.verify) for name in inspect.signature(function).parameters}
     # Of verbs that are commands only.
-    of_commands = {"stream", "discard_source", "exclude", "part_size", "planner", "python", "until"}
+    of_commands = {"offline", "stream", "discard_source", "exclude", "part_size", "planner", "python", "until"}
     mentioned = set()
     for file in (SOURCES / "error").rglob("*.rs"):
         text = file.read_text()
