@@ -3,6 +3,8 @@
 #
 # Takes MGM from $MGM, a checkout, or clones it into .venv-mgm/MGM at the commit that formats/families describes. Installs
 # the pinned packages into .venv-mgm at first use (about 5 GB). PYTHON names the interpreter, by default 3.10, else 3.11.
+# Then the environment that an int8 bundle of MGM-7B pins is made as its user makes it, and the bundle loaded there
+# (tests/environments). LISTS=all does so for every list that a bundle can hold: for a nightly run, half an hour and more.
 # PROFILE is cargo's profile, `release` by default; MGPACK names a binary that is there already.
 set -eu
 cd "$(dirname "$0")/.."
@@ -74,4 +76,9 @@ for run in "$environment llama,mixtral" "$environment-2b gemma"; do
         --junit-xml "$1/results.xml" tests/mgm || status=1
 done
 "$environment/bin/python" tests/mgm/counts.py "$environment/results.xml" "$environment-2b/results.xml" || status=1
+
+wheel=$(echo "$built"/wheels/mgpack-*.whl)
+if [ -n "${LISTS:-}" ]; then set -- $LISTS; else set -- --keep "$environment-lists" --first mgm-7b; fi
+"$environment/bin/python" tests/environments/run.py --mgpack "${MGPACK:-$built/mgpack}" --wheel "$wheel" --mgm "$MGM" "$@" ||
+    status=1
 exit $status
