@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::device_map::Profile;
 use crate::devices::Devices;
 use crate::family::{self, Failure, Family};
+use crate::gpu_models;
 use crate::manifest::{Manifest, Requirement};
 use crate::program::shell_word;
 use crate::python::Python;
@@ -182,6 +183,33 @@ pub fn joined(findings: Vec<Finding>) -> Vec<Finding> {
     let why = absent.first().map(|finding| finding.why.clone()).unwrap_or_default();
     let first = Finding { what, why, help: lines.join(" && "), absent: None };
     std::iter::once(first).chain(others).collect()
+}
+
+/// Whether the GPUs have kernels: a finding where the torch that loads an MGM bundle has none for one of them, and notes on
+/// what vLLM has none for.
+pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (Vec<Finding>, Vec<String>) {
+    let torch = manifest.requirements.iter().find(|need| need.package == "torch");
+    let installed = python.version_of("torch").map(str::to_owned);
+    let version = installed.or_else(|| torch.map(|need| need.pin.clone()));
+    let (mut findings, mut notes) = (Vec::new(), Vec::new());
+    for capability in devices.capabilities() {
+        if let Some(what) = version.as_deref().and_then(|torch| gpu_models::torch_notice(torch, capability)) {
+            let range = torch.map(|need| need.range.as_str()).unwrap_or_default();
+            let serves = |torch: &&str| {
+                contains(range, torch) && gpu_models::torch_has_kernels(torch, capability) == Some(true)
+            };
+            let help = match ["2.3.1", "2.13.0"].iter().find(|torch| serves(torch)) {
+                Some(torch) => {
+                    format!("{} -m pip install 'torch=={torch}'", shell_word(&python.path.to_string_lossy()))
+                }
+                None => "load it on another GPU: no torch that serves this bundle has them".to_owned(),
+            };
+            let why = "the first kernel ends in CUDA error: no kernel image is available for execution on the device".to_owned();
+            findings.push(Finding { what, why, help, absent: None });
+        }
+        notes.extend(gpu_models::scheme_notice(manifest.scheme.name, capability));
+    }
+    (findings, notes)
 }
 
 /// The families whose packages are all installed in a version that works.

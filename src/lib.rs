@@ -32,6 +32,7 @@ pub mod drawing;
 pub mod environment;
 pub mod error;
 pub mod family;
+pub mod gpu_models;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod json_text;

@@ -255,3 +255,48 @@ fn doctor_says_which_families_are_served_only_where_that_is_a_question() {
     assert!(served(&["doctor"]) && served(&["doctor", "MGM-7B"]));
     assert!(!served(&["doctor", "generic"]));
 }
+
+#[test]
+fn generations_without_kernels_are_told_before_and_on_the_machine() {
+    let world = World::new();
+    world::save_zeros(&world.path("ckpt"), 2, 64, 64);
+    let notices = |model: &str, scheme: &str, gpus: &str| {
+        let plan = world.good(&["plan", model, scheme, "--gpus", gpus, "--json"]).json();
+        plan["notices"].to_string()
+    };
+    let w8a8 = "vLLM has no kernel for W8A8 on compute capability";
+    assert!(notices("ckpt", "--int8", "2xRTX-5090").contains(&format!("{w8a8} 12.0 (Blackwell)")));
+    assert!(notices("ckpt", "--int8", "B200").contains(&format!("{w8a8} 10.0 (Blackwell)")));
+    assert!(notices("ckpt", "--int8", "V100-32GB").contains(&format!("{w8a8} 7.0 (Volta)")));
+    for served in ["H100", "RTX-4090", "T4", "24GiB"] {
+        assert!(!notices("ckpt", "--int8", served).contains("kernel"), "{served}");
+    }
+    assert!(!notices("ckpt", "--bf16", "B200").contains("kernel"));
+    assert!(
+        notices("tiny", "--int8", "RTX-5090")
+            .contains("torch 2.0.1 has no kernels for compute capability 12.0")
+    );
+    assert!(!notices("tiny", "--int8", "RTX-4090").contains("kernel"));
+    let unknown = world.run(&["plan", "tiny", "--int8", "--gpus", "2xRTX-509"]);
+    assert_eq!(unknown.code, 2);
+    assert!(
+        unknown.err.contains("no model of GPU is known here as `RTX-509`; like it: RTX-5090"),
+        "{}",
+        unknown.err
+    );
+
+    // What NVML says of the GPU that is here.
+    let found =
+        Command::new("sh").args(["-c", "command -v python3.11 || command -v python3"]).output().unwrap();
+    let python = String::from_utf8(found.stdout).unwrap();
+    let machine = Machine::new().nvml(&(gpu(23000, 24576, UUIDS[0]) + "cc 12 0\n"));
+    let auto = machine.run(&["plan", "tiny", "--int8", "--gpus", "auto", "--json"]).json();
+    assert!(auto["notices"].to_string().contains("torch 2.0.1 has no kernels"), "{auto}");
+    machine.world.good(&["convert", "tiny", "--int8", "-o", "bundle"]);
+    let report = machine.run(&["doctor", "bundle", "--python", python.trim(), "--json"]).json();
+    assert_eq!(report["devices"]["gpus"][0]["compute_capability"], "12.0");
+    let findings = report["findings"].to_string();
+    assert!(findings.contains("has no kernels for compute capability 12.0 (Blackwell)"), "{findings}");
+    let card = fs::read_to_string(machine.world.path("bundle/README.md")).unwrap();
+    assert!(card.contains("none for Blackwell (10.0, 12.0)"), "{card}");
+}

@@ -101,6 +101,7 @@ fn assert_consistent(manifest: &Manifest) {
 /// Converts the checkpoint in `dir` into `target`.
 fn convert(dir: &Path, target: &Path, precision: Precision, on_overflow: OnOverflow) -> Outcome {
     let options = Options {
+        capabilities: Vec::new(),
         precision,
         layout: None,
         ignore: Vec::new(),

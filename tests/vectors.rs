@@ -50,6 +50,7 @@ fn convert(
     std::fs::write(source.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
     std::fs::write(source.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
     let options = Options {
+        capabilities: Vec::new(),
         precision,
         layout,
         ignore: Vec::new(),

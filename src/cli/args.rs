@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use mgpack::convert::DEFAULT_MAX_MEMORY;
-use mgpack::device_map::{MemoryTable, parse_size};
+use mgpack::device_map::{GpuTable, parse_size};
 use mgpack::digest::Digest;
 use mgpack::map::{Planner, Storage};
 use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
@@ -235,7 +235,7 @@ impl StorageArgs {
 /// What a device map is planned for.
 #[derive(Debug, Args)]
 pub(crate) struct MapRequestArgs {
-    /// GPUs to place the model on: 2x24GiB, or 0=22GiB,1=24GiB, or auto; again for another profile
+    /// GPUs to place the model on: 2x24GiB, 2xRTX-4090, 0=22GiB,1=24GiB or auto (repeatable)
     #[arg(long, visible_alias = "max-memory-map", value_name = "GPUS", value_parser = gpus)]
     pub(crate) gpus: Vec<Gpus>,
     /// Tokens of prompt and answer that the device map leaves room for, images apart
@@ -562,7 +562,7 @@ impl std::fmt::Display for Size {
 /// `--gpus`: a table, or a question to the machine.
 #[derive(Clone, Debug)]
 pub(crate) enum Gpus {
-    Table(MemoryTable),
+    Table(GpuTable),
     Auto,
 }
 
@@ -588,7 +588,7 @@ fn gpus(text: &str) -> Result<Gpus, String> {
     if text == "auto" {
         return Ok(Gpus::Auto);
     }
-    MemoryTable::parse(text).map(Gpus::Table).map_err(|error| error.to_string())
+    GpuTable::parse(text).map(Gpus::Table).map_err(|error| error.to_string())
 }
 
 fn isa(text: &str) -> Result<mgpack::kernels::Isa, String> {

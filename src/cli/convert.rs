@@ -126,6 +126,7 @@ pub(super) fn options(recipe: &RecipeArgs) -> Options {
         keep_towers: recipe.keep_towers,
         threads: super::thread_count(recipe.threads),
         isa: recipe.isa.unwrap_or_else(Isa::detect),
+        capabilities: super::map::capabilities(&recipe.map),
         map: super::map::request(&recipe.map),
     }
 }

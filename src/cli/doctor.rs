@@ -43,6 +43,9 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Verdict> {
             findings.extend(found);
             notes = said;
         }
+        let (found, said) = doctor::generations(manifest, &python, &devices);
+        findings.extend(found);
+        notes.extend(said);
         let (of_memory, found) = doctor::memory(manifest, &devices);
         rooms = of_memory;
         findings.extend(found);

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use mgpack::device_map::{ACCELERATE, BrokenRule, Device, Profile};
+use mgpack::devices::Devices;
+use mgpack::gpu_models::Capability;
 use mgpack::locate::Places;
 use mgpack::map::{Model, Planned, Planner};
 use mgpack::modules::MapRequest;
@@ -52,7 +54,7 @@ pub(super) fn run(args: &MapArgs) -> Result<Verdict> {
 /// The request of the command line; `auto` asks this machine.
 pub(super) fn request(args: &MapRequestArgs) -> MapRequest {
     let table = |gpus: &Gpus| match gpus {
-        Gpus::Table(table) => Some(table.clone()),
+        Gpus::Table(table) => Some(table.memory.clone()),
         Gpus::Auto => super::devices::table(),
     };
     MapRequest {
@@ -62,6 +64,18 @@ pub(super) fn request(args: &MapRequestArgs) -> MapRequest {
         reserve: args.reserve.0,
         allow_cpu: args.allow_cpu.map(|size| size.0),
     }
+}
+
+/// The compute capabilities of the GPUs that the request names, or that are here.
+pub(super) fn capabilities(args: &MapRequestArgs) -> Vec<Capability> {
+    let of = |gpus: &Gpus| match gpus {
+        Gpus::Table(table) => table.capabilities.clone(),
+        Gpus::Auto => Devices::detect(|name| std::env::var_os(name)).capabilities(),
+    };
+    let mut all: Vec<Capability> = args.gpus.iter().flat_map(of).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn title(name: &str, profile: &Profile) -> String {

@@ -98,6 +98,7 @@ mod tests {
             "doctor",
             "report/",
             "family/folder",
+            "error/io",
         ];
         let flag = Regex::new(r#"["`( ](--[a-z][a-z0-9-]*|-[a-z])\b"#).unwrap();
         let literal = Regex::new(r#""(?:[^"\\]|\\[\s\S])*""#).unwrap();

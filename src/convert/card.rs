@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::{Conversion, generic};
 use crate::environment::MGM;
 use crate::family::Match;
+use crate::gpu_models;
 use crate::program::shell_word;
 
 /// README.md of a bundle: what it is, how to load it, how to check it. `folder`: the name of its folder, as a program that
@@ -35,6 +36,10 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
         counted(totals.source_bytes, "byte"),
     );
     card.push_str("## Load\n\n");
+    if let Some(gpus) = gpu_models::scheme_gpus(conversion.plan.scheme) {
+        let _ = writeln!(card, "{gpus}
+");
+    }
     match &conversion.family {
         Some(found) => {
             // The towers' paths are relative to the working directory of the process.
@@ -69,6 +74,8 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
 fn mgm_notes(name: &str, folder: &str, found: &Match) -> String {
     let template = &found.family.conversation.template;
     let infers = &found.family.conversation.cli_infers;
+    let torch = found.family.requirement("torch").and_then(|need| gpu_models::torch_gpus(&need.pin));
+    let gpus = torch.map_or_else(String::new, |gpus| format!("{gpus} "));
     let mode = if template == infers { String::new() } else { format!(" --conv-mode {template}") };
     format!(
         "\nMGM chooses the model's class by a name: `model_name` above, and on its command line the last part of \
@@ -77,7 +84,7 @@ fn mgm_notes(name: &str, folder: &str, found: &Match) -> String {
          ```sh\ncd {folder}\npython -m mgm.serve.cli --model-path \"$PWD\"{mode} --image-file IMAGE\n```\n\n\
          If the folder has another name than `{name}`, link it by that name and give MGM the link. Leave `load_8bit` off: an \
          int8 bundle says so in config.json.\n\n\
-         MGM's loader needs an NVIDIA GPU. Without one give it an fp16 or bf16 bundle and `device=\"cpu\"`, with a torch that \
+         MGM's loader needs an NVIDIA GPU. {gpus}Without one give it an fp16 or bf16 bundle and `device=\"cpu\"`, with a torch that \
          computes in half precision on a CPU: 2.0.1 does not, 2.13.0 does. `mgpack.load` of mgpack's Python package loads \
          under any name and from any working directory.\n"
     )

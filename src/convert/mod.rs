@@ -32,6 +32,7 @@ use crate::digest::Digest;
 use crate::environment;
 use crate::error::{ConvertError, PlanError, Result};
 use crate::family::{self, Detected, Match, Misnamed};
+use crate::gpu_models::{self, Capability};
 use crate::kernels::Isa;
 use crate::locate::{Located, Places};
 use crate::manifest::{self, ErrorFigures, FileFate, MANIFEST_NAME, Manifest, SUMS_NAME};
@@ -68,6 +69,8 @@ pub struct Options {
     pub isa: Isa,
     /// Devices and what to keep free on them.
     pub map: MapRequest,
+    /// Compute capabilities of the devices, where they are known.
+    pub capabilities: Vec<Capability>,
 }
 
 /// Name of the card in a bundle.
@@ -224,6 +227,14 @@ impl Conversion {
             .then(|| Plan::new(checkpoint.tensors(), &recipe(Precision::Int8, None).ok()?).ok())
             .flatten();
         let profiles = modules(&plan).plan(&options.map, int8.as_ref().map(modules).as_ref())?;
+
+        let torch = family.as_ref().and_then(|found| found.family.requirement("torch"));
+        for &capability in &options.capabilities {
+            let of_torch = torch.and_then(|need| gpu_models::torch_notice(&need.pin, capability));
+            notices
+                .extend(of_torch.map(|notice| format!("{notice}, and it is the one that this family pins")));
+            notices.extend(gpu_models::scheme_notice(plan.scheme, capability));
+        }
 
         let mut conversion = Self {
             checkpoint,

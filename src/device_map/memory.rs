@@ -6,22 +6,57 @@
 
 use crate::device::{Device, MAX_DEVICES, MemoryTable};
 use crate::error::DeviceMapError;
+use crate::gpu_models::{Capability, GpuModel};
+
+/// A memory table as a person gave it, and what is known of the GPUs that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuTable {
+    /// Bytes per device.
+    pub memory: MemoryTable,
+    /// Compute capabilities of the models that were named.
+    pub capabilities: Vec<Capability>,
+}
 
 impl MemoryTable {
-    /// Reads a table: parts joined by commas, each `SIZE`, `COUNTxSIZE` (the next free numbers) or `ID=SIZE`.
-    ///
-    /// `2x24GiB` is `0=24GiB,1=24GiB`; `ID` is a number or `cpu`. Sizes as in [`parse_size`].
+    /// Reads a table, as [`GpuTable::parse`].
     ///
     /// # Errors
-    /// [`DeviceMapError::BadMemoryTable`] with the part that was not understood.
+    /// As [`GpuTable::parse`].
     pub fn parse(text: &str) -> Result<Self, DeviceMapError> {
+        GpuTable::parse(text).map(|table| table.memory)
+    }
+}
+
+impl GpuTable {
+    /// Reads a table: parts joined by commas, each `SIZE`, `COUNTxSIZE` (the next free numbers) or `ID=SIZE`.
+    ///
+    /// `2x24GiB` is `0=24GiB,1=24GiB`; `ID` is a number or `cpu`. Sizes as in [`parse_size`]; in the place of a size a
+    /// model's name has that model's memory: `2xRTX-4090`.
+    ///
+    /// # Errors
+    /// [`DeviceMapError::BadMemoryTable`] with the part that was not understood, [`DeviceMapError::UnknownGpu`].
+    pub fn parse(text: &str) -> Result<Self, DeviceMapError> {
+        let mut capabilities = Vec::new();
         let bad =
             |text: &str, reason| DeviceMapError::BadMemoryTable { text: text.trim().to_owned(), reason };
         let mut entries: Vec<(Device, u64)> = Vec::new();
         for part in text.split(',') {
-            let size = |size: &str| {
-                parse_size(size.trim())
-                    .ok_or_else(|| bad(part, "a size is a positive number with a unit, such as 24GiB"))
+            let mut size = |size: &str| {
+                let size = size.trim();
+                if let Some(bytes) = parse_size(size) {
+                    return Ok(bytes);
+                }
+                if !size.starts_with(|letter: char| letter.is_ascii_alphabetic())
+                    || Unit::split(size).is_some_and(|unit| unit.number.is_empty())
+                {
+                    return Err(bad(part, "a size is a positive number with a unit, such as 24GiB"));
+                }
+                let model = GpuModel::by_name(size)
+                    .map_err(|near| DeviceMapError::UnknownGpu { name: size.to_owned(), near })?;
+                if !capabilities.contains(&model.compute_capability) {
+                    capabilities.push(model.compute_capability);
+                }
+                Ok(model.memory())
             };
             if let Some((id, bytes)) = part.split_once('=') {
                 let device = match id.trim() {
@@ -35,7 +70,11 @@ impl MemoryTable {
                 };
                 entries.push((device, size(bytes)?));
             } else {
-                let (count, bytes) = match part.split_once(['x', 'X']) {
+                // A model's name may have an x: `RTX-4090`.
+                let counted = part.split_once(['x', 'X']);
+                let counted =
+                    counted.filter(|(count, _)| !count.trim().starts_with(|c: char| c.is_ascii_alphabetic()));
+                let (count, bytes) = match counted {
                     Some((count, bytes)) => match count.trim().parse::<u32>() {
                         Ok(count) if (1..=MAX_DEVICES).contains(&count) => (count, size(bytes)?),
                         _ => return Err(bad(part, "a count is a number from 1 to 128")),
@@ -50,7 +89,8 @@ impl MemoryTable {
                 entries.extend((next..next + count).map(|id| (Device::Gpu(id), bytes)));
             }
         }
-        Self::new(entries).ok_or_else(|| bad(text, "a device stands in it twice"))
+        let memory = MemoryTable::new(entries).ok_or_else(|| bad(text, "a device stands in it twice"))?;
+        Ok(Self { memory, capabilities })
     }
 }
 
@@ -115,6 +155,22 @@ mod tests {
         ];
         assert_eq!(table.entries(), expected);
         assert_eq!(MemoryTable::parse("1=2GiB,0=1GiB").unwrap().entries()[0], (Device::Gpu(0), gib));
+    }
+
+    #[test]
+    fn a_model_of_gpu_stands_for_its_memory() {
+        let gib = 1 << 30;
+        let parse = |text: &str| GpuTable::parse(text).unwrap();
+        assert_eq!(parse("2xRTX-5090").memory, MemoryTable::parse("2x32GiB").unwrap());
+        assert_eq!(parse("2xRTX-5090").capabilities.len(), 1);
+        assert_eq!(parse("RTX-4090, h100").memory, MemoryTable::parse("24GiB,80GiB").unwrap());
+        assert_eq!(parse("0=A100-80GB,cpu=64GiB").memory.get(Device::Gpu(0)), Some(80 * gib));
+        assert_eq!(parse("24GiB").capabilities, []);
+        let error = GpuTable::parse("2xRTX-509").unwrap_err();
+        assert!(
+            error.to_string().starts_with("no model of GPU is known here as `RTX-509`; like it: RTX-5090"),
+            "{error}"
+        );
     }
 
     #[test]

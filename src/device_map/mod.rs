@@ -27,7 +27,7 @@ use crate::structure::Role;
 pub use crate::device::{Device, MAX_DEVICES, MemoryTable};
 pub use crate::error::{Exception, Remedy};
 pub use accelerate::{ACCELERATE, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
-pub use memory::parse_size;
+pub use memory::{GpuTable, parse_size};
 pub use mgm::{MGM, plan_mgm};
 pub use models::{
     Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted, tree_of_config,

@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use serde::Serialize;
 
 use crate::device::{Device, MAX_DEVICES, MemoryTable};
+use crate::gpu_models::Capability;
 use crate::size::counted;
 
 /// What this machine has.
@@ -45,6 +46,8 @@ pub struct Gpu {
     pub uuid: Option<String>,
     /// Its memory; `None` where the query failed, with a note that says so.
     pub memory: Option<Memory>,
+    /// Its compute capability, where the driver says it.
+    pub compute_capability: Option<Capability>,
 }
 
 /// Memory of a device, in bytes.
@@ -75,6 +78,7 @@ struct Listed {
     memory: Option<Memory>,
     /// Why its memory is not known.
     fault: Option<String>,
+    capability: Option<Capability>,
 }
 
 impl Devices {
@@ -100,6 +104,14 @@ impl Devices {
     pub fn free_memory(&self) -> Option<MemoryTable> {
         let free = self.gpus.iter().filter_map(|gpu| Some((Device::Gpu(gpu.index), gpu.memory?.free)));
         MemoryTable::new(free).filter(|table| !table.entries().is_empty())
+    }
+
+    /// The compute capabilities here, each once.
+    pub fn capabilities(&self) -> Vec<Capability> {
+        let mut all: Vec<Capability> = self.gpus.iter().filter_map(|gpu| gpu.compute_capability).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// One sentence where there is no GPU to place anything on.
@@ -128,7 +140,8 @@ fn number(listed: &[Listed], visible_value: Option<&str>, order: Option<&str>) -
             let named = name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
             notes.push(format!("GPU {index}{named} does not tell its memory and is left out: {fault}"));
         }
-        gpus.push(Gpu { index, name, uuid: gpu.uuid.clone(), memory: gpu.memory });
+        let (uuid, memory, compute_capability) = (gpu.uuid.clone(), gpu.memory, gpu.capability);
+        gpus.push(Gpu { index, name, uuid, memory, compute_capability });
     }
     if visible::names_mig(visible_value) {
         notes.push(
@@ -171,6 +184,7 @@ mod tests {
             uuid: Some(uuid.to_owned()),
             memory: Some(Memory { free: 5, total: 9 }),
             fault: None,
+            capability: None,
         }
     }
 

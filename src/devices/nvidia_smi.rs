@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::{Listed, Memory};
+use crate::gpu_models::GpuModel;
 use crate::program;
 
 /// Starting the driver takes seconds on a machine with eight GPUs and no persistence daemon.
@@ -41,6 +42,8 @@ fn parse_line(line: &str) -> Option<Listed> {
     Some(Listed {
         name: told(name),
         uuid: told(uuid),
+        // Drivers before 470 do not know the field; the name does.
+        capability: GpuModel::by_name(name).ok().map(|model| model.compute_capability),
         fault: memory.err().map(|field| format!("memory {field}")),
         memory: memory.ok(),
     })

@@ -1,9 +1,11 @@
 //! GPUs through NVML, the driver's own library, which is loaded at run time if it is there.
 
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::CudaComputeCapability;
 use nvml_wrapper::{Device, Nvml};
 
 use super::{Listed, Memory};
+use crate::gpu_models::Capability;
 
 /// Every GPU of the machine, in PCI order: which is NVML's.
 ///
@@ -30,6 +32,11 @@ fn read(device: Result<Device<'_>, NvmlError>) -> Result<Listed, NvmlError> {
         name: device.name().ok(),
         uuid: device.uuid().ok(),
         fault: memory.as_ref().err().map(ToString::to_string),
+        capability: device.cuda_compute_capability().ok().and_then(capability),
         memory: memory.ok().map(|info| Memory { free: info.free.min(info.total), total: info.total }),
     })
+}
+
+fn capability(told: CudaComputeCapability) -> Option<Capability> {
+    Some(Capability { major: told.major.try_into().ok()?, minor: told.minor.try_into().ok()? })
 }

@@ -23,6 +23,14 @@ pub enum DeviceMapError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A memory table names a model of GPU that is not in formats/gpus.json.
+    #[error("no model of GPU is known here as `{name}`{}", like_it(near))]
+    UnknownGpu {
+        /// As given.
+        name: String,
+        /// Names that resemble it.
+        near: Vec<String>,
+    },
     /// The memory table names no accelerator, and some modules may stand nowhere else.
     #[error("the memory table names no accelerator")]
     NoAccelerator,
@@ -176,11 +184,17 @@ impl fmt::Display for Exception {
     }
 }
 
+/// `; like it: A, B`, or nothing.
+fn like_it(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; like it: {}", near.join(", ")) }
+}
+
 impl Explain for DeviceMapError {
     fn place(&self) -> Option<String> {
         match self {
             DeviceMapError::DoesNotFit(miss) => Some(format!("memory table {}", miss.memory)),
             DeviceMapError::BadMemoryTable { .. }
+            | DeviceMapError::UnknownGpu { .. }
             | DeviceMapError::NoAccelerator
             | DeviceMapError::NoTable => Some("‹gpus›".to_owned()),
             DeviceMapError::Accelerate { .. } => Some("infer_auto_device_map".to_owned()),
@@ -211,7 +225,9 @@ impl Explain for DeviceMapError {
                 let total = gib(u64::try_from(total).unwrap_or(u64::MAX));
                 Some(format!("it takes {} of {total} in all; {}", gib(miss.need), each.join("; ")))
             }
-            DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoPrecision { .. } => None,
+            DeviceMapError::BadMemoryTable { .. }
+            | DeviceMapError::UnknownGpu { .. }
+            | DeviceMapError::NoPrecision { .. } => None,
             DeviceMapError::NoTree { .. } => Some(
                 "trees are known of Llama, Mistral, Mixtral, Gemma, Qwen2 and Qwen3, and of MGM's classes"
                     .to_owned(),
@@ -253,8 +269,9 @@ impl Explain for DeviceMapError {
                 let each: Vec<String> = miss.remedies.iter().map(Remedy::to_string).collect();
                 Some(format!("it fits with {}", each.join(", or with ")))
             }
+            DeviceMapError::UnknownGpu { .. } => Some("give its memory: `2x24GiB`".to_owned()),
             DeviceMapError::BadMemoryTable { .. } | DeviceMapError::NoAccelerator => {
-                Some("write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`".to_owned())
+                Some("write `2x24GiB`, `24GiB`, `2xRTX-4090`, or `0=22GiB,1=24GiB`".to_owned())
             }
             DeviceMapError::NoTable => Some("add the devices: ‹gpus=\"2x24GiB\"›".to_owned()),
             DeviceMapError::Accelerate { .. } | DeviceMapError::SchemeForPlanner { .. } => {
@@ -283,7 +300,7 @@ mod tests {
             "`2x24Gi` is not a memory table: a size is a positive number with a unit, such as 24GiB"
         );
         assert_eq!(error.place().unwrap(), "‹gpus›");
-        assert_eq!(error.help().unwrap(), "write `2x24GiB`, `24GiB`, or `0=22GiB,1=24GiB`");
+        assert_eq!(error.help().unwrap(), "write `2x24GiB`, `24GiB`, `2xRTX-4090`, or `0=22GiB,1=24GiB`");
 
         let message = "list index out of range".to_owned();
         let error = DeviceMapError::Accelerate { exception: Exception::IndexError, message };

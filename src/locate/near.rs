@@ -74,7 +74,7 @@ mod tests {
             ("ck/MiniLM", Some("ck/minilm")),
             ("ck/qwen2-72b", None),
             ("ck/bert", None),
-            ("ck/minlm/../minlm", None),
+            ("ck/minlm/../minlm", Some("ck/minilm/../minilm")),
         ] {
             assert_eq!(near(path).as_deref(), meant, "{path}");
         }

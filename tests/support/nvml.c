@@ -3,6 +3,7 @@
  * The file named by MGPACK_TEST_NVML holds one word a line, or a GPU a line:
  *   init CODE       what nvmlInit_v2 returns (0 where there is no such line)
  *   gpu FREE TOTAL CODE UUID NAME...   a GPU in PCI order: MiB, what its memory query returns, its texts
+ *   cc MAJOR MINOR  the compute capability of the GPU before it
  *   lost            a GPU whose handle cannot be had
  * Signatures and codes: nvml.h. */
 #include <stdio.h>
@@ -11,7 +12,7 @@
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, GPU_IS_LOST = 15, UNKNOWN = 999, MOST = 64 };
 
-struct gpu { unsigned long long free, total; int code, lost; char uuid[96], name[96]; };
+struct gpu { unsigned long long free, total; int code, lost, major, minor; char uuid[96], name[96]; };
 static struct gpu gpus[MOST];
 static unsigned count;
 
@@ -28,6 +29,7 @@ int nvmlInit_v2(void) {
         struct gpu *gpu = &gpus[count];
         memset(gpu, 0, sizeof *gpu);
         if (sscanf(line, "init %d", &code) == 1) continue;
+        if (count > 0 && sscanf(line, "cc %d %d", &gpus[count - 1].major, &gpus[count - 1].minor) == 2) continue;
         if (strncmp(line, "lost", 4) == 0) { gpu->lost = 1; count++; }
         else if (sscanf(line, "gpu %llu %llu %d %95s %95[^\n]", &gpu->free, &gpu->total, &gpu->code, gpu->uuid,
                         gpu->name) == 5) count++;
@@ -57,6 +59,13 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct gpu **gpu) {
 
 int nvmlDeviceGetName(struct gpu *gpu, char *text, unsigned length) {
     snprintf(text, length, "%s", gpu->name);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCudaComputeCapability(struct gpu *gpu, int *major, int *minor) {
+    if (gpu->major == 0) return GPU_IS_LOST;
+    *major = gpu->major;
+    *minor = gpu->minor;
     return SUCCESS;
 }
 

@@ -15,7 +15,7 @@ use indexmap::IndexMap;
 use mgpack::bundle;
 use mgpack::convert::{self, Conversion, Options};
 use mgpack::device::{Device, MAX_DEVICES};
-use mgpack::device_map::{self, MemoryTable};
+use mgpack::device_map::{self, GpuTable, MemoryTable};
 use mgpack::devices::Devices;
 use mgpack::error::DeviceMapError;
 use mgpack::kernels::Isa;
@@ -116,6 +116,7 @@ fn parse_memory_table(py: Python<'_>, text: &str) -> PyResult<Sizes> {
     match MemoryTable::parse(text) {
         Ok(table) => Ok(sizes(&table)),
         Err(DeviceMapError::BadMemoryTable { reason, .. }) => Err(PyValueError::new_err(reason)),
+        Err(error @ DeviceMapError::UnknownGpu { .. }) => Err(PyValueError::new_err(error.to_string())),
         Err(error) => Err(errors::to_python(py, &error.into())),
     }
 }
@@ -205,7 +206,13 @@ fn convert_checkpoint(
         reserve: reserve.unwrap_or(MapRequest::default().reserve),
         allow_cpu,
     };
+    let named = gpus.iter().filter_map(|table| match table {
+        Table::Text(text) => GpuTable::parse(text).ok(),
+        Table::Sizes(_) => None,
+    });
+    let capabilities = named.flat_map(|table| table.capabilities).collect();
     let options = Options {
+        capabilities,
         precision,
         layout,
         ignore,
