@@ -19,7 +19,7 @@ use mgpack::device_map::{self, GpuTable, MemoryTable};
 use mgpack::devices::Devices;
 use mgpack::error::DeviceMapError;
 use mgpack::kernels::Isa;
-use mgpack::locate::{self, Located, Places};
+use mgpack::locate::{self, Places};
 use mgpack::map::{Model, Planner};
 use mgpack::modules::MapRequest;
 use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
