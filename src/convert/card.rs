@@ -37,8 +37,7 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
     );
     card.push_str("## Load\n\n");
     if let Some(gpus) = gpu_models::scheme_gpus(conversion.plan.scheme) {
-        let _ = writeln!(card, "{gpus}
-");
+        let _ = writeln!(card, "{gpus}\n");
     }
     match &conversion.family {
         Some(found) => {
