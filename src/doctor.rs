@@ -1,6 +1,9 @@
 //! The doctor: whether an environment and a machine serve a bundle, and what mends it where they do not.
 //!
-//! Compares what [`crate::python`] and [`crate::devices`] read with a manifest. Starts and prints nothing.
+//! Compares what [`crate::python`] and [`crate::devices`] read with a manifest. Starts and prints nothing. What importing
+//! proves is [`imports`].
+
+pub mod imports;
 
 use std::path::Path;
 use std::str::FromStr as _;
@@ -12,15 +15,13 @@ use crate::bundle;
 use crate::device::Device;
 use crate::device_map::Profile;
 use crate::devices::Devices;
+use crate::environment::MGM;
 use crate::family::{self, Failure, Family};
 use crate::gpu_models;
 use crate::manifest::{Manifest, Requirement};
 use crate::program::shell_word;
 use crate::python::Python;
 use crate::size::{counted, gib};
-
-/// Where MGM is published; it is on no package index.
-const MGM: &str = "git+https://github.com/dvlab-research/MGM";
 
 /// How pip is called, up to the first package.
 const PIP: &str = " -m pip install '";
@@ -75,7 +76,8 @@ pub fn packages<'a>(
     let mut packages = Vec::new();
     for Requirement { package, pin, range, reason, .. } in requirements {
         let found = python.version_of(package);
-        let good = found.is_some_and(|found| contains(range, found));
+        let stand_in = python.has_stand_in(package).then_some("a stand-in");
+        let good = found.is_some_and(|found| contains(range, found)) || stand_in.is_some();
         if !good {
             let known = failures(package).into_iter().find(|failure| match (&failure.versions, found) {
                 (Some(versions), Some(found)) => contains(versions, found),
@@ -100,7 +102,7 @@ pub fn packages<'a>(
         }
         packages.push(Package {
             package: package.clone(),
-            found: found.map(str::to_owned),
+            found: found.or(stand_in).map(str::to_owned),
             pin: pin.clone(),
             range: range.clone(),
             good,
@@ -117,10 +119,10 @@ pub fn known_failures(manifest: &Manifest, package: &str) -> Vec<Failure> {
     of_package.and_then(|entry| serde_json::from_value(entry["failures"].clone()).ok()).unwrap_or_default()
 }
 
-/// A finding where MGM itself is not installed.
+/// A finding where MGM itself is neither installed nor on PYTHONPATH.
 pub fn mgm(python: &Python) -> Option<Finding> {
-    python.version_of("mgm").is_none().then(|| Finding {
-        what: "mgm is not installed".to_owned(),
+    (!python.has_mgm()).then(|| Finding {
+        what: "mgm is neither installed nor on PYTHONPATH".to_owned(),
         why: "`from mgm.model.builder import load_pretrained_model` raises ModuleNotFoundError: No module named \
               'mgm', unless MGM's folder is the working directory"
             .to_owned(),
@@ -216,7 +218,10 @@ pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (
 pub fn families_served(python: &Python) -> Vec<String> {
     let serves = |family: &&Family| {
         let mut all = family.requirements.iter();
-        all.all(|need| python.version_of(&need.package).is_some_and(|found| contains(&need.range, found)))
+        all.all(|need| {
+            python.has_stand_in(&need.package)
+                || python.version_of(&need.package).is_some_and(|found| contains(&need.range, found))
+        })
     };
     Family::all().iter().filter(serves).map(|family| family.name.to_string()).collect()
 }

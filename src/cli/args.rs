@@ -437,6 +437,9 @@ pub(crate) struct DoctorArgs {
     /// The interpreter [default: that of VIRTUAL_ENV, or python3]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub(crate) python: Option<PathBuf>,
+    /// Skip importing the packages, go by their metadata alone
+    #[arg(long)]
+    pub(crate) no_import: bool,
     /// Print JSON to stdout
     #[arg(long)]
     pub(crate) json: bool,

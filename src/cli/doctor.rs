@@ -30,6 +30,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Verdict> {
     let devices = Devices::detect(var);
     let mut findings: Vec<Finding> = Vec::new();
     let (mut packages, mut rooms, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut imports = None;
     if let Some(manifest) = &manifest {
         let failures = |package: &str| doctor::known_failures(manifest, package);
         let (of_packages, found) = doctor::packages(&python, &manifest.requirements, failures);
@@ -46,6 +47,12 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Verdict> {
         let (found, said) = doctor::generations(manifest, &python, &devices);
         findings.extend(found);
         notes.extend(said);
+        if let Some(dir) = args.bundle.as_deref().filter(|_| !args.no_import) {
+            let made = python.import(&doctor::imports::modules(manifest, &python), dir)?;
+            findings.extend(doctor::imports::failed(manifest, &python, &made));
+            imports = Some(made);
+        }
+        findings.extend(doctor::imports::int8_without_gpu(manifest, &devices, imports.as_ref()));
         let (of_memory, found) = doctor::memory(manifest, &devices);
         rooms = of_memory;
         findings.extend(found);
@@ -59,6 +66,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Verdict> {
             "memory": rooms,
             "disks": disks.iter().map(|(path, free)| json!({ "path": path, "free": free })).collect::<Vec<_>>(),
             "findings": findings,
+            "imports": imports,
             "notes": notes,
         }))?;
     } else {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +14,22 @@ from packaging.version import InvalidVersion
 from .bundle import Bundle
 from .errors import BundleError, Mismatch, VersionError
 
+#: What is installed in the place of a package whose functions are not called.
+STAND_IN = "a stand-in"
+
 
 def installed_version(package: str) -> str | None:
-    """The version of an installed package, or of the interpreter for `python`."""
+    """The version of an installed package, or of the interpreter for `python`.
+
+    `STAND_IN` for deepspeed where a module without a version is in its place: MGM imports it and calls nothing of it.
+    """
     if package == "python":
         return platform.python_version()
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
+        if package == "deepspeed" and importlib.util.find_spec(package) is not None:
+            return STAND_IN
         return None
 
 
@@ -69,6 +78,8 @@ def _is_met(bundle: Bundle, need: dict[str, Any], found: str | None) -> bool:
             path=str(bundle.path / "mgpack.json"),
             why=str(error),
         ) from error
+    if found == STAND_IN:
+        return True
     try:
         return found is not None and wanted.contains(found, prereleases=True)
     except InvalidVersion:
