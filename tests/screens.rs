@@ -81,6 +81,9 @@ impl World {
 fn no_line_is_wider_than_the_screen() {
     let world = world();
     world.damaged();
+    // How long the path of a temporary folder is, is not ours to say.
+    let here = world.path("").display().to_string();
+    let is_path = |line: &str| line.contains(&here);
     let mut number = 0;
     let mut seen = 0;
     for columns in [60, 80, 120] {
@@ -100,7 +103,8 @@ fn no_line_is_wider_than_the_screen() {
                 let words: Vec<&str> = line.split_whitespace().filter(|word| !word.ends_with(':')).collect();
                 let is_word = words.len() == 1;
                 assert!(
-                    line.chars().count() <= columns || ((is_id || is_word) && columns < 80),
+                    line.chars().count() <= columns
+                        || ((is_id || is_word) && (columns < 80 || is_path(line))),
                     "{args:?} at {columns} ({HELD_BACK}): {line}"
                 );
             }
