@@ -9,6 +9,13 @@ cd "$(dirname "$0")/.."
 
 cargo test --release --locked
 
+# Kills and failing system calls at some points of every command that writes; without --quick at all of them.
+if command -v strace >/dev/null 2>&1; then
+    tests/faults/sweep.py --quick
+else
+    echo "left out: tests/faults/sweep.py, which needs strace"
+fi
+
 python=${PYTHON:-python3.11}
 command -v "$python" >/dev/null 2>&1 || python=python3
 stamp=.venv/requirements.installed

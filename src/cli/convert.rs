@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use indexmap::{IndexMap, IndexSet};
 
 use mgpack::convert::{Conversion, Options, Outcome};
-use mgpack::error::OutputError;
 use mgpack::kernels::Isa;
 use mgpack::locate::{self, Places};
 use mgpack::manifest::{ErrorFigures, FileFate};
 use mgpack::plan::{Fate, TensorPlan};
 use mgpack::size::counted;
 use mgpack::tensor::TensorName;
-use mgpack::{Result, convert, tiny};
+use mgpack::{Result, convert, output, tiny};
 use serde_json::{Value, json};
 
 use super::args::{ConvertArgs, PlanArgs, ProgressMode, RecipeArgs};
@@ -35,10 +34,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Verdict> {
 /// Refuses a target that exists before anything is fetched; what `--force` may replace is looked at later.
 pub(super) fn check_target(args: &ConvertArgs) -> Result<()> {
     let target = args.output.as_ref().filter(|_| !args.force && !args.dry_run);
-    match target.filter(|target| target.symlink_metadata().is_ok()) {
-        Some(target) => Err(OutputError::Exists { path: target.clone() }.into()),
-        None => Ok(()),
-    }
+    target.map_or(Ok(()), |target| output::check_absent(target, &ui::Notes))
 }
 
 /// Says what should be known before, does the work, and shows the bundle.

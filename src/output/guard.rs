@@ -21,12 +21,14 @@ pub(super) fn check(target: &Path, inputs: &[&Path]) -> Result<()> {
             return Err(OutputError::HoldsInput { path, input }.into());
         }
     }
-    match full.ancestors().skip(1).find(|folder| manifest::is_in(folder)) {
-        Some(bundle) => {
-            Err(OutputError::InsideBundle { path: target.to_owned(), bundle: bundle.to_owned() }.into())
+    for folder in full.ancestors().skip(1) {
+        // What this user may not read is no bundle that this user could write into.
+        if manifest::is_in(folder).unwrap_or(false) {
+            let (path, bundle) = (target.to_owned(), folder.to_owned());
+            return Err(OutputError::InsideBundle { path, bundle }.into());
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 /// The path without links and dots, for as much of it as exists.

@@ -57,9 +57,9 @@ fn dead(dir: &Path) -> Option<Option<File>> {
                 Err(_) => Some(false),
             }?;
             let mut boot = String::new();
+            // Empty: its process died before it wrote the id. One that lives has the lock before it writes.
             let of_this_boot = io::Read::read_to_string(&mut io::Read::take(&file, 64), &mut boot).is_ok()
-                && !boot.is_empty()
-                && boot == work::boot_id();
+                && (boot.is_empty() || boot == work::boot_id());
             (free && of_this_boot || old(dir)).then_some(Some(file))
         }
         // Made and not locked yet, or never: one without a lock is empty or old.

@@ -60,8 +60,7 @@ impl<'a> Output<'a> {
     /// # Errors
     /// [`OutputError`]: the target exists or may not be written, the disk has too little room, or the system refuses.
     pub fn begin(target: Target<'a>, progress: &dyn Progress) -> Result<Self> {
-        let (parent, path) = prepare(target, target.len)?;
-        leftovers::sweep(&parent, progress);
+        let (parent, path) = prepare(target, target.len, progress)?;
         let work = Work::make(&parent)?;
         Ok(Self { work, target: path, replace: target.replace })
     }
@@ -73,8 +72,7 @@ impl<'a> Output<'a> {
     /// As [`Output::begin`]; [`OutputError::Busy`] where another process works in it.
     pub fn resume(target: Target<'a>, progress: &dyn Progress) -> Result<Self> {
         let there = unfinished_len(target.path);
-        let (parent, path) = prepare(target, target.len.saturating_sub(there))?;
-        leftovers::sweep(&parent, progress);
+        let (_, path) = prepare(target, target.len.saturating_sub(there), progress)?;
         let work = Work::keep(&kept(&path))?;
         Ok(Self { work, target: path, replace: target.replace })
     }
@@ -105,6 +103,14 @@ impl<'a> Output<'a> {
         sync_tree(&content).map_err(|cause| io_error("making the output durable", &content, cause))?;
         place::place(&mut self.work, &self.target, self.replace)
     }
+}
+
+/// Looks whether anything is at the target, before long work that would be lost; removes what dead processes left there.
+///
+/// # Errors
+/// [`OutputError::Exists`].
+pub fn check_absent(target: &Path, progress: &dyn Progress) -> Result<()> {
+    prepare(Target { path: target, inputs: &[], replace: Replace::Never, len: 0 }, 0, progress).map(|_| ())
 }
 
 /// Writes a file in one step.
@@ -168,9 +174,11 @@ pub fn file_that_begins_with(path: &Path, mark: &str) -> Result<()> {
 
 /// Everything that can be said before a byte is written. Returns the folder of the target, which is there now, and
 /// the target below it.
-fn prepare(target: Target<'_>, len: u64) -> Result<(PathBuf, PathBuf)> {
+fn prepare(target: Target<'_>, len: u64, progress: &dyn Progress) -> Result<(PathBuf, PathBuf)> {
     guard::check(target.path, target.inputs)?;
     let (parent, name) = split(target.path)?;
+    // First, since a complete output of an earlier run may come to this target.
+    leftovers::sweep(&parent, progress);
     // Without dots at its end, which no rename accepts.
     let path = target.path.with_file_name(name);
     match (path.symlink_metadata(), target.replace) {

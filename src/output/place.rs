@@ -89,6 +89,7 @@ fn into_place(work: &Work, target: &Path, replace: Replace<'_>) -> Result<Option
         Replace::If(accepts) => accepts(target).map_err(Failed::Refused),
     };
     let rename = |flags| renameat_with(CWD, &content, CWD, target, flags);
+    let plainly = || fs::rename(&content, target).map_err(Failed::System);
     let is_folder = content.symlink_metadata().map_err(Failed::System)?.is_dir();
     match rename(RenameFlags::NOREPLACE) {
         Ok(()) => return Ok(None),
@@ -100,13 +101,13 @@ fn into_place(work: &Work, target: &Path, replace: Replace<'_>) -> Result<Option
                     Err(Errno::EXIST) => accepted()?,
                     // No hard links either.
                     Err(_) if is_absent(target)? => {
-                        rename(RenameFlags::empty())?;
+                        plainly()?;
                         return Ok(None);
                     }
                     Err(_) => accepted()?,
                 }
             } else if is_absent(target)? {
-                rename(RenameFlags::empty())?;
+                plainly()?;
                 return Ok(None);
             } else {
                 accepted()?;
@@ -116,7 +117,7 @@ fn into_place(work: &Work, target: &Path, replace: Replace<'_>) -> Result<Option
     }
     if !is_folder {
         // `rename` puts a file over a file in one step.
-        rename(RenameFlags::empty())?;
+        plainly()?;
         return Ok(None);
     }
     match rename(RenameFlags::EXCHANGE) {
