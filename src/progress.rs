@@ -1,7 +1,7 @@
 //! What long work reports while it runs, and how it is asked to stop. Nothing here prints.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::structure::Role;
 
@@ -66,21 +66,46 @@ impl Progress for Silent {
 
 /// A request to stop, seen by all threads within one batch of work.
 #[derive(Debug, Default)]
-pub struct Stop(AtomicBool);
+pub struct Stop {
+    requested: AtomicBool,
+    attended: AtomicUsize,
+}
+
+/// Held by work that looks at its [`Stop`] and would leave something half-made if its process ended instead.
+#[derive(Debug)]
+pub struct Attended<'a>(&'a Stop);
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        self.0.attended.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Stop {
     /// Nothing asked yet.
     pub const fn new() -> Self {
-        Self(AtomicBool::new(false))
+        Self { requested: AtomicBool::new(false), attended: AtomicUsize::new(0) }
     }
 
     /// Asks all work to stop. Safe in a signal handler's thread.
     pub fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.requested.store(true, Ordering::Relaxed);
     }
 
     /// True once asked.
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.requested.load(Ordering::Relaxed)
+    }
+
+    /// Says that work begins which looks at this until the result is dropped. Where there is none, whoever asks for a
+    /// stop may end the process.
+    pub fn attend(&self) -> Attended<'_> {
+        self.attended.fetch_add(1, Ordering::Relaxed);
+        Attended(self)
+    }
+
+    /// True while there is such work.
+    pub fn is_attended(&self) -> bool {
+        self.attended.load(Ordering::Relaxed) > 0
     }
 }

@@ -628,7 +628,7 @@ fn signal(child: &std::process::Child, signal: Signal) {
 fn a_signal_ends_a_conversion_with_130_and_leaves_nothing() {
     let world = World::new();
     save_zeros(&world.path("ckpt"), 48, 4096, 4096);
-    for kind in [Signal::INT, Signal::TERM, Signal::HUP] {
+    for kind in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
         let child = start(&world, &["convert", "ckpt", "--int8", "-o", "out"]);
         signal(&child, kind);
         let stopped = Instant::now();

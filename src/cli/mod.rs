@@ -16,6 +16,7 @@ mod mention;
 mod pull;
 mod release;
 mod report;
+mod signals;
 mod stream;
 mod ui;
 mod verify;
@@ -31,7 +32,10 @@ use mgpack::error::{ConvertError, HubError};
 use mgpack::progress::Stop;
 use mgpack::{Error, Result};
 
-/// Set by the first Ctrl-C, SIGTERM or SIGHUP; all long work looks at it.
+/// Exit code of a command that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// Set by the first signal while work is attended; that work looks at it.
 static STOP: Stop = Stop::new();
 
 /// What a command that ran found out.
@@ -46,7 +50,7 @@ enum Verdict {
 /// Parses the command line and runs it. `args`: the name of the program, then its arguments.
 ///
 /// Exit codes: 0 good, 1 findings or a refusal, 2 could not run, 130 interrupted. Output that cannot be written is an
-/// error, but never hides findings: 2 in place of 0 only. Takes the handlers of SIGINT, SIGTERM and SIGHUP.
+/// error, but never hides findings: 2 in place of 0 only. Takes the handlers of signals.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     ui::choose_colors(color_mode(&args));
@@ -79,9 +83,7 @@ fn parse(args: &[OsString]) -> std::result::Result<Cli, u8> {
 }
 
 fn carry_out(cli: Cli) -> u8 {
-    if let Err(error) = ctrlc::set_handler(|| STOP.request()) {
-        ui::say(&format!("warning: Ctrl-C will not be handled: {error}"));
-    }
+    signals::handle();
     let outcome = match cli.command {
         Command::Convert(args) if args.stream => stream::run(&args),
         Command::Convert(args) => convert::run(&args),
@@ -115,7 +117,7 @@ fn carry_out(cli: Cli) -> u8 {
 
 fn exit_code(error: &Error) -> u8 {
     match error {
-        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => 130,
+        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => INTERRUPTED,
         error if error.is_refusal() => 1,
         _ => 2,
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use mgpack::Result;
 use mgpack::output::{self, Replace, Target};
 
-use super::ui;
+use super::{STOP, ui};
 
 /// How a page or drawing begins.
 const MARKUP: &str = "<!-- made by mgpack -->\n";
@@ -32,6 +32,7 @@ impl Writer<'_> {
     fn write(&self, path: &Path, mark: &str, text: &str) -> Result<()> {
         let is_ours = |path: &Path| output::file_that_begins_with(path, mark);
         let replace = if self.force { Replace::If(&output::regular_file) } else { Replace::If(&is_ours) };
+        let _attended = STOP.attend();
         let target = Target { path, inputs: self.inputs, replace, len: 0 };
         let placed = output::write_file(target, format!("{mark}{text}").as_bytes(), &ui::Notes)?;
         if let Some(notice) = placed.notice() {

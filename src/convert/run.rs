@@ -67,6 +67,7 @@ impl Conversion {
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<Outcome> {
+        let _attended = stop.attend();
         let inputs: Vec<&Path> = std::iter::once(self.checkpoint.root())
             .chain(self.towers.iter().map(|tower| tower.located.dir.as_path()))
             .collect();
