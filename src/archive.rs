@@ -8,6 +8,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use crate::regular;
+
 /// What the name of the first part ends in, after `.tar`.
 pub(crate) const FIRST_PART: &str = ".part-0000";
 /// Most parts of one release.
@@ -51,7 +53,7 @@ impl Parts {
         let mut files = Vec::new();
         let mut len = 0;
         let mut add = |path: &Path| -> io::Result<bool> {
-            let file = match File::open(path) {
+            let file = match regular::open(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && len > 0 => return Ok(false),
                 other => other?,
             };

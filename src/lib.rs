@@ -50,6 +50,7 @@ pub mod plan;
 mod program;
 pub mod progress;
 pub mod python;
+pub mod regular;
 pub mod release;
 pub mod report;
 pub mod scheme;

@@ -4,8 +4,7 @@
 //! options give the same bytes, and `verify` refuses a manifest that is not in this form. The bundle's id is
 //! the SHA-256 of these bytes. Carries out formats/bundle.md, "Manifest", and manifest.schema.json.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use indexmap::IndexMap;
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device_map::Profile;
 use crate::digest::Digest;
+use crate::regular;
 use crate::scheme::{Layout, OnOverflow, PartKind, Scheme};
 use crate::tensor::{Dtype, TensorName};
 
@@ -29,14 +29,21 @@ const HEAD: &str = "{\n  \"format_version\":";
 /// Largest manifest read, in bytes. 8x7B's has 3,000 tensors and takes 2 MB.
 pub const MAX_MANIFEST_LEN: u64 = 256 << 20;
 
-/// True where a folder holds a manifest in canonical form: another file of this name makes no bundle.
-pub fn is_in(folder: &Path) -> bool {
-    let path = folder.join(MANIFEST_NAME);
-    let is_regular = path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+/// True where a folder holds what begins as every manifest does: another file of this name makes no bundle.
+///
+/// # Errors
+/// The system's, and where it is no regular file: what cannot be read is not taken for absent.
+pub fn is_in(folder: &Path) -> io::Result<bool> {
+    let file = match regular::open(&folder.join(MANIFEST_NAME)) {
+        Ok(file) => file,
+        Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(cause) => return Err(cause),
+    };
     let mut head = Vec::new();
-    is_regular
-        && File::open(&path).and_then(|file| file.take(HEAD.len() as u64).read_to_end(&mut head)).is_ok()
-        && head == HEAD.as_bytes()
+    file.take(HEAD.len() as u64).read_to_end(&mut head)?;
+    Ok(head == HEAD.as_bytes())
 }
 
 /// The whole manifest.

@@ -17,7 +17,6 @@ use crate::device_map::{
 use crate::error::{CheckpointError, DeviceMapError, Error, LocateError, PlanError, Result};
 use crate::family::{self, Detected, Family, Match, Variant};
 use crate::locate::{self, Places};
-use crate::manifest::MANIFEST_NAME;
 use crate::modules::{MapRequest, ModelModules};
 use crate::plan::{DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
 use crate::scheme::{Layout, Scheme};
@@ -81,7 +80,7 @@ impl Model {
     /// [`DeviceMapError::NoPrecision`] without a storage; whatever opening and planning report.
     pub fn find(name: &str, storage: Option<&Storage>, places: &Places) -> Result<Self> {
         let path = Path::new(name);
-        if path.join(MANIFEST_NAME).exists() {
+        if bundle::is_at(path)? {
             return Self::of_bundle(path);
         }
         let storage = storage.ok_or_else(|| DeviceMapError::NoPrecision { model: name.to_owned() })?;

@@ -15,6 +15,7 @@ use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
 use crate::output::{Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
+use crate::regular;
 use crate::shard::SealedFile;
 use crate::size::counted;
 
@@ -58,6 +59,7 @@ pub fn release(
     if dir.join(SIGNATURE_NAME).is_file() {
         members.insert(SIGNATURE_NAME.to_owned(), None);
     }
+    let _attended = stop.attend();
     let name = &manifest.model.name;
     let to = Target {
         path: out,
@@ -109,7 +111,7 @@ fn write_tar(
 ) -> io::Result<()> {
     let mut builder = tar::Builder::new(out);
     for (path, sha256) in members {
-        let file = File::open(dir.join(path))?;
+        let file = regular::open(&dir.join(path))?;
         let mut header = member_header(file.metadata()?.len());
         let mut watched = Watched { file, hasher: Hasher::default(), progress, stop };
         builder.append_data(&mut header, format!("{name}/{path}"), &mut watched)?;

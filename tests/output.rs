@@ -253,7 +253,7 @@ fn the_cached_tiny_checkpoint_is_used_only_as_it_was_written() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x55;
     fs::write(&shard, bytes).unwrap();
-    let ran = world.good(&["convert", "tiny", "--int8", "-o", "again"]);
+    let ran = world.good(&["convert", "tiny", "--int8", "-o", "again/tiny-bundle"]);
     assert!(ran.err.contains("was not as mgpack wrote it and is written again"), "{}", ran.err);
-    assert_same(&world.path("again"), &world.path("tiny-bundle"), "the cache is mended");
+    assert_same(&world.path("again/tiny-bundle"), &world.path("tiny-bundle"), "the cache is mended");
 }

@@ -4,7 +4,7 @@
 //! Leaves the checks of what is listed to `verify`. Carries out formats/bundle.md, "Release", as it is read.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::finding::{Finding, FindingKind};
 use crate::archive;
 use crate::error::{BundleError, Result};
 use crate::manifest::is_bundle_path;
+use crate::regular;
 use crate::size::counted;
 
 /// Most entries of a folder that are listed before the check gives up.
@@ -93,7 +94,7 @@ impl Contents for Folder {
         if !is_bundle_path(path) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path of a bundle"));
         }
-        Ok(Box::new(File::open(self.root.join(path))?))
+        Ok(Box::new(regular::open(&self.root.join(path))?))
     }
 }
 

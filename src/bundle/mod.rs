@@ -15,4 +15,4 @@ pub use finding::{Finding, FindingKind};
 pub use naming::{full_path, misnamed, misnamed_as_given};
 pub use open::{Bundle, Weight};
 pub use replace::may_replace;
-pub use verify::{Report, read_manifest, verify};
+pub use verify::{Report, is_at, read_manifest, verify};

@@ -16,6 +16,7 @@ use crate::error::{BundleError, ConvertError, Result};
 use crate::kernels::Isa;
 use crate::manifest::{FileRecord, Manifest, TensorRecord};
 use crate::progress::{Progress, Silent, Stop};
+use crate::regular;
 use crate::scheme::{GROUP_LEN, PartKind, Scheme};
 use crate::tensor::{Dtype, TensorName, element_len};
 
@@ -58,7 +59,7 @@ impl Bundle {
         for tensor in &manifest.tensors {
             if !shards.contains_key(&tensor.shard) {
                 let path = dir.join(&tensor.shard);
-                let file = File::open(&path).map_err(|cause| io("opening a shard", &path, cause))?;
+                let file = regular::open(&path).map_err(|cause| io("opening a shard", &path, cause))?;
                 shards.insert(tensor.shard.clone(), file);
             }
         }
@@ -117,7 +118,7 @@ impl Bundle {
     pub fn check_file(&self, record: &FileRecord, progress: &dyn Progress, stop: &Stop) -> Result<()> {
         let path = self.dir.join(&record.path);
         let failed = |cause| io("reading a file", &path, cause);
-        let mut file = File::open(&path).map_err(failed)?;
+        let mut file = regular::open(&path).map_err(failed)?;
         let mut hasher = Hasher::default();
         let mut buffer = vec![0; READ_LEN];
         loop {

@@ -5,8 +5,8 @@
 //! alike; `contents` lists and opens either. Carries out formats/bundle.md, "Verification".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -23,6 +23,7 @@ use crate::manifest::{
     is_bundle_path,
 };
 use crate::progress::{Progress, Stage, Stop};
+use crate::regular;
 use crate::size::counted;
 
 /// Bytes read at a time.
@@ -84,16 +85,30 @@ pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) ->
     check(&tar, &not_a_bundle, quick, progress, stop).map(|(report, _)| report)
 }
 
+/// True where the folder `path` is a bundle, by how its manifest begins.
+///
+/// # Errors
+/// [`BundleError::Io`] where that cannot be read.
+pub fn is_at(path: &Path) -> Result<bool> {
+    let failed = |cause| BundleError::Io { doing: "looking for a manifest", path: path.to_owned(), cause };
+    Ok(manifest::is_in(path).map_err(failed)?)
+}
+
 /// Opens the manifest of the bundle in the folder `dir`, without checking anything else.
 ///
 /// # Errors
-/// [`BundleError::NotABundle`].
+/// [`BundleError::NotABundle`]; [`BundleError::Io`] where the system refuses.
 pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest)> {
     let path = dir.join(MANIFEST_NAME);
     let not_a_bundle = |why: String| BundleError::NotABundle { path: dir.to_owned(), why };
-    let bytes = File::open(&path)
-        .and_then(|file| read_limited(&mut { file }, MAX_MANIFEST_LEN))
-        .map_err(|cause| not_a_bundle(format!("{MANIFEST_NAME}: {cause}")))?;
+    let read = regular::open(&path).and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN));
+    let bytes = read.map_err(|cause| match cause.kind() {
+        // Nothing, or something else, or too long.
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput | ErrorKind::InvalidData => {
+            not_a_bundle(format!("{MANIFEST_NAME}: {cause}"))
+        }
+        _ => BundleError::Io { doing: "reading the manifest", path: path.clone(), cause },
+    })?;
     let manifest =
         Manifest::from_bytes(&bytes).map_err(|fault| not_a_bundle(format!("{MANIFEST_NAME}: {fault}")))?;
     Ok((manifest, Digest::of(&bytes)))
@@ -111,7 +126,10 @@ fn check(
         Some(Entry::File { .. }) => contents
             .open(MANIFEST_NAME)
             .and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN))
-            .map_err(|cause| not_a_bundle(format!("{MANIFEST_NAME} cannot be read: {cause}")))?,
+            .map_err(|cause| match regular::is_of_environment(&cause) {
+                true => of_environment(MANIFEST_NAME, cause),
+                false => not_a_bundle(format!("{MANIFEST_NAME} cannot be read: {cause}")).into(),
+            })?,
         Some(Entry::Other(what)) => return Err(not_a_bundle(format!("{MANIFEST_NAME} is {what}")).into()),
         None => {
             return Err(not_a_bundle(format!(
@@ -138,7 +156,7 @@ fn check(
         .iter()
         .filter(|file| matches!(contents.entries().get(&file.path), Some(Entry::File { len, .. }) if *len == file.size))
         .collect();
-    findings.extend(check_headers(&manifest, contents, &present));
+    findings.extend(check_headers(&manifest, contents, &present)?);
     let mut hashed = 0;
     if !quick {
         hashed = present.iter().map(|file| file.size).sum();
@@ -150,7 +168,7 @@ fn check(
         findings.extend(found.into_iter().flatten());
         progress.finish();
     }
-    findings.extend(check_sums(&manifest, contents));
+    findings.extend(check_sums(&manifest, contents)?);
     findings.sort();
     findings.dedup();
     let report = Report {
@@ -196,6 +214,9 @@ fn check_manifest(manifest: &Manifest) -> Vec<Finding> {
     }
     if !manifest.files.iter().any(|file| is_shard(&file.path)) {
         complain("at least one shard", "none".to_owned());
+    }
+    if !manifest.files.iter().any(|file| file.path == SUMS_NAME) {
+        complain(&format!("`{SUMS_NAME}` among the files"), "nothing".to_owned());
     }
     let total = manifest.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
     if manifest.totals.file_bytes != total {
@@ -251,8 +272,15 @@ fn check_file_set(manifest: &Manifest, contents: &dyn Contents) -> Vec<Finding> 
 }
 
 /// The shards' headers hold exactly the tensors of the manifest, where it says.
-fn check_headers(manifest: &Manifest, contents: &dyn Contents, present: &[&FileRecord]) -> Vec<Finding> {
+fn check_headers(
+    manifest: &Manifest,
+    contents: &dyn Contents,
+    present: &[&FileRecord],
+) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    let listed: BTreeSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    let present: BTreeMap<&str, &FileRecord> =
+        present.iter().map(|file| (file.path.as_str(), *file)).collect();
     let mut by_shard: BTreeMap<&str, Vec<&manifest::TensorRecord>> = BTreeMap::new();
     for tensor in &manifest.tensors {
         by_shard.entry(&tensor.shard).or_default().push(tensor);
@@ -262,7 +290,7 @@ fn check_headers(manifest: &Manifest, contents: &dyn Contents, present: &[&FileR
         by_shard.entry(&file.path).or_default();
     }
     for (shard, tensors) in &by_shard {
-        if !manifest.files.iter().any(|file| file.path == *shard) {
+        if !listed.contains(shard) {
             findings.push(Finding::new(
                 MANIFEST_NAME,
                 FindingKind::Manifest,
@@ -270,17 +298,20 @@ fn check_headers(manifest: &Manifest, contents: &dyn Contents, present: &[&FileR
                 "nothing",
             ));
         }
-        let Some(file) = present.iter().find(|file| file.path == *shard) else { continue };
-        match contents
-            .open(shard)
-            .map_err(|error| error.to_string())
-            .and_then(|mut reader| read_header(&mut reader, file.size))
-        {
+        let Some(file) = present.get(shard) else { continue };
+        let mut reader = match contents.open(shard) {
+            Ok(reader) => reader,
+            Err(cause) => {
+                findings.push(unreadable(shard, cause)?);
+                continue;
+            }
+        };
+        match read_header(&mut reader, file.size) {
             Err(why) => findings.push(Finding::new(shard, FindingKind::Header, "a safetensors header", why)),
             Ok(header) => findings.extend(compare_header(shard, &header, tensors)),
         }
     }
-    findings
+    Ok(findings)
 }
 
 fn compare_header(shard: &str, header: &Header, tensors: &[&manifest::TensorRecord]) -> Vec<Finding> {
@@ -341,7 +372,7 @@ fn check_digest(
     let mut buffer = vec![0; READ_LEN];
     let mut reader = match contents.open(&file.path) {
         Ok(reader) => reader,
-        Err(cause) => return Ok(Some(unreadable(&file.path, &cause))),
+        Err(cause) => return unreadable(&file.path, cause).map(Some),
     };
     loop {
         if stop.requested() {
@@ -354,7 +385,7 @@ fn check_digest(
                 progress.advance(read as u64);
             }
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Ok(Some(unreadable(&file.path, &cause))),
+            Err(cause) => return unreadable(&file.path, cause).map(Some),
         }
     }
     let found = hasher.finish();
@@ -368,21 +399,32 @@ fn check_digest(
     }))
 }
 
-fn unreadable(path: &str, cause: &io::Error) -> Finding {
-    Finding::new(path, FindingKind::Unreadable, "a readable file", cause)
+/// A finding about the file, unless it is this process that cannot read any.
+fn unreadable(path: &str, cause: io::Error) -> Result<Finding> {
+    if regular::is_of_environment(&cause) {
+        return Err(of_environment(path, cause));
+    }
+    Ok(Finding::new(path, FindingKind::Unreadable, "a readable file", cause))
+}
+
+fn of_environment(path: &str, cause: io::Error) -> crate::Error {
+    BundleError::Io { doing: "reading a file of the bundle", path: path.into(), cause }.into()
 }
 
 /// SHA256SUMS says of every file what the manifest says.
-fn check_sums(manifest: &Manifest, contents: &dyn Contents) -> Option<Finding> {
+fn check_sums(manifest: &Manifest, contents: &dyn Contents) -> Result<Option<Finding>> {
     let expected = manifest::sums(&manifest.files);
-    let Some(Entry::File { .. }) = contents.entries().get(SUMS_NAME) else { return None };
+    let Some(Entry::File { .. }) = contents.entries().get(SUMS_NAME) else { return Ok(None) };
     let read = contents.open(SUMS_NAME).and_then(|mut file| read_limited(&mut file, expected.len() as u64));
     match read {
-        Ok(bytes) if bytes == expected.as_bytes() => None,
-        Ok(_) => {
-            Some(Finding::new(SUMS_NAME, FindingKind::Manifest, "the digests of the manifest", "other text"))
-        }
-        Err(cause) => Some(unreadable(SUMS_NAME, &cause)),
+        Ok(bytes) if bytes == expected.as_bytes() => Ok(None),
+        Ok(_) => Ok(Some(Finding::new(
+            SUMS_NAME,
+            FindingKind::Manifest,
+            "the digests of the manifest",
+            "other text",
+        ))),
+        Err(cause) => unreadable(SUMS_NAME, cause).map(Some),
     }
 }
 

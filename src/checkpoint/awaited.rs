@@ -95,8 +95,9 @@ impl Checkpoint {
     pub(super) fn recheck_weights(&self, source: &SourceFile) -> Result<(), CheckpointError> {
         match &*source.handle.get() {
             Held::Open(file, fingerprint) => {
-                files::recheck_open(file, &self.root.shown(&source.path), fingerprint)?;
-                self.root.recheck(&source.path, fingerprint)
+                // The name first: another file there says more than that the one held lost its name.
+                self.root.recheck(&source.path, fingerprint)?;
+                files::recheck_open(file, &self.root.shown(&source.path), fingerprint)
             }
             Held::Awaited(_) | Held::LetGo => Ok(()),
         }

@@ -29,11 +29,19 @@ pub(super) struct Fingerprint {
     len: u64,
     /// Seconds and nanoseconds.
     mtime: (i64, i64),
+    /// The same of the last change to the file's record, which no program sets at will.
+    ctime: (i64, i64),
 }
 
 impl Fingerprint {
     fn of(meta: &Metadata) -> Self {
-        Self { dev: meta.dev(), ino: meta.ino(), len: meta.len(), mtime: (meta.mtime(), meta.mtime_nsec()) }
+        Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            len: meta.len(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        }
     }
 
     fn change_to(&self, now: &Self) -> Option<Change> {
@@ -41,7 +49,7 @@ impl Fingerprint {
             Some(Change::Replaced)
         } else if self.len != now.len {
             Some(Change::Length { before: self.len, now: now.len })
-        } else if self.mtime != now.mtime {
+        } else if self.mtime != now.mtime || self.ctime != now.ctime {
             Some(Change::Modified)
         } else {
             None

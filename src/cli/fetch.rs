@@ -1,6 +1,5 @@
 //! What `convert` and `pull` share: which repositories belong to a model, and fetching them.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use mgpack::family::{Detected, Family, Tower};
 use mgpack::hub::{Download, Hub, Wanted, is_offline};
 use mgpack::locate::{self, Places};
 use mgpack::size::counted;
-use mgpack::{Error, Explain as _, Result};
+use mgpack::{Error, Explain as _, Result, regular};
 use serde_json::Value;
 
 use super::args::ProgressMode;
@@ -171,6 +170,6 @@ pub(super) fn fetch(
 
 pub(super) fn config(dir: &Path) -> Option<Value> {
     let mut text = Vec::new();
-    File::open(dir.join("config.json")).ok()?.take(MAX_CONFIG_LEN).read_to_end(&mut text).ok()?;
+    regular::open(&dir.join("config.json")).ok()?.take(MAX_CONFIG_LEN).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }

@@ -6,7 +6,7 @@ use mgpack::Result;
 use mgpack::bundle::{self, Weight};
 use mgpack::checkpoint::Checkpoint;
 use mgpack::locate::{self, Places};
-use mgpack::manifest::{MANIFEST_NAME, Manifest};
+use mgpack::manifest::Manifest;
 use mgpack::scheme::PartKind;
 use mgpack::size::counted;
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::{Verdict, ui};
 
 pub(super) fn run(args: &InspectArgs) -> Result<Verdict> {
     let path = Path::new(&args.path);
-    if path.join(MANIFEST_NAME).exists() {
+    if bundle::is_at(path)? {
         let (manifest, id) = bundle::read_manifest(path)?;
         if args.json {
             super::print_json(&manifest)?;

@@ -176,7 +176,8 @@ impl Conversion {
         places: &Places,
         options: Options,
     ) -> Result<Self> {
-        if checkpoint.root().join(MANIFEST_NAME).exists() {
+        let root = checkpoint.root();
+        if manifest::is_in(root).map_err(|cause| io_error("looking for a manifest", root, cause))? {
             return Err(PlanError::AlreadyQuantized { method: "mgpack bundle".into() }.into());
         }
         let config = checkpoint.config_json()?;

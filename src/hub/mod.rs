@@ -33,6 +33,7 @@ use crate::disk;
 use crate::error::{HubError, Result};
 use crate::family::Tower;
 use crate::progress::{Progress, Stage, Stop};
+use crate::regular;
 use crate::size::counted;
 use download::{Job, incomplete};
 use http::{Client, Failure, Subject, read_at_most, retried};
@@ -220,7 +221,7 @@ fn token(var: &impl Fn(&str) -> Option<OsString>) -> Option<String> {
     let stored = || {
         let path = hub_path(var, "HF_TOKEN_PATH").or_else(|| Some(hub_home(var)?.join("token")))?;
         let mut text = String::new();
-        fs::File::open(path).ok()?.take(MAX_TOKEN_LEN).read_to_string(&mut text).ok()?;
+        regular::open(&path).ok()?.take(MAX_TOKEN_LEN).read_to_string(&mut text).ok()?;
         clean(text)
     };
     given("HF_TOKEN").or_else(|| given("HUGGING_FACE_HUB_TOKEN")).or_else(stored)

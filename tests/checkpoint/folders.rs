@@ -228,7 +228,7 @@ fn names_the_file_of_a_read_that_ends_early() {
 #[test]
 fn notices_every_way_in_which_a_file_can_change() {
     type Case = (fn(&std::path::Path), fn(&Change) -> bool);
-    let cases: [Case; 4] = [
+    let cases: [Case; 5] = [
         (
             |path| {
                 let mut file = fs::File::options().append(true).open(path).expect("the file");
@@ -240,6 +240,17 @@ fn notices_every_way_in_which_a_file_can_change() {
             |path| {
                 let file = fs::File::options().write(true).open(path).expect("the file");
                 file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time");
+            },
+            |change| matches!(change, Change::Modified),
+        ),
+        (
+            // Once, bytes written in place went unnoticed where the modification time was put back.
+            |path| {
+                let before = fs::metadata(path).expect("the file").modified().expect("a time");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                let file = fs::File::options().write(true).open(path).expect("the file");
+                std::os::unix::fs::FileExt::write_at(&file, b"x", 0).expect("written");
+                file.set_modified(before).expect("a time");
             },
             |change| matches!(change, Change::Modified),
         ),

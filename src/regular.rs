@@ -1,0 +1,56 @@
+//! Opening files that someone else made: regular files only, and never waiting for the other end of a pipe.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Opens a regular file for reading. Links are followed.
+///
+/// What is opened is what is judged: a pipe, socket, device or folder that takes the file's place after a look at its
+/// name is refused too, and a pipe without a writer does not wait.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidInput`] where it is no regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
+/// True where the environment of this process failed, not the file: too many open files, no memory.
+pub fn is_of_environment(cause: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(cause);
+    errno.is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_devices_and_folders_are_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/null"), dir.path()] {
+            assert_eq!(open(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{}", path.display());
+        }
+        std::fs::write(dir.path().join("file"), "text").unwrap();
+        assert_eq!(std::io::read_to_string(open(&dir.path().join("file")).unwrap()).unwrap(), "text");
+    }
+}
