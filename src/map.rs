@@ -195,8 +195,7 @@ impl Model {
             let recipe = Recipe::choose(precision, layout, &storage.ignore, DEFAULT_MAX_SHARD_LEN, family)?;
             Plan::new(tensors, &recipe)
         };
-        let modules =
-            |plan: &Plan| ModelModules::of_plan(plan, towers, &config, found.map(|found| found.variant));
+        let modules = |plan: &Plan| ModelModules::of_plan(plan, towers, &config, found);
         let of_user = plan(storage.precision, storage.layout)?;
         let int8 = (!of_user.scheme.is_quantized()).then(|| plan(Precision::Int8, None).ok()).flatten();
         Ok(Self {

@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use crate::device::{Device, MemoryTable};
 use crate::device_map::{
-    self, Alternatives, Attention, DeviceMap, IMAGE_TOKENS, IMAGE_TOKENS_HD, Module, Profile, ProfileMemory,
-    Request, Reserves, TensorKind, Vision, Workload,
+    self, Alternatives, Attention, Classes, Decoder, DeviceMap, Encoders, IMAGE_TOKENS, IMAGE_TOKENS_HD,
+    Module, Profile, ProfileMemory, Request, Reserves, TensorKind, Vision, Workload,
 };
 use crate::error::{DeviceMapError, Result};
-use crate::family::Variant;
+use crate::family::{Match, Variant};
 use crate::manifest::Manifest;
 use crate::plan::Plan;
+use crate::scheme::Scheme;
 use crate::structure::{Role, role_of, role_of_module};
 use crate::tensor::byte_len;
 use crate::transformers;
@@ -32,11 +33,20 @@ pub struct MapRequest {
     pub reserve: u64,
     /// `--allow-cpu`: bytes of host memory that decoder layers and norm may take; `None` allows none.
     pub allow_cpu: Option<u64>,
+    /// `--attention`; `None` is what the versions that the bundle names select.
+    pub attention: Option<Attention>,
 }
 
 impl Default for MapRequest {
     fn default() -> Self {
-        Self { memory: Vec::new(), context: 2048, batch: 1, reserve: 512 << 20, allow_cpu: None }
+        Self {
+            memory: Vec::new(),
+            context: 2048,
+            batch: 1,
+            reserve: 512 << 20,
+            allow_cpu: None,
+            attention: None,
+        }
     }
 }
 
@@ -50,17 +60,22 @@ pub struct ModelModules {
     /// `None` for language models.
     variant: Option<Variant>,
     /// `None` where config.json does not tell the heads.
-    attention: Option<Attention>,
+    decoder: Option<Decoder>,
+    /// What the versions that the bundle names select.
+    attention: Attention,
+    /// Positions of the model, where config.json tells them.
+    positions: Option<u64>,
 }
 
 impl ModelModules {
     /// Those of a bundle that is planned. `towers`: module and bytes of each tower that lies beside the shards.
-    pub fn of_plan(plan: &Plan, towers: &[(String, u64)], config: &Value, variant: Option<Variant>) -> Self {
+    pub fn of_plan(plan: &Plan, towers: &[(String, u64)], config: &Value, found: Option<&Match>) -> Self {
         let tensors = plan.tensors.iter().map(|tensor| {
             let bytes: u64 = tensor.outputs.iter().map(|output| output.byte_len).sum();
             (tensor.name.as_str(), bytes)
         });
-        Self::new(tensors, towers, config, variant)
+        let torch = found.and_then(|found| Some(found.family.requirement("torch")?.pin.as_str()));
+        Self::new(tensors, towers, config, found.map(|found| found.variant), torch, plan.scheme)
     }
 
     /// Those of a finished bundle. `config`: its config.json.
@@ -81,7 +96,9 @@ impl ModelModules {
             Some(_) => Some(Variant::Plain),
             None => None,
         };
-        Self::new(tensors, &towers, config, variant)
+        let torch = manifest.requirements.iter().find(|required| required.package == "torch");
+        let torch = torch.map(|required| required.pin.as_str());
+        Self::new(tensors, &towers, config, variant, torch, manifest.scheme.name)
     }
 
     fn new<'a>(
@@ -89,6 +106,8 @@ impl ModelModules {
         towers: &[(String, u64)],
         config: &Value,
         variant: Option<Variant>,
+        torch: Option<&str>,
+        scheme: Scheme,
     ) -> Self {
         let model_type = config.get("model_type").and_then(Value::as_str);
         let mut sizes: IndexMap<String, (Role, u64)> = IndexMap::new();
@@ -118,7 +137,16 @@ impl ModelModules {
         }
         sizes.sort_by(|a, b, c, d| b.0.cmp(&d.0).then_with(|| crate::structure::natural(a, c)));
         let modules = sizes.into_iter().map(|(name, (role, bytes))| Module { name, bytes, role }).collect();
-        Self { modules, tied_head, variant, attention: attention(config) }
+        let decoder = Decoder::of_config(config, variant.is_some(), scheme.is_quantized());
+        let attention = match (variant, torch, decoder) {
+            (Some(_), Some(torch), _) => Attention::selected_by(torch),
+            // transformers 5 needs a torch that has sdpa; not every class takes it.
+            (None, _, Some(Decoder { classes: Classes::Other, .. })) => Attention::Eager,
+            _ => Attention::Sdpa,
+        };
+        let of_text = config.get("text_config").filter(|part| part.is_object()).unwrap_or(config);
+        let positions = of_text.get("max_position_embeddings").and_then(Value::as_u64);
+        Self { modules, tied_head, variant, decoder, attention, positions }
     }
 
     /// Bytes of all modules.
@@ -141,7 +169,7 @@ impl ModelModules {
     fn plan_for(&self, memory: &MemoryTable, request: &MapRequest, int8: Option<&Self>) -> Result<Profile> {
         let workload = self.workload(request);
         let reserves = match &workload {
-            Some(workload) => workload.reserves(request.reserve, self.encoder_activations(request.batch)),
+            Some(workload) => workload.reserves(request.reserve),
             None => Reserves { per_device: request.reserve, ..Reserves::default() },
         };
         let alternatives = Alternatives { int8: int8.map(|model| model.modules.as_slice()), workload };
@@ -161,6 +189,8 @@ impl ModelModules {
             batch: Some(request.batch),
             reserve: Some(request.reserve),
             allow_cpu: request.allow_cpu,
+            attention: workload.map(|workload| workload.attention),
+            longest_context: None, // the map has it
         };
         Ok(Profile::new(self.shortened(map), memory))
     }
@@ -192,19 +222,25 @@ impl ModelModules {
         map
     }
 
-    /// Working memory of MGM's encoders on the first device; none for language models.
-    fn encoder_activations(&self, batch: u64) -> u64 {
-        self.variant.map_or(0, |variant| Workload::encoder_activations(variant == Variant::Hd, batch))
-    }
-
     fn workload(&self, request: &MapRequest) -> Option<Workload> {
         let image_tokens = match self.variant {
             None => 0,
             Some(Variant::Plain) => IMAGE_TOKENS,
             Some(Variant::Hd) => IMAGE_TOKENS_HD,
         };
-        let attention = self.attention?;
-        Some(Workload { attention, context: request.context, image_tokens, batch: request.batch })
+        let decoder = self.decoder?;
+        let asked = request.attention.unwrap_or(self.attention);
+        // transformers falls back to eager, and raises where sdpa was insisted on.
+        let attention = if decoder.has_sdpa { asked } else { Attention::Eager };
+        Some(Workload {
+            decoder,
+            encoders: self.variant.map(|variant| Encoders { is_hd: variant == Variant::Hd }),
+            attention,
+            context: request.context,
+            image_tokens,
+            batch: request.batch,
+            positions: self.positions,
+        })
     }
 }
 
@@ -261,37 +297,9 @@ fn buffers(config: &Value, variant: Option<Variant>) -> Vec<(String, u64)> {
     made.filter_map(|tensor| Some((tensor.name, byte_len(tensor.dtype, &tensor.shape)?))).collect()
 }
 
-/// The numbers that cache and logits follow from; `None` where config.json does not tell the heads.
-fn attention(config: &Value) -> Option<Attention> {
-    let of_text = config.get("text_config").filter(|part| part.is_object()).unwrap_or(config);
-    let number = |key: &str| of_text.get(key).and_then(Value::as_u64);
-    let vocab = number("vocab_size")?;
-    // Multi-head latent attention (DeepSeek, Kimi, GLM): transformers 5 caches the latent of all heads, once.
-    if let (Some(latent), Some(rotary)) = (number("kv_lora_rank"), number("qk_rope_head_dim")) {
-        return Some(Attention { kv_heads: 1, head_dim: latent.saturating_add(rotary).div_ceil(2), vocab });
-    }
-    let heads = number("num_attention_heads")?;
-    let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
-    Some(Attention { kv_heads: number("num_key_value_heads").unwrap_or(heads), head_dim, vocab })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn latent_attention_caches_one_latent_for_all_heads() {
-        // DeepSeek-V3: 512 + 64 elements of 2 bytes a token and layer, inside a model with a vision tower or alone.
-        let text = serde_json::json!({
-            "num_attention_heads": 128, "hidden_size": 7168, "vocab_size": 129280, "kv_lora_rank": 512,
-            "qk_rope_head_dim": 64,
-        });
-        for config in [text.clone(), serde_json::json!({ "text_config": text })] {
-            let attention = attention(&config).unwrap();
-            let workload = Workload { attention, context: 1, image_tokens: 0, batch: 1 };
-            assert_eq!(workload.kv_per_layer(), 2 * (512 + 64));
-        }
-    }
 
     #[test]
     fn tensors_fall_under_the_keys_that_loaders_know() {

@@ -224,7 +224,7 @@ fn doctor_holds_the_map_of_a_bundle_against_what_is_free() {
     let found =
         Command::new("sh").args(["-c", "command -v python3.11 || command -v python3"]).output().unwrap();
     let python = String::from_utf8(found.stdout).unwrap();
-    let gpus = ["--gpus", "0=571MB,1=400MiB", "--context", "64", "--reserve", "1MiB"];
+    let gpus = ["--gpus", "0=1217MB,1=400MiB", "--context", "64", "--reserve", "1MiB"];
     let findings = |machine: Machine| -> Vec<String> {
         machine.world.good(&[&["convert", "tiny", "--int8", "-o", "bundle"][..], &gpus].concat());
         let ran = machine.run(&["doctor", "bundle", "--python", python.trim(), "--json"]);
@@ -234,11 +234,11 @@ fn doctor_holds_the_map_of_a_bundle_against_what_is_free() {
         let findings = findings.map(|finding| finding["what"].as_str().unwrap().to_owned());
         findings.filter(|what| what.contains("map")).collect()
     };
-    let two = |free: u64| gpu(600, 24576, UUIDS[0]) + &gpu(free, 24576, UUIDS[1]);
+    let two = |free: u64| gpu(1250, 24576, UUIDS[0]) + &gpu(free, 24576, UUIDS[1]);
     assert_eq!(findings(Machine::new().nvml(&two(500))), Vec::<String>::new());
     let short = findings(Machine::new().nvml(&two(2)));
     assert!(short[0].starts_with("gpu 1 has 0.00 GiB free, and the map takes"), "{short:?}");
-    let one = findings(Machine::new().nvml(&gpu(600, 24576, UUIDS[0])));
+    let one = findings(Machine::new().nvml(&gpu(1250, 24576, UUIDS[0])));
     assert_eq!(one, ["the map uses gpu 1, which is not here"]);
     assert_eq!(findings(Machine::new()), Vec::<String>::new(), "without a GPU there is nothing to compare");
 }

@@ -33,7 +33,9 @@ fn weights(maps: &Value) -> u64 {
 #[test]
 fn the_mixtral_that_accelerate_breaks_fits_on_four_gpus() {
     let world = World::new();
-    let maps = world.good(&["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--json"]).json();
+    let maps = world
+        .good(&["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--context", "512", "--reserve", "0", "--json"])
+        .json();
     assert!(map_of(&maps, 0).values().all(Value::is_u64), "nothing leaves the GPUs");
     assert_eq!(maps["maps"][0]["broken_rules"], Value::Array(Vec::new()));
 
@@ -88,25 +90,25 @@ fn the_command_gives_accelerates_own_maps() {
 #[test]
 fn a_refusal_tells_what_is_missing_and_that_much_more_fits() {
     let world = World::new();
-    world.good(&["map", "34b", "--int8", "--gpus", "2x24GiB", "--context", "4096"]);
-    let ask = |gpus: &str| world.run(&["map", "34b", "--fp16", "--gpus", gpus, "--context", "4096"]);
+    world.good(&["map", "34b", "--int8", "--gpus", "2x24GiB", "--attention", "sdpa", "--context", "3000"]);
+    let ask = |gpus: &str| world.run(&["map", "34b", "--fp16", "--gpus", gpus, "--attention", "sdpa"]);
     let refused = ask("2x24GiB");
     assert_eq!((refused.code, refused.out.as_str()), (1, ""));
-    let missing = refused.err.split(" bytes) are missing on gpu 1").next().unwrap();
+    let missing = refused.err.split(" bytes) are missing on gpu 0").next().unwrap();
     let missing: u64 = missing.rsplit('(').next().unwrap().parse().unwrap();
     assert!(refused.err.contains("it fits with --int8, or with 1 more GPU of 24.00 GiB"), "{}", refused.err);
     assert_eq!(ask("3x24GiB").code, 0);
 
     // Sizes have units of at least a kilobyte: the first KiB that covers the shortfall, and the one before.
     let kib = ((24 << 30) + missing).div_ceil(1024);
-    assert_eq!(ask(&format!("24GiB,{kib}KiB")).code, 0);
-    assert_eq!(ask(&format!("24GiB,{}KiB", kib - 1)).code, 1);
+    assert_eq!(ask(&format!("{kib}KiB,24GiB")).code, 0);
+    assert_eq!(ask(&format!("{}KiB,24GiB", kib - 1)).code, 1);
 }
 
 #[test]
 fn a_model_that_is_not_converted_yet_has_the_map_that_converting_gives() {
     let world = World::new();
-    let gpus = "0=571MB,1=400MiB";
+    let gpus = "0=1217MB,1=400MiB";
     let options = ["--int8", "--gpus", gpus, "--context", "64", "--reserve", "1MiB"];
     let planned = world.good(&[&["plan", "tiny", "--json"][..], &options].concat()).json();
     let checkpoint = fs::read_dir(world.path("cache/mgpack")).unwrap().next().unwrap().unwrap().path();
@@ -128,7 +130,7 @@ fn a_model_that_is_not_converted_yet_has_the_map_that_converting_gives() {
 fn a_bundle_keeps_a_profile_for_each_memory_table() {
     let world = World::new();
     let more = ["--context", "64", "--reserve", "1MiB"];
-    let tables = ["--gpus", "1GiB", "--gpus", "0=571MB,1=400MiB"];
+    let tables = ["--gpus", "2GiB", "--gpus", "0=1217MB,1=400MiB"];
     world.good(&[&["convert", "tiny", "--int8", "-o", "bundle"][..], &tables, &more].concat());
     world.good(&["verify", "bundle"]);
     let recorded = world.good(&["map", "bundle", "--json"]).json();
@@ -169,12 +171,49 @@ fn why_has_every_module_with_its_size_and_room_and_runs_of_layers_in_one_row() {
 #[test]
 fn the_drawing_is_xml_that_shows_every_device() {
     let world = World::new();
-    world.good(&["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--svg", "map.svg"]);
+    world.good(&["map", "8x7b", "--fp16", "--gpus", "6x24GiB", "--svg", "map.svg"]);
     let svg = fs::read_to_string(world.path("map.svg")).unwrap();
     assert!(svg.starts_with("<!-- made by mgpack -->\n<svg ") && svg.trim_end().ends_with("</svg>"));
     for text in ["gpu 0", "gpu 3", "model.layers.31: ", "lm_head: "] {
         assert!(svg.contains(text), "{text}");
     }
+}
+
+/// A map promised what it did not hold: the longest prompt was nowhere, and nothing was kept for it.
+#[test]
+fn a_map_names_the_longest_prompt_it_holds_and_holds_not_one_token_more() {
+    let world = World::new();
+    let line = ["map", "34b", "--int8", "--gpus", "2x24GiB"];
+    let maps = world.good(&[&line[..], &["--json"]].concat()).json();
+    let memory = &maps["maps"][0]["profile"]["memory"];
+    assert_eq!(memory["attention"], "eager", "what MGM's torch 2.0.1 selects");
+    let longest = memory["longest_context"]["eager"].as_u64().unwrap();
+    let text = world.good(&line).out;
+    assert!(text.contains(&format!("{longest} tokens with eager attention")), "{text}");
+
+    // Planned for the most that these GPUs hold, the longest is what it was planned for.
+    let refused = world.run(&[&line[..], &["--context", "4096"]].concat());
+    assert_eq!(refused.code, 1);
+    let help = refused.err.lines().find_map(|line| line.strip_prefix(" help: ")).unwrap();
+    assert!(help.contains("--attention sdpa (torch 2.1.1 or later)") || help.contains("--context"), "{help}");
+    let most = help.split("--context ").nth(1).unwrap();
+    let most: u64 = most.split(',').next().unwrap().parse().unwrap();
+    assert!(most >= longest, "{help}");
+    let planned = |context: u64| {
+        let context = context.to_string();
+        world.run(&[&line[..], &["--context", &context, "--json"]].concat())
+    };
+    let memory = &planned(most).json()["maps"][0]["profile"]["memory"];
+    assert_eq!(memory["longest_context"]["eager"], most);
+    assert_eq!(planned(most + 1).code, 1);
+
+    // Mixtral has no sdpa in transformers 4.36.2.
+    let line = ["map", "8x7b", "--int8", "--gpus", "2x48GiB", "--attention", "sdpa", "--json"];
+    let memory = &world.good(&line).json()["maps"][0]["profile"]["memory"];
+    assert_eq!(
+        (&memory["attention"], &memory["longest_context"]["sdpa"]),
+        (&Value::from("eager"), &Value::Null)
+    );
 }
 
 /// `no --reserve` was the help, and no option said that: `--reserve 0` was refused.

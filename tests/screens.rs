@@ -38,7 +38,7 @@ const SHOWING: [&[&str]; 22] = [
     &["plan", "tiny", "--int8"],
     &["plan", "tiny", "--int8", "--gpus", "2x24GiB"],
     &["map", "34b", "--int8", "--gpus", "2x24GiB", "--why"],
-    &["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--why"],
+    &["map", "8x7b", "--fp16", "--gpus", "5x24GiB", "--why"],
     &["map", "8x7b", "--fp16", "--gpus", "4x24GiB", "--planner", "accelerate-0.25-sequential"],
     &["map", "tiny-bundle"],
     &["verify", "tiny-bundle"],

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use mgpack::convert::DEFAULT_MAX_MEMORY;
-use mgpack::device_map::{GpuTable, parse_size};
+use mgpack::device_map::{Attention, GpuTable, parse_size};
 use mgpack::digest::Digest;
 use mgpack::map::{Planner, Storage};
 use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Show which GPU holds which module, for a bundle or for a model that is not converted yet
     #[command(
-        after_help = "Exit code 1: it does not fit, or the map breaks a rule of MGM.\n\nExamples:\n  mgpack map 34b --int8 --gpus 2x24GiB --context 4096\n  mgpack map MGM-34B-int8 --gpus auto --why"
+        after_help = "Exit code 1: it does not fit, or the map breaks a rule of MGM.\n\nExamples:\n  mgpack map 34b --int8 --gpus 2x24GiB --attention sdpa\n  mgpack map MGM-34B-int8 --gpus auto --why"
     )]
     Map(MapArgs),
     /// Check every byte of a bundle against its seal
@@ -250,6 +250,27 @@ pub(crate) struct MapRequestArgs {
     /// Host memory that decoder layers may take where the GPUs do not hold them all
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "gpus")]
     pub(crate) allow_cpu: Option<Size>,
+    /// Attention to reserve memory for [default: what the pinned versions select]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) attention: Option<AttentionArg>,
+}
+
+/// Attention, as transformers calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AttentionArg {
+    /// All scores at once: torch before 2.1.1
+    Eager,
+    /// Fused kernels: torch 2.1.1 or later
+    Sdpa,
+}
+
+impl From<AttentionArg> for Attention {
+    fn from(attention: AttentionArg) -> Self {
+        match attention {
+            AttentionArg::Eager => Self::Eager,
+            AttentionArg::Sdpa => Self::Sdpa,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -63,6 +63,7 @@ pub(super) fn request(args: &MapRequestArgs) -> MapRequest {
         batch: args.batch,
         reserve: args.reserve.0,
         allow_cpu: args.allow_cpu.map(|size| size.0),
+        attention: args.attention.map(Into::into),
     }
 }
 
@@ -143,6 +144,11 @@ fn show_profile(profile: &Profile, screen: &mut ui::Screen) {
     for (device, used) in &profile.used {
         let bar = ui::bar(used.total(), used.budget, cells);
         screen.line(format!("{device:<6} {bar}  {}", label(profile, *device)).trim_end());
+    }
+    if let (Some(longest), Some(attention)) = (&profile.memory.longest_context, profile.memory.attention) {
+        screen.gap();
+        screen.line(&format!("longest prompt with its answer, images apart (planned for {attention}):"));
+        screen.line(&format!("  {}", longest.told()));
     }
 }
 

@@ -4,6 +4,7 @@ use crate::size::counted;
 use std::fmt::Write as _;
 
 use super::{Conversion, generic};
+use crate::device_map::Profile;
 use crate::environment::MGM;
 use crate::family::Match;
 use crate::gpu_models;
@@ -62,11 +63,29 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
         }
         None => card.push_str(&generic::load_section(conversion, folder)),
     }
+    card.push_str(&room(&conversion.profiles));
     let _ = write!(
         card,
         "\n## Check\n\n```sh\nmgpack verify {word}\nsha256sum -c --strict SHA256SUMS   # inside the folder\n```\n"
     );
     card
+}
+
+/// How long a prompt may be on the GPUs that device maps were planned for.
+fn room(profiles: &[Profile]) -> String {
+    let lines = profiles.iter().filter_map(|profile| {
+        let told = profile.memory.longest_context.as_ref()?.told();
+        let batch = profile.memory.batch.filter(|batch| *batch > 1);
+        let batch = batch.map(|batch| format!(", {batch} at a time")).unwrap_or_default();
+        Some(format!("- {}: {told}{batch}\n", profile.memory.table))
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    format!(
+        "\n## Memory\n\nThe longest prompt, its answer included and images apart, that a device map holds:\n\n{lines}"
+    )
 }
 
 /// What MGM's own loader needs and does not say.

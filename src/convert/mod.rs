@@ -219,9 +219,7 @@ impl Conversion {
         resources.peak = peaks.fold(resources.peak, u64::max);
         let files = prepare::plan_files(&checkpoint, &towers)?;
         let towers_len = prepare::tower_sizes(&towers);
-        let modules = |plan: &Plan| {
-            ModelModules::of_plan(plan, &towers_len, &config, family.as_ref().map(|found| found.variant))
-        };
+        let modules = |plan: &Plan| ModelModules::of_plan(plan, &towers_len, &config, family.as_ref());
         // What a refusal may propose; a model that has nothing to quantize has no int8.
         let may_be_int8 = !plan.scheme.is_quantized() && !options.map.memory.is_empty();
         let int8 = may_be_int8

@@ -88,6 +88,7 @@ pub fn plan_accelerate(
         map,
         used,
         why,
+        longest: None,
     })
 }
 

@@ -11,6 +11,7 @@
 //! says what is wrong with a map that somebody else made.
 
 mod accelerate;
+mod decoder;
 mod memory;
 mod mgm;
 mod models;
@@ -18,6 +19,7 @@ mod profile;
 mod reserves;
 mod rules;
 mod tree;
+mod working;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -27,15 +29,19 @@ use crate::structure::Role;
 pub use crate::device::{Device, MAX_DEVICES, MemoryTable};
 pub use crate::error::{Exception, Remedy};
 pub use accelerate::{ACCELERATE, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
+pub use decoder::{Classes, Decoder};
 pub use memory::{GpuTable, parse_size};
 pub use mgm::{MGM, plan_mgm};
 pub use models::{
     Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted, tree_of_config,
 };
 pub use profile::{Profile, ProfileMemory};
-pub use reserves::{Alternatives, Attention, IMAGE_TOKENS, IMAGE_TOKENS_HD, Reserves, Workload};
+pub use reserves::{
+    Alternatives, IMAGE_TOKENS, IMAGE_TOKENS_HD, LongestContext, Reserves, Working, Workload,
+};
 pub use rules::{BrokenRule, broken_rules};
 pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
+pub use working::{Attention, Encoders, Prompt};
 
 /// One unit that a planner places whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +104,8 @@ pub struct DeviceMap {
     pub used: IndexMap<Device, DeviceUse>,
     /// One entry per module, in the order of placement.
     pub why: Vec<Why>,
+    /// The longest contexts that it holds, where the request had a workload.
+    pub longest: Option<LongestContext>,
 }
 
 /// What a device is filled with, in bytes.
@@ -107,7 +115,7 @@ pub struct DeviceUse {
     pub weights: u64,
     /// Key-value cache of the layers that run here.
     pub kv: u64,
-    /// Activations, logits and the buffer through which offloaded layers pass.
+    /// The most that what stands here works in at one time, and the buffer through which offloaded layers pass.
     pub activations: u64,
     /// Kept free on request.
     pub reserve: u64,

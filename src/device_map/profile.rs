@@ -6,7 +6,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceMap, DeviceUse, PlannerId, Why};
+use super::{Attention, DeviceMap, DeviceUse, LongestContext, PlannerId, Why};
 use crate::device::{Device, MemoryTable};
 
 /// A map and the memory it was planned for.
@@ -42,19 +42,33 @@ pub struct ProfileMemory {
     pub reserve: Option<u64>,
     /// Bytes of host memory that layers may take; null where none was allowed.
     pub allow_cpu: Option<u64>,
+    /// The attention whose working memory was reserved; null where none was.
+    pub attention: Option<Attention>,
+    /// The longest contexts that the map holds, with the same batch and reserve; null where nothing was reserved.
+    pub longest_context: Option<LongestContext>,
 }
 
 impl ProfileMemory {
     /// A table alone: no workload and no reserve were asked for.
     pub fn of_table(table: MemoryTable, given: bool) -> Self {
-        Self { table, given, context: None, batch: None, reserve: None, allow_cpu: None }
+        Self {
+            table,
+            given,
+            context: None,
+            batch: None,
+            reserve: None,
+            allow_cpu: None,
+            attention: None,
+            longest_context: None,
+        }
     }
 }
 
 impl Profile {
     /// A map with what it was planned for.
     pub fn new(map: DeviceMap, memory: ProfileMemory) -> Self {
-        let DeviceMap { planner, map, used, why } = map;
+        let DeviceMap { planner, map, used, why, longest } = map;
+        let memory = ProfileMemory { longest_context: longest, ..memory };
         Self { planner, map, used, why, memory }
     }
 

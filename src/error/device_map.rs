@@ -86,7 +86,7 @@ pub struct DoesNotFit {
     pub shortfall: u64,
     /// The device which that addition would go to.
     pub device: Device,
-    /// Bytes that the model takes in all: weights, cache, activations and reserves.
+    /// Bytes that the model takes in all: weights, cache, working memory and reserves.
     pub need: u64,
     /// Per accelerator, what it has and how much more it alone would need.
     pub needs: Vec<DeviceNeed>,
@@ -130,6 +130,8 @@ pub enum Remedy {
         /// The largest context that fits.
         tokens: u64,
     },
+    /// The attention that keeps no scores: it needs torch 2.1.1 or later.
+    Sdpa,
     /// Weights in int8.
     Int8,
     /// Further accelerators, as large as the last one.
@@ -151,6 +153,7 @@ impl fmt::Display for Remedy {
         match self {
             Remedy::WithoutReserve => f.write_str("‹reserve=0›"),
             Remedy::Context { tokens } => write!(f, "‹context={tokens}›"),
+            Remedy::Sdpa => f.write_str("‹attention=\"sdpa\"› (torch 2.1.1 or later)"),
             Remedy::Int8 => f.write_str("‹scheme=\"int8\"›"),
             Remedy::MoreGpus { count, bytes } => {
                 write!(f, "{} of {}", counted(count, "more GPU"), gib(*bytes))

@@ -15,7 +15,7 @@ use indexmap::IndexMap;
 use mgpack::bundle;
 use mgpack::convert::{self, Conversion, Options};
 use mgpack::device::{Device, MAX_DEVICES};
-use mgpack::device_map::{self, GpuTable, MemoryTable};
+use mgpack::device_map::{self, Attention, GpuTable, MemoryTable};
 use mgpack::devices::Devices;
 use mgpack::error::DeviceMapError;
 use mgpack::kernels::Isa;
@@ -155,7 +155,8 @@ fn memory_table(sizes: &Sizes) -> PyResult<MemoryTable> {
 /// Converts a checkpoint into a bundle and returns the bundle's path. The options are those of `mgpack convert`.
 #[pyfunction]
 #[pyo3(signature = (model, output, *, scheme, format, ignore, on_overflow, stats, max_shard_size, max_memory,
-    threads, towers, keep_towers, revision, gpus, context, batch, reserve, allow_cpu, force, notice, progress))]
+    threads, towers, keep_towers, revision, gpus, context, batch, reserve, allow_cpu, attention,
+    force, notice, progress))]
 #[expect(clippy::too_many_arguments, reason = "one for each option of `mgpack convert`, by keyword only")]
 fn convert_checkpoint(
     py: Python<'_>,
@@ -177,6 +178,7 @@ fn convert_checkpoint(
     batch: u64,
     reserve: Option<u64>,
     allow_cpu: Option<u64>,
+    attention: Option<&str>,
     force: bool,
     notice: Py<PyAny>,
     progress: Option<Py<PyAny>>,
@@ -205,6 +207,7 @@ fn convert_checkpoint(
         batch,
         reserve: reserve.unwrap_or(MapRequest::default().reserve),
         allow_cpu,
+        attention: attention.map(named_attention).transpose()?,
     };
     let named = gpus.iter().filter_map(|table| match table {
         Table::Text(text) => GpuTable::parse(text).ok(),
@@ -252,7 +255,8 @@ fn convert_checkpoint(
 
 /// Plans a device map for a bundle and the devices of a memory table, as `mgpack map` does. Returns it as JSON.
 #[pyfunction]
-#[pyo3(signature = (bundle, devices, *, context, batch, reserve, allow_cpu))]
+#[pyo3(signature = (bundle, devices, *, context, batch, reserve, allow_cpu, attention))]
+#[expect(clippy::too_many_arguments, reason = "one for each option of `mgpack map`, by keyword only")]
 fn plan_device_map(
     py: Python<'_>,
     bundle: PathBuf,
@@ -261,6 +265,7 @@ fn plan_device_map(
     batch: Option<u64>,
     reserve: Option<u64>,
     allow_cpu: Option<u64>,
+    attention: Option<&str>,
 ) -> PyResult<String> {
     let default = MapRequest::default();
     let request = MapRequest {
@@ -269,11 +274,16 @@ fn plan_device_map(
         batch: batch.unwrap_or(default.batch),
         reserve: reserve.unwrap_or(default.reserve),
         allow_cpu,
+        attention: attention.map(named_attention).transpose()?,
     };
     let planned = py.detach(|| Model::of_bundle(&bundle)?.map(Planner::Mgm, &request));
     let planned = planned.map_err(|error| errors::to_python(py, &error))?;
     let map = planned.first().map(|planned| &planned.profile.map);
     serde_json::to_string(&map).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+fn named_attention(word: &str) -> PyResult<Attention> {
+    named("attention", word, &[("eager", Attention::Eager), ("sdpa", Attention::Sdpa)])
 }
 
 /// The value that `word` stands for.

@@ -3,28 +3,32 @@
 //! Rules (their numbers are those of the refusals' documentation): R1–R4 projector, both towers, `vlm_uni_*`
 //! and the embedding stand together on the first accelerator in use, with explicit keys; R5 a tied `lm_head`
 //! stands with the embedding, another with the last layer where that is possible, else behind it; R6 only
-//! decoder layers and the norm may go to the host, and only on request; nothing goes to a disk; R7 cache,
-//! activations and logits are budgeted.
+//! decoder layers and the norm may go to the host, and only on request; nothing goes to a disk; R7 cache and
+//! working memory are budgeted: the parts on a device work one after the other, so the largest counts.
 //!
-//! Why it is complete: what is pinned is charged first, the rest is a sequence of costs that goes to a
-//! sequence of budgets. For such a sequence, filling each device as far as it goes loses nothing: any other
-//! contiguous placement can be shifted forward onto it. Every choice that remains (which accelerator is the
+//! Why it is complete: what is pinned is charged first, the rest is a sequence of loads that goes to a
+//! sequence of budgets. A part of a run never needs more than the run, so filling each device as far as it goes loses
+//! nothing: any other contiguous placement can be shifted forward onto it. Every choice that remains (which accelerator is the
 //! first in use, how many layers go to the host) is tried. So a placement is found whenever there is one, and
 //! more memory never turns a fitting model into an unfitting one. Where there is none, `refusal` says what is missing and
 //! what would help.
 
 mod refusal;
 
+use std::iter::Sum;
+
 use indexmap::IndexMap;
 
-use super::{DeviceMap, DeviceUse, Module, PlannerId, Request, Reserves, Why};
+use super::{
+    Attention, DeviceMap, DeviceUse, LongestContext, Module, PlannerId, Request, Reserves, Why, Workload,
+};
 use crate::device::Device;
 use crate::error::DeviceMapError;
 use crate::size::gib;
 use crate::structure::Role;
 
 /// Name and version of this planner.
-pub const MGM: (&str, u32) = ("mgm", 1);
+pub const MGM: (&str, u32) = ("mgm", 2);
 
 /// Keys that a map of an MGM model always has: its loader creates these modules after the map is made, and a
 /// checkpoint key without an entry is a `KeyError` (rule R4).
@@ -51,9 +55,31 @@ pub fn plan_mgm(req: &Request<'_>) -> Result<DeviceMap, DeviceMapError> {
     }
     let problem = Problem::new(req);
     match problem.place(req.allow_cpu) {
-        Some(placement) => Ok(problem.tell(&placement, req.allow_cpu.unwrap_or(0))),
+        Some(placement) => {
+            let longest = req.alternatives.workload.map(|workload| longest(req, workload, &placement));
+            Ok(DeviceMap { longest, ..problem.tell(&placement, req.allow_cpu.unwrap_or(0)) })
+        }
         None => Err(DeviceMapError::DoesNotFit(Box::new(problem.refuse(req)))),
     }
+}
+
+/// The longest contexts with which a placement still fits.
+fn longest(req: &Request<'_>, workload: Workload, placement: &Placement) -> LongestContext {
+    let holds = |attention: Attention, context: u64| {
+        let reserves = Workload { attention, context, ..workload }.reserves(req.reserves.per_device);
+        Problem::new(&Request { reserves, ..*req }).holds(placement)
+    };
+    let longest = |attention| {
+        // The partition of 0, 1, … at the first context that is too long.
+        let (mut good, mut bad) = (0, workload.most_context().saturating_add(1));
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            if holds(attention, middle) { good = middle } else { bad = middle }
+        }
+        good
+    };
+    let sdpa = workload.decoder.has_sdpa.then(|| longest(Attention::Sdpa));
+    LongestContext { eager: longest(Attention::Eager), sdpa }
 }
 
 /// A module with all that comes to its device along with it.
@@ -62,13 +88,41 @@ struct Item<'a> {
     module: &'a Module,
     /// Key-value cache, for decoder layers.
     kv: u64,
-    /// Logits, for the head.
-    logits: u64,
+    /// Whether it is the head: the first that is listed.
+    is_head: bool,
 }
 
 impl Item<'_> {
-    fn cost(&self) -> u128 {
-        u128::from(self.module.bytes) + u128::from(self.kv) + u128::from(self.logits)
+    fn load(&self) -> Load {
+        Load {
+            bytes: u128::from(self.module.bytes) + u128::from(self.kv),
+            layers: matches!(self.module.role, Role::Layer(_)),
+            head: self.is_head,
+        }
+    }
+}
+
+/// What an accelerator holds: bytes that add up, and the parts that work there one after the other.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    bytes: u128,
+    layers: bool,
+    head: bool,
+}
+
+impl Load {
+    fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            layers: self.layers || other.layers,
+            head: self.head || other.head,
+        }
+    }
+}
+
+impl Sum for Load {
+    fn sum<I: Iterator<Item = Self>>(loads: I) -> Self {
+        loads.fold(Self::default(), Self::and)
     }
 }
 
@@ -85,8 +139,8 @@ struct Problem<'a> {
     tail: Option<usize>,
     is_mgm: bool,
     tied_head: bool,
-    /// Logits that no listed module carries: a tied head that is not listed.
-    loose_logits: u64,
+    /// Whether the head is a module that is not listed: tied, it works where the embedding stands.
+    has_loose_head: bool,
 }
 
 /// Indices into `Problem::gpus` for each flow item; `None` is the host.
@@ -104,11 +158,7 @@ impl<'a> Problem<'a> {
         for module in req.modules {
             let is_layer = matches!(module.role, Role::Layer(_));
             let is_head = module.role == Role::Head && !std::mem::replace(&mut listed_head, true);
-            let item = Item {
-                module,
-                kv: if is_layer { req.reserves.kv_per_layer } else { 0 },
-                logits: if is_head { req.reserves.logits } else { 0 },
-            };
+            let item = Item { module, kv: if is_layer { req.reserves.kv_per_layer } else { 0 }, is_head };
             let is_pinned = match module.role {
                 Role::Embedding | Role::Projector | Role::Tower | Role::Uni => true,
                 Role::Head => req.tied_head,
@@ -128,41 +178,46 @@ impl<'a> Problem<'a> {
             flow,
             is_mgm: req.is_mgm,
             tied_head: req.tied_head,
-            loose_logits: if req.tied_head && !listed_head { req.reserves.logits } else { 0 },
+            has_loose_head: req.tied_head && !listed_head,
         }
     }
 
-    /// What the first accelerator in use holds before any layer comes, the reserve included.
-    fn home_cost(&self) -> u128 {
-        self.pinned.iter().map(Item::cost).sum::<u128>()
-            + u128::from(self.reserves.per_device)
-            + u128::from(self.reserves.activations_first)
-            + u128::from(self.loose_logits)
+    /// What the first accelerator in use holds before any layer comes.
+    fn home_load(&self) -> Load {
+        let loose = Load { head: self.has_loose_head, ..Load::default() };
+        self.pinned.iter().map(Item::load).sum::<Load>().and(loose)
     }
 
-    /// Bytes that layers may take on accelerator `at`; `None` where not even what must be there fits.
-    fn room(&self, at: usize, home: usize, extra: u128) -> Option<u128> {
-        let fixed = if at == home { self.home_cost() + extra } else { u128::from(self.reserves.per_device) };
+    /// Bytes that an accelerator must have for a load: the reserve and what the load works in included.
+    fn need(&self, load: Load, is_home: bool) -> u128 {
+        let working = self.reserves.working.of(is_home, load.layers, load.head);
+        load.bytes + u128::from(self.reserves.per_device) + u128::from(working)
+    }
+
+    /// Whether accelerator `at` has the bytes for a load.
+    fn fits(&self, at: usize, home: usize, load: Load) -> bool {
         let budget = self.gpus.get(at).map_or(0, |&(_, budget)| u128::from(budget));
-        budget.checked_sub(fixed)
+        self.need(load, at == home) <= budget
     }
 
-    /// Fills the accelerators from `home` on with `costs`, each as far as it goes. `extra`: bytes more on `home`.
-    fn fill(&self, home: usize, extra: u128, costs: impl Iterator<Item = u128>) -> Option<Vec<usize>> {
+    /// What accelerator `at` holds from the start; `None` where not even that fits.
+    fn start(&self, at: usize, home: usize, extra: Load) -> Option<Load> {
+        let load = if at == home { self.home_load().and(extra) } else { Load::default() };
+        self.fits(at, home, load).then_some(load)
+    }
+
+    /// Fills the accelerators from `home` on with `loads`, each as far as it goes. `extra`: more on `home`.
+    fn fill(&self, home: usize, extra: Load, loads: impl Iterator<Item = Load>) -> Option<Vec<usize>> {
         let mut at = home;
-        let mut room = self.room(home, home, extra)?;
+        let mut held = self.start(home, home, extra)?;
         let mut places = Vec::new();
-        for cost in costs {
-            loop {
-                match room.checked_sub(cost) {
-                    Some(rest) => break room = rest,
-                    None => {
-                        // A later device that has no room even for its reserve is passed over.
-                        at = (at + 1..self.gpus.len()).find(|&next| self.room(next, home, 0).is_some())?;
-                        room = self.room(at, home, 0)?;
-                    }
-                }
+        for load in loads {
+            while !self.fits(at, home, held.and(load)) {
+                // A later device that has no room even for its reserve is passed over.
+                (at, held) = (at + 1..self.gpus.len())
+                    .find_map(|next| Some((next, self.start(next, home, Load::default())?)))?;
             }
+            held = held.and(load);
             places.push(at);
         }
         // Without pinned modules the first in use is simply where the first layer went.
@@ -171,8 +226,9 @@ impl<'a> Problem<'a> {
 
     fn place(&self, allow_cpu: Option<u64>) -> Option<Placement> {
         let all_on_gpus = (0..self.gpus.len()).find_map(|home| {
-            let flow =
-                self.fill_together(home).or_else(|| self.fill(home, 0, self.flow.iter().map(Item::cost)))?;
+            let flow = self
+                .fill_together(home)
+                .or_else(|| self.fill(home, Load::default(), self.flow.iter().map(Item::load)))?;
             Some(Placement { home, flow: flow.into_iter().map(Some).collect(), passage: 0 })
         });
         all_on_gpus.or_else(|| self.place_with_host(allow_cpu?))
@@ -181,8 +237,8 @@ impl<'a> Problem<'a> {
     /// Fills with the head beside the last layer, whatever stands between them included.
     fn fill_together(&self, home: usize) -> Option<Vec<usize>> {
         let (before, tail) = self.flow.split_at_checked(self.tail?)?;
-        let tail_cost = tail.iter().map(Item::cost).sum();
-        let mut places = self.fill(home, 0, before.iter().map(Item::cost).chain([tail_cost]))?;
+        let loads = before.iter().map(Item::load).chain([tail.iter().map(Item::load).sum()]);
+        let mut places = self.fill(home, Load::default(), loads)?;
         let last = *places.last()?;
         places.resize(self.flow.len(), last);
         Some(places)
@@ -206,9 +262,9 @@ impl<'a> Problem<'a> {
                     break;
                 }
                 let passage = off().map(|item| item.module.bytes).max().unwrap_or(0);
-                let extra = u128::from(passage) + off().map(|item| u128::from(item.kv)).sum::<u128>();
+                let extra = self.offloaded(off(), passage);
                 let stay = rest.iter().filter(|item| !item.module.is_offloadable());
-                let Some(places) = self.fill(home, extra, kept.iter().chain(stay).map(Item::cost)) else {
+                let Some(places) = self.fill(home, extra, kept.iter().chain(stay).map(Item::load)) else {
                     continue;
                 };
                 let mut places = places.into_iter();
@@ -220,6 +276,35 @@ impl<'a> Problem<'a> {
             }
         }
         best.map(|(_, placement)| placement)
+    }
+
+    /// What layers in host memory take of the first accelerator, where they run: cache, working memory, and room for
+    /// the largest to pass through.
+    fn offloaded<'i>(&self, items: impl Iterator<Item = &'i Item<'i>>, passage: u64) -> Load {
+        let load: Load = items.map(|item| Load { bytes: u128::from(item.kv), ..item.load() }).sum();
+        load.and(Load { bytes: u128::from(passage), ..Load::default() })
+    }
+
+    /// What each accelerator holds in a placement.
+    fn loads(&self, placement: &Placement) -> Vec<Load> {
+        let mut loads = vec![Load::default(); self.gpus.len()];
+        let off =
+            self.flow.iter().zip(&placement.flow).filter(|(_, place)| place.is_none()).map(|(item, _)| item);
+        let at_home = self.home_load().and(self.offloaded(off, placement.passage));
+        let placed = self.flow.iter().zip(&placement.flow).filter_map(|(item, &at)| Some((at?, item.load())));
+        for (at, load) in placed.chain([(placement.home, at_home)]) {
+            if let Some(held) = loads.get_mut(at) {
+                *held = held.and(load);
+            }
+        }
+        loads
+    }
+
+    /// Whether a placement, made for this problem or another workload of its model, fits.
+    fn holds(&self, placement: &Placement) -> bool {
+        let in_use = |at: usize| at == placement.home || placement.flow.contains(&Some(at));
+        let loads = self.loads(placement);
+        loads.iter().enumerate().all(|(at, &load)| !in_use(at) || self.fits(at, placement.home, load))
     }
 
     /// The map, the bytes per device and the reasons of a placement. `host_budget`: what layers may take of it.
@@ -239,14 +324,13 @@ impl<'a> Problem<'a> {
             .filter(|(_, place)| place.is_none())
             .map(|(item, _)| item.kv)
             .fold(0, u64::saturating_add);
-        for (at, used) in uses.iter_mut().enumerate() {
+        for ((at, used), load) in uses.iter_mut().enumerate().zip(self.loads(placement)) {
             let in_use = at == home || placement.flow.contains(&Some(at));
             used.reserve = if in_use { self.reserves.per_device } else { 0 };
+            used.activations = self.reserves.working.of(at == home, load.layers, load.head);
             if at == home {
                 used.kv = kv_of_offloaded;
-                used.activations = [self.reserves.activations_first, self.loose_logits, placement.passage]
-                    .into_iter()
-                    .fold(0, u64::saturating_add);
+                used.activations = used.activations.saturating_add(placement.passage);
             }
         }
         let limits: Vec<u64> = uses.iter().map(|used| used.budget.saturating_sub(used.total())).collect();
@@ -279,7 +363,7 @@ impl<'a> Problem<'a> {
                 "next in order, and there is room".to_owned()
             } else {
                 let left = free(before, &uses);
-                let cost = u64::try_from(item.cost()).unwrap_or(u64::MAX);
+                let cost = u64::try_from(item.load().bytes).unwrap_or(u64::MAX);
                 let from = device_of(before);
                 if cost <= left {
                     format!("{from} has {} left, too little for it and what must stand beside it", gib(left))
@@ -298,7 +382,6 @@ impl<'a> Problem<'a> {
             if let Some(used) = uses.get_mut(at) {
                 used.weights = used.weights.saturating_add(module.bytes);
                 used.kv = used.kv.saturating_add(item.kv);
-                used.activations = used.activations.saturating_add(item.logits);
             }
             places.insert(&module.name, device_of(at));
             before = at;
@@ -326,7 +409,8 @@ impl<'a> Problem<'a> {
         if placement.flow.iter().any(Option::is_none) {
             used.insert(Device::Cpu, host);
         }
-        DeviceMap { planner: PlannerId { name: MGM.0.to_owned(), version: MGM.1 }, map, used, why }
+        let planner = PlannerId { name: MGM.0.to_owned(), version: MGM.1 };
+        DeviceMap { planner, map, used, why, longest: None }
     }
 }
 

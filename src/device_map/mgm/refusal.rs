@@ -4,9 +4,9 @@
 
 use std::cmp::Reverse;
 
-use super::{Item, Problem};
+use super::{Item, Load, Problem};
 use crate::device::{Device, MemoryTable};
-use crate::device_map::{Request, Reserves, Workload};
+use crate::device_map::{Attention, Request, Reserves, Workload};
 use crate::error::{DeviceNeed, DoesNotFit, Remedy};
 
 /// Most accelerators that a refusal proposes to add.
@@ -22,26 +22,39 @@ impl Problem<'_> {
         (0..=at)
             .filter_map(|home| {
                 let mut rest = self.flow.as_slice();
-                if home < at {
-                    for device in home..at {
-                        let room = match self.room(device, home, 0) {
-                            Some(room) => room,
-                            None if device == home => return None,
-                            None => continue,
-                        };
-                        rest = rest.get(fitting(rest.iter(), room)..)?;
+                for device in home..at {
+                    match self.start(device, home, Load::default()) {
+                        Some(held) => rest = rest.get(self.fitting(rest.iter(), device, home, held)..)?,
+                        None if device == home => return None,
+                        None => {}
                     }
                 }
                 for device in (at + 1..self.gpus.len()).rev() {
-                    if let Some(room) = self.room(device, home, 0) {
-                        let kept = rest.len() - fitting(rest.iter().rev(), room);
+                    if let Some(held) = self.start(device, home, Load::default()) {
+                        let kept = rest.len() - self.fitting(rest.iter().rev(), device, home, held);
                         rest = rest.get(..kept)?;
                     }
                 }
-                let fixed = if at == home { self.home_cost() } else { u128::from(self.reserves.per_device) };
-                Some(fixed + rest.iter().map(Item::cost).sum::<u128>())
+                let held = if at == home { self.home_load() } else { Load::default() };
+                Some(self.need(rest.iter().map(Item::load).sum::<Load>().and(held), at == home))
             })
             .min()
+    }
+
+    /// How many of `items` fit, in their order, on accelerator `at` beside what it holds.
+    fn fitting<'i>(
+        &self,
+        items: impl Iterator<Item = &'i Item<'i>>,
+        at: usize,
+        home: usize,
+        mut held: Load,
+    ) -> usize {
+        items
+            .take_while(|item| {
+                held = held.and(item.load());
+                self.fits(at, home, held)
+            })
+            .count()
     }
 
     /// What a request that no placement fits is answered.
@@ -65,22 +78,13 @@ impl Problem<'_> {
         let missing = |need: &DeviceNeed| need.needed.saturating_sub(need.budget);
         let least = needs.iter().enumerate().min_by_key(|(at, need)| (missing(need), Reverse(*at)));
         let (shortfall, device) = least.map_or((0, Device::Cpu), |(_, need)| (missing(need), need.device));
-        let need = self.home_cost()
-            + self.flow.iter().map(Item::cost).sum::<u128>()
-            + u128::from(self.reserves.per_device) * self.gpus.len().saturating_sub(1) as u128;
+        let all = self.home_load().and(self.flow.iter().map(Item::load).sum());
+        let layers = Load { layers: true, ..Load::default() };
+        let need =
+            self.need(all, true) + self.need(layers, false) * self.gpus.len().saturating_sub(1) as u128;
         let remedies = remedies(req, needs.iter().find(|need| need.device == Device::Cpu));
         DoesNotFit { shortfall, device, need: saturate(need), needs, memory: req.memory.clone(), remedies }
     }
-}
-
-/// How many of `items` fit into `room`, in their order.
-fn fitting<'a>(items: impl Iterator<Item = &'a Item<'a>>, mut room: u128) -> usize {
-    items
-        .map_while(|item| {
-            room = room.checked_sub(item.cost())?;
-            Some(())
-        })
-        .count()
 }
 
 /// Tries each change by itself, smallest first, and returns those that make the model fit.
@@ -94,9 +98,15 @@ fn remedies(req: &Request<'_>, host: Option<&DeviceNeed>) -> Vec<Remedy> {
         }
     }
     if let Some(workload) = req.alternatives.workload {
+        let sdpa = Workload { attention: Attention::Sdpa, ..workload };
+        let reserves = sdpa.reserves(req.reserves.per_device);
+        let is_other = workload.attention == Attention::Eager && workload.decoder.has_sdpa;
+        if is_other && fits(&Request { reserves, ..*req }) {
+            found.push(Remedy::Sdpa);
+        }
         let fits_with = |context: u64| {
             let shorter = Workload { context, ..workload };
-            let reserves = shorter.reserves(req.reserves.per_device, req.reserves.activations_first);
+            let reserves = shorter.reserves(req.reserves.per_device);
             fits(&Request { reserves, ..*req })
         };
         if MIN_CONTEXT < workload.context && fits_with(MIN_CONTEXT) {
@@ -108,8 +118,12 @@ fn remedies(req: &Request<'_>, host: Option<&DeviceNeed>) -> Vec<Remedy> {
             found.push(Remedy::Context { tokens: good });
         }
     }
-    if req.alternatives.int8.is_some_and(|modules| fits(&Request { modules, ..*req })) {
-        found.push(Remedy::Int8);
+    if let Some(modules) = req.alternatives.int8 {
+        let workload = req.alternatives.workload.map(Workload::in_int8);
+        let reserves = workload.map_or(req.reserves, |workload| workload.reserves(req.reserves.per_device));
+        if fits(&Request { modules, reserves, ..*req }) {
+            found.push(Remedy::Int8);
+        }
     }
     if let Some((Device::Gpu(last), bytes)) = req.memory.gpus().next_back() {
         let with = |count: u32| {
@@ -129,7 +143,7 @@ mod tests {
     use super::super::plan_mgm;
     use super::super::tests::{GIB, model, refusal, request, table};
     use super::*;
-    use crate::device_map::{Alternatives, Attention, DeviceMap, Module};
+    use crate::device_map::{Alternatives, Classes, Decoder, DeviceMap, Module};
     use crate::error::{DeviceMapError, Explain as _};
 
     #[test]
@@ -171,10 +185,32 @@ mod tests {
     #[test]
     fn proposes_the_largest_context_that_fits() {
         let modules = model(2);
-        let attention = Attention { kv_heads: 8, head_dim: 128, vocab: 32000 };
+        let decoder = Decoder {
+            classes: Classes::Counted,
+            hidden: 4096,
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 128,
+            intermediate: 11008,
+            experts: None,
+            experts_in_all: 1,
+            vocab: 32000,
+            cached: 2 * 8 * 128,
+            masked_from: u64::MAX,
+            is_int8: false,
+            has_sdpa: true,
+        };
         let plan = |memory: &str, context: u64| -> Result<DeviceMap, DeviceMapError> {
-            let workload = Workload { attention, context, image_tokens: 576, batch: 1 };
-            let reserves = workload.reserves(0, 0);
+            let workload = Workload {
+                decoder,
+                encoders: None,
+                attention: Attention::Sdpa,
+                context,
+                image_tokens: 576,
+                batch: 1,
+                positions: None,
+            };
+            let reserves = workload.reserves(0);
             let alternatives = Alternatives { int8: None, workload: Some(workload) };
             plan_mgm(&Request { reserves, alternatives, ..request(&modules, &table(memory)) })
         };
@@ -184,7 +220,7 @@ mod tests {
 
         let miss = refusal(plan("8GiB", 1 << 20).unwrap_err());
         let Some(Remedy::Context { tokens }) = miss.remedies.first() else { panic!("{miss:?}") };
-        assert!(plan("8GiB", *tokens).is_ok());
+        assert_eq!(plan("8GiB", *tokens).unwrap().longest.unwrap().sdpa, Some(*tokens));
         assert!(plan("8GiB", tokens + 1).is_err());
     }
 }

@@ -152,14 +152,14 @@ def stand_ins(kernel):
         softmax=functools.partial(softmax, kernel=kernel),
     )
     others = mock.patch.multiple(torch, where=where, unique=unique, all=Mask.all, any=Mask.any)
-    # An index of a list is made a tensor of the same length.
-    FakeTensor.tolist = lambda self: self
     tensor = mock.patch.multiple(
         torch.Tensor,
         # bitsandbytes asks for the number of outlying values only.
         item=lambda self: unique.values,
     )
-    return stack, others, tensor
+    # An index of a list is made a tensor of the same length.
+    indices = mock.patch.object(FakeTensor, "tolist", lambda self: self)
+    return stack, others, tensor, indices
 
 
 # int8: bitsandbytes' own code over a library of kernels that do nothing.
@@ -292,8 +292,8 @@ def count_decoder(make, config, tokens, dtype, kernel, batch):
     """Bytes beyond weights and cache: of the model as a whole, of a device with decoder layers alone, of the head."""
     hidden = lambda: torch.empty((batch, tokens, config.hidden_size), dtype=dtype, device="cpu")
     counts = {}
-    first, second, third = stand_ins(kernel)
-    with FakeTensorMode(), first, second, third:
+    first, second, third, fourth = stand_ins(kernel)
+    with FakeTensorMode(), first, second, third, fourth:
         model = make()
         # transformers 5 does not look into a fake mask for padding: it gets none where there is none.
         given = Mask.is_padded or transformers.__version__.startswith("4.")

@@ -38,6 +38,7 @@ def convert_checkpoint(
     batch: int,
     reserve: int | None,
     allow_cpu: int | None,
+    attention: str | None,
     force: bool,
     notice: Callable[[str], object],
     progress: Callable[[str, int, int], object] | None,
@@ -50,4 +51,5 @@ def plan_device_map(
     batch: int | None,
     reserve: int | None,
     allow_cpu: int | None,
+    attention: str | None,
 ) -> str: ...

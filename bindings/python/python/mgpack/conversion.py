@@ -17,6 +17,7 @@ Scheme = Literal["int8", "fp16", "bf16", "W8A8", "W8A16"]
 Format = Literal["bnb", "compressed-tensors"]
 #: What becomes of finite values beyond the output type's range.
 OnOverflow = Literal["error", "clamp", "inf"]
+Attention = Literal["eager", "sdpa"]
 
 
 class Converted(Bundle):
@@ -55,6 +56,7 @@ def convert(
     batch: int = 1,
     reserve: Size | None = None,
     allow_cpu: Size | None = None,
+    attention: Attention | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
@@ -80,6 +82,8 @@ def convert(
     context, batch: tokens and sequences that the device map leaves room for.
     reserve: bytes that the device map keeps free on every GPU, or a text with a unit.
     allow_cpu: bytes of host memory that decoder layers may take where the GPUs do not hold them all.
+    attention: `eager` or `sdpa`, whose working memory the device map keeps free; by default what the bundle's versions
+        select: torch before 2.1.1, MGM's, takes `eager`, whose memory grows with the square of the prompt.
     force: replace the bundle at the target, once the new one is complete.
     progress: called on this thread with a stage (`convert`, `copy`), the bytes done and the bytes in all. What it
         raises stops the conversion and is raised here; nothing is left behind.
@@ -107,6 +111,7 @@ def convert(
     stats, keep_towers = arguments.flag("stats", stats), arguments.flag("keep_towers", keep_towers)
     force, progress = arguments.flag("force", force), arguments.function("progress", progress)
     threads = arguments.threads(threads)
+    attention = None if attention is None else arguments.choice("attention", attention, Attention)
     context, batch = arguments.count("context", context, "tokens"), arguments.count("batch", batch, "sequences")
     max_shard_size = size("max_shard_size", max_shard_size)
     max_memory = size("max_memory", max_memory)
@@ -142,6 +147,7 @@ def convert(
         batch=batch,
         reserve=reserve,
         allow_cpu=allow_cpu,
+        attention=attention,
         force=force,
         notice=notice,
         progress=progress,

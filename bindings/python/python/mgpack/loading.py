@@ -110,6 +110,7 @@ def load(
         "reserve": None if reserve is None else arguments.size("reserve", reserve, least=0),
         "allow_cpu": arguments.host_memory([] if table is None else [table], host),
     }
+    attention = placement.selected_attention(bundle, options.get("attn_implementation"))
     if check_versions != "no" and (found := versions.mismatches(bundle)):
         error = versions.version_error(bundle, found)
         if check_versions == "error":
@@ -124,7 +125,7 @@ def load(
         if where is None:
             where = "cuda" if free else "cpu"
         if where != "cpu":
-            placed = dict(placement.on_gpus(bundle, _of_device(bundle, where, free), **room))
+            placed = dict(placement.on_gpus(bundle, _of_device(bundle, where, free), attention=attention, **room))
     if placed is None:
         placement.require_host_memory(bundle)
         where, placed = "cpu", {"": "cpu"}

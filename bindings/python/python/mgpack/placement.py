@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +28,21 @@ def gpu_memory() -> dict[int, int]:
     return {index: torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())}
 
 
+def selected_attention(bundle: Bundle, asked: object = None) -> str | None:
+    """The attention that the loader will run: what `attn_implementation` asks for, or what transformers 4 selects for MGM
+    by torch's version. None where that is the class's own choice."""
+    if asked in ("eager", "sdpa"):
+        return str(asked)
+    if bundle.manifest["model"]["variant"] is None:
+        return None
+    try:
+        found = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    numbers = [int(part) for part in re.findall(r"\d+", found)[:3]]
+    return "sdpa" if numbers >= [2, 1, 1] else "eager"
+
+
 def host_memory() -> int | None:
     """Bytes of host memory that are free without swapping; None where the system does not say."""
     try:
@@ -44,13 +61,15 @@ def on_gpus(
     batch: int | None = None,
     reserve: int | None = None,
     allow_cpu: int | None = None,
+    attention: str | None = None,
 ) -> DeviceMap:
     """The map for GPUs with `free` bytes each.
 
     A map of the bundle is taken if its table was given at conversion and each device has free what the map takes of it
     (formats/bundle.md, "Device map"). Otherwise the map is planned anew from `free`. `context` (tokens), `batch`
     (sequences), `reserve` and `allow_cpu` (bytes) are those of the bundle's first map unless given; if any is, the map
-    is planned anew.
+    is planned anew. `attention` is what will run, `eager` or `sdpa`; a map that was planned for `sdpa` is not taken for
+    `eager`.
 
     Raises `DeviceMapError` with the shortfall where the model does not fit.
     """
@@ -58,12 +77,13 @@ def on_gpus(
     own = {"context": context, "batch": batch, "reserve": reserve, "allow_cpu": allow_cpu}
     if all(value is None for value in own.values()):
         for record in records:
-            if _fits(record, free):
+            is_short = attention == "eager" and record["memory"]["attention"] == "sdpa"
+            if not is_short and _fits(record, free):
                 return dict(record["map"])
     asked: dict[str, Any] = records[0]["memory"] if records else {}
     wanted = {key: asked.get(key) if value is None else value for key, value in own.items()}
     table = {str(gpu): size for gpu, size in sorted(free.items())}
-    planned: DeviceMap = json.loads(_mgpack.plan_device_map(bundle.path, table, **wanted))
+    planned: DeviceMap = json.loads(_mgpack.plan_device_map(bundle.path, table, attention=attention, **wanted))
     return planned
 
 
