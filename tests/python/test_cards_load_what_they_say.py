@@ -94,13 +94,17 @@ def test_the_card_of_each_kind_loads_the_class_and_the_weights_of_the_checkpoint
 
 @pytest.mark.parametrize("name", ["llama", "bert", "whisper", "vit", "clip", "llava"])
 @pytest.mark.parametrize("options", [["--int8"], ["--int8", "--format", "bnb"]], ids=["W8A8", "bnb"])
-def test_the_cards_of_int8_bundles_load_codes(mgpack, made, tmp_path, name, options):
+def test_the_cards_of_int8_bundles_load_codes(mgpack, made, tmp_path, name, options, request):
+    if name == "whisper" and "bnb" not in options:
+        # `generate` calls the encoder by itself, past the hook by which compressed-tensors unpacks a model at its first
+        # call: README.md, "Limits".
+        request.applymarker(pytest.mark.xfail(strict=True, reason="compressed-tensors' hook is passed by"))
     card, printed, outputs, model, inputs = run_card(mgpack, made, tmp_path, name, *options)
     assert printed
     want = outputs_of(type(model).from_pretrained(made(name)[0], dtype=torch.float32).eval(), inputs)
     key = "logits" if "logits" in want else next(iter(want))
     error = ((outputs[key] - want[key]).norm() / want[key].norm()).item()
-    # Not zero: else nothing would have been quantized. Measured: at most 0.03.
+    # Not zero: else nothing would have been quantized.
     assert 1e-5 < error < 0.1, error
     reader = "bitsandbytes and accelerate" if "bnb" in options else "compressed-tensors"
     assert f"{reader}, " in card.replace("both ", "") and "give no `quantization_config`" in card
