@@ -74,6 +74,12 @@ def mgpack(*arguments, check=False):
     return done
 
 
+@pytest.fixture(autouse=True)
+def no_columns(monkeypatch):
+    """mgpack folds its lines to COLUMNS, which some of the libraries imported here set."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     return Made(tmp_path_factory.mktemp("oracle"))
