@@ -67,17 +67,13 @@ class Made:
 def mgpack(*arguments, check=False):
     if not BINARY.is_file():
         pytest.fail(f"no binary at {BINARY}: run `cargo build --release` or set MGPACK", pytrace=False)
-    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=120)
+    # mgpack folds its lines to COLUMNS, which some of the libraries imported here set.
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=120, env=environment)
     if check and done.returncode != 0:
         line = " ".join(str(a) for a in arguments)
         pytest.fail(f"`mgpack {line}` ended with {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
     return done
-
-
-@pytest.fixture(autouse=True)
-def no_columns(monkeypatch):
-    """mgpack folds its lines to COLUMNS, which some of the libraries imported here set."""
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(scope="session")
