@@ -24,7 +24,7 @@ pub enum DeviceMapError {
         reason: &'static str,
     },
     /// A memory table names a model of GPU that is not in formats/gpus.json.
-    #[error("no model of GPU is known here as `{name}`{}", like_it(near))]
+    #[error("no model of GPU is known here as `{}`{}", name.escape_debug(), like_it(near))]
     UnknownGpu {
         /// As given.
         name: String,
