@@ -79,3 +79,16 @@ fn no_pipe_as_the_path_itself_makes_a_command_wait() {
         assert_eq!(code, 2, "{command}: {said}");
     }
 }
+
+#[test]
+fn no_file_of_a_release_makes_verify_wait() {
+    let world = World::new();
+    world.tiny();
+    for name in ["SHA256SUMS", "MGM-7B-tiny-int8.id", "MGM-7B-tiny-int8.tar"] {
+        let _ = fs::remove_dir_all(world.path("release"));
+        world.good(&["release", "tiny-bundle", "-o", "release"]);
+        make_pipe(&world.path("release").join(name));
+        let (code, said) = soon(&world, &["verify", "release"]);
+        assert!(code != 0 && code != 101, "{name}: {code} {said}");
+    }
+}

@@ -4,7 +4,7 @@
 //! "Release", as it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{MANIFEST_NAME, SUMS_NAME};
 use crate::progress::{Progress, Stage, Stop};
+use crate::regular;
 
 /// Bytes read at a time.
 const READ_LEN: usize = 1 << 20;
@@ -152,7 +153,7 @@ impl Released {
     ) -> Result<Option<Finding>> {
         let unreadable =
             |cause| Finding::new(&self.shown(name), FindingKind::Unreadable, "a readable file", cause);
-        let mut file = match File::open(self.dir.join(name)) {
+        let mut file = match regular::open(&self.dir.join(name)) {
             Ok(file) => file,
             Err(cause) => return Ok(Some(unreadable(cause))),
         };
@@ -187,7 +188,7 @@ impl Released {
 
 fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut text)?;
+    regular::open(path)?.take(limit + 1).read_to_end(&mut text)?;
     if text.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than it can be"));
     }

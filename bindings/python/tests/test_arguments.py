@@ -266,7 +266,7 @@ def test_auto_is_what_this_machine_has(given, monkeypatch):
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has a GPU")
 def test_auto_without_a_gpu_says_so(given):
-    with pytest.warns(mgpack.Notice, match="no NVIDIA GPU that its driver lists"):
+    with pytest.warns(mgpack.Notice, match="no NVIDIA GPU that its driver lists: no device map is planned"):
         assert given(gpus="auto")["gpus"] == []
 
 
