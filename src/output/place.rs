@@ -53,8 +53,11 @@ pub(super) fn place(work: &mut Work, target: &Path, replace: Replace<'_>) -> Res
         Ok(()) => None,
         Err(cause) => Some((old, cause)),
     });
+    // One that is kept for the next run has nothing more to give it.
     if left.is_some() {
         work.stay();
+    } else {
+        work.give_up();
     }
     durable.map_err(|cause| OutputError::NotDurable { path: target.to_owned(), cause })?;
     Ok(Placed { left })

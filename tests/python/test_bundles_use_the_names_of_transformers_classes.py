@@ -153,7 +153,7 @@ def test_compressed_tensors_takes_the_linears_that_are_quantized_and_no_others(m
 
 
 def test_a_map_for_one_gpu_and_for_several_has_a_place_for_every_parameter(mgpack, built, tmp_path):
-    mgpack("convert", built.folder, "--bf16", "--no-stats", "--gpus", "1x1GiB", "-o", tmp_path / "one", check=True)
+    mgpack("convert", built.folder, "--bf16", "--no-stats", "--gpus", "1x8GiB", "-o", tmp_path / "one", check=True)
     assert json.loads((tmp_path / "one/device_map.json").read_text()) == {"": 0}
     if built.folder.name in ONE_DEVICE_ONLY:
         return
