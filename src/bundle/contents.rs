@@ -18,6 +18,9 @@ use crate::size::counted;
 /// Most entries of a folder that are listed before the check gives up.
 const MAX_ENTRIES: usize = 200_000;
 
+/// Longest name of a tar's member, in bytes: the longest path that Linux opens.
+const MAX_NAME_LEN: u64 = 4096;
+
 /// Where the bytes of a bundle come from.
 pub(super) trait Contents: Sync {
     /// The paths of all entries, with the length of the regular files.
@@ -112,10 +115,23 @@ impl Tar {
         let mut entries = BTreeMap::new();
         let mut archive = tar::Archive::new(parts.reader(0));
         let mut root: Option<String> = None;
-        for entry in archive.entries_with_seek()? {
-            let entry = entry?;
-            let name = String::from_utf8(entry.path_bytes().into_owned())
-                .map_err(|_| invalid("a name is not UTF-8"))?;
+        let mut long_name = None;
+        // Raw: the crate would take memory for a long name or an extended header, whatever length it states.
+        for entry in archive.entries_with_seek()?.raw(true) {
+            let mut entry = entry?;
+            match entry.header().entry_type() {
+                tar::EntryType::GNULongName if long_name.is_none() => {
+                    long_name = Some(read_long_name(&mut entry)?);
+                    continue;
+                }
+                tar::EntryType::GNULongName => return Err(invalid("two long names for one file")),
+                tar::EntryType::GNULongLink | tar::EntryType::XHeader | tar::EntryType::XGlobalHeader => {
+                    return Err(invalid("an extended header, which no release has: it was packed anew"));
+                }
+                _ => {}
+            }
+            let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+            let name = String::from_utf8(name).map_err(|_| invalid("a name is not UTF-8"))?;
             let (folder, path) =
                 name.split_once('/').ok_or_else(|| invalid("a file outside the bundle's folder"))?;
             if root.get_or_insert_with(|| folder.to_owned()) != folder {
@@ -133,9 +149,25 @@ impl Tar {
                 return Err(invalid("too many files"));
             }
         }
+        if long_name.is_some() {
+            return Err(invalid("a long name without a file"));
+        }
         let findings = check_frame(&parts, root.as_deref().unwrap_or_default(), &entries)?;
         Ok(Self { parts, entries, findings })
     }
+}
+
+/// The content of an entry that holds the name of the next: the name and a zero.
+fn read_long_name(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<u8>> {
+    if entry.size() > MAX_NAME_LEN {
+        return Err(invalid("a name that is longer than any path"));
+    }
+    let mut name = Vec::new();
+    entry.read_to_end(&mut name)?;
+    if name.last() == Some(&0) {
+        name.pop();
+    }
+    Ok(name)
 }
 
 /// Every byte outside the files is what `release` writes: heads in the order of paths, padding, the end.

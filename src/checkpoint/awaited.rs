@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::files::{self, Fingerprint};
+use super::limits::Left;
 use super::{Checkpoint, SourceFile, safetensors};
 use crate::error::{CheckpointError, Result};
 
@@ -106,7 +107,7 @@ impl Checkpoint {
 
 impl Awaited {
     /// The header that the head holds.
-    pub(super) fn header(&self) -> Result<safetensors::Header, crate::error::HeaderFault> {
-        safetensors::parse_head(&self.head, self.len)
+    pub(super) fn header(&self, left: &mut Left) -> Result<safetensors::Header, crate::error::HeaderFault> {
+        safetensors::parse_head(&self.head, self.len, left)
     }
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::json::{Faults, Kept, Unique};
+use super::limits::{Left, Limits};
 use crate::error::{IndexFault, ShardNameRule};
 use crate::tensor::{MAX_NAME_LEN, TensorName};
 
@@ -81,16 +82,21 @@ impl Index {
 /// # Errors
 /// The first fault found.
 pub fn parse(text: &[u8], listed: Listed) -> Result<Index, IndexFault> {
+    parse_within(text, listed, Limits::default())
+}
+
+pub(super) fn parse_within(text: &[u8], listed: Listed, limits: Limits) -> Result<Index, IndexFault> {
     let text = std::str::from_utf8(text).map_err(|source| IndexFault::NotUtf8 { source })?;
     let faults = Faults::new();
     let mut json = serde_json::Deserializer::from_str(text);
-    let raw = IndexSeed(&faults).deserialize(&mut json).and_then(|raw| json.end().map(|()| raw)).map_err(
-        |source| match faults.take() {
+    let raw = IndexSeed(&faults, limits)
+        .deserialize(&mut json)
+        .and_then(|raw| json.end().map(|()| raw))
+        .map_err(|source| match faults.take() {
             Some(fault) => fault,
             None if source.is_data() => IndexFault::WrongType { source },
             None => IndexFault::Json { source },
-        },
-    )?;
+        })?;
     let weight_map = raw.weight_map.ok_or(IndexFault::NoWeightMap)?;
     if weight_map.is_empty() {
         return Err(IndexFault::Empty);
@@ -158,7 +164,7 @@ struct Raw {
     total_size: TotalSize,
 }
 
-struct IndexSeed<'a>(&'a Faults<IndexFault>);
+struct IndexSeed<'a>(&'a Faults<IndexFault>, Limits);
 
 impl<'de> DeserializeSeed<'de> for IndexSeed<'_> {
     type Value = Raw;
@@ -180,7 +186,9 @@ impl<'de> Visitor<'de> for IndexSeed<'_> {
                 return Err(self.0.stop(IndexFault::DuplicateKey { key }));
             }
             match key.as_str() {
-                "weight_map" => raw.weight_map = Some(map.next_value_seed(PairsSeed)?),
+                "weight_map" => {
+                    raw.weight_map = Some(map.next_value_seed(PairsSeed(self.0, Left::of(self.1)))?)
+                }
                 "metadata" => raw.total_size = map.next_value_seed(MetadataSeed(self.0))?,
                 _ => {
                     map.next_value_seed(unique(self.0))?;
@@ -193,23 +201,24 @@ impl<'de> Visitor<'de> for IndexSeed<'_> {
 }
 
 /// `weight_map`: an object of strings, in the order written, doubles included.
-struct PairsSeed;
+struct PairsSeed<'a>(&'a Faults<IndexFault>, Left);
 
-impl<'de> DeserializeSeed<'de> for PairsSeed {
+impl<'de> DeserializeSeed<'de> for PairsSeed<'_> {
     type Value = Vec<(String, String)>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for PairsSeed {
+impl<'de> Visitor<'de> for PairsSeed<'_> {
     type Value = Vec<(String, String)>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of shard names")
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut pairs = Vec::new();
         while let Some(pair) = map.next_entry()? {
+            self.1.take_tensor().map_err(|over| self.0.stop(over.into()))?;
             pairs.push(pair);
         }
         Ok(pairs)

@@ -11,6 +11,7 @@ mod folder;
 pub mod hub;
 pub mod index;
 mod json;
+mod limits;
 pub mod needed;
 mod notice;
 pub mod safetensors;
@@ -35,10 +36,12 @@ use index::{Listed, TORCH_INDEX_NAME};
 pub use awaited::Awaited;
 pub use files::{MAX_DEPTH, MAX_FILES};
 pub use folder::Folder;
+pub(crate) use limits::TENSOR_LEN;
+pub use limits::{Limits, MAX_TENSORS, MAX_TEXT_LEN};
 pub use notice::{Notice, SkipReason, Skipped};
 
 /// Longest `config.json` accepted, in bytes. Real ones have some thousands.
-pub const MAX_CONFIG_LEN: u64 = 16 << 20;
+pub const MAX_CONFIG_LEN: u64 = 4 << 20;
 
 /// One checkpoint on disk: its metadata, and the weights' files held open.
 #[derive(Debug)]
@@ -111,15 +114,15 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`], for anything that is missing, unsound, or read differently by different loaders.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::open_awaiting(dir, &[])
+        Self::open_awaiting(dir, &[], Limits::default())
     }
 
-    /// The same, where some files of weights are yet to come: [`Checkpoint::arrived`] opens each. All other files
-    /// of the checkpoint must be there.
+    /// The same within `limits`, where some files of weights are yet to come: [`Checkpoint::arrived`] opens each. All
+    /// other files of the checkpoint must be there.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
-    pub fn open_awaiting(dir: &Path, awaited: &[Awaited]) -> Result<Self> {
+    pub fn open_awaiting(dir: &Path, awaited: &[Awaited], limits: Limits) -> Result<Self> {
         let root = Root::new(dir)?;
         let mut names = root.top_names()?;
         names.extend(awaited.iter().map(|file| file.path.clone()));
@@ -127,7 +130,7 @@ impl Checkpoint {
         names.dedup();
         let mut notices = Vec::new();
         let shards::Weights { kind, files, mut tensors } =
-            shards::open(&root, &names, awaited, &mut notices)?;
+            shards::open(&root, &names, awaited, limits, &mut notices)?;
         let has_config = names.iter().any(|name| name == "config.json");
         let config = if has_config { Some(read_config(&root)?) } else { None };
         notices.extend(tied::resolve(&mut tensors, config.as_deref()));

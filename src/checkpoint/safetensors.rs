@@ -5,6 +5,7 @@
 //! readers disagree: a key twice, an unknown field, text before the brace, 65 dimensions. No input can make
 //! it panic or allocate more than the file holds.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::json::{Faults, Whole};
+use super::limits::{Left, Limits};
 use crate::error::{Disguise, HeaderFault};
 use crate::tensor::{Dtype, MAX_NAME_LEN, MAX_RANK, TensorName, byte_len};
 
@@ -23,6 +25,9 @@ pub const MAX_HEADER_LEN: u64 = 100_000_000;
 
 /// Bytes before the header: its length, a little-endian u64.
 pub const PREFIX_LEN: u64 = 8;
+
+/// Bytes that an entry of `__metadata__` takes in memory beside its text, more or less.
+const METADATA_LEN: u64 = 128;
 
 /// Bytes looked at to tell what a file that is not safetensors is.
 const SNIFF_LEN: usize = 512;
@@ -66,8 +71,8 @@ impl From<HeaderFault> for ReadFault {
     }
 }
 
-/// Reads and checks the header of `file`, which is `file_len` bytes long.
-pub(super) fn read_header(file: &File, file_len: u64) -> Result<Header, ReadFault> {
+/// Reads and checks the header of `file`, which is `file_len` bytes long. `left`: what the checkpoint may still hold.
+pub(super) fn read_header(file: &File, file_len: u64, left: &mut Left) -> Result<Header, ReadFault> {
     let mut prefix = [0; PREFIX_LEN as usize];
     if file_len < PREFIX_LEN {
         return Err(sniff(file, file_len).unwrap_or(HeaderFault::TooShort { len: file_len }).into());
@@ -78,10 +83,11 @@ pub(super) fn read_header(file: &File, file_len: u64) -> Result<Header, ReadFaul
         Ok(len) => len,
         Err(fault) => return Err(sniff(file, file_len).unwrap_or(fault).into()),
     };
+    left.take_text(len).map_err(HeaderFault::from)?;
     let mut text = vec![0; header_len];
     file.read_exact_at(&mut text, PREFIX_LEN).map_err(ReadFault::Io)?;
     let data_start = PREFIX_LEN + len;
-    Ok(parse(&text, file_len - data_start)?)
+    Ok(parse_within(&text, file_len - data_start, left)?)
 }
 
 /// Bytes of the head of a file of `file_len` bytes that begins with `prefix`: of the length and the header.
@@ -93,14 +99,15 @@ pub fn head_len(prefix: [u8; PREFIX_LEN as usize], file_len: u64) -> Result<u64,
 }
 
 /// The header in `head`, the first bytes of a file of `file_len` bytes.
-pub(super) fn parse_head(head: &[u8], file_len: u64) -> Result<Header, HeaderFault> {
+pub(super) fn parse_head(head: &[u8], file_len: u64, left: &mut Left) -> Result<Header, HeaderFault> {
     let too_short = HeaderFault::TooShort { len: head.len() as u64 };
     let Some((prefix, text)) = head.split_first_chunk() else { return Err(too_short) };
     let len = header_len(u64::from_le_bytes(*prefix), file_len)?;
     if text.len() != len {
         return Err(too_short);
     }
-    parse(text, file_len - head.len() as u64)
+    left.take_text(len as u64)?;
+    parse_within(text, file_len - head.len() as u64, left)
 }
 
 /// Checks the length that a file's first eight bytes tell, before anything is allocated.
@@ -125,6 +132,10 @@ fn header_len(len: u64, file_len: u64) -> Result<usize, HeaderFault> {
 /// # Errors
 /// The first fault found: in the text, then in an entry, then between entries, then in the data's length.
 pub fn parse(text: &[u8], data_len: u64) -> Result<Header, HeaderFault> {
+    parse_within(text, data_len, &mut Left::of(Limits::default()))
+}
+
+fn parse_within(text: &[u8], data_len: u64, left: &mut Left) -> Result<Header, HeaderFault> {
     let header_len = text.len() as u64;
     let text = std::str::from_utf8(text).map_err(|source| HeaderFault::NotUtf8 { source })?;
     if !text.starts_with('{') {
@@ -132,13 +143,12 @@ pub fn parse(text: &[u8], data_len: u64) -> Result<Header, HeaderFault> {
     }
     let faults = Faults::new();
     let mut json = serde_json::Deserializer::from_str(text.trim_end_matches(' '));
-    let Raw { mut tensors, metadata } =
-        HeaderSeed(&faults).deserialize(&mut json).map_err(|source| {
-            match (faults.take(), faults.take_entry()) {
-                (Some(fault), _) => fault,
-                (None, Some(entry)) if source.is_data() => HeaderFault::WrongType { entry, source },
-                (None, _) => HeaderFault::Json { source },
-            }
+    let Raw { mut tensors, metadata } = HeaderSeed(&faults, &RefCell::new(left))
+        .deserialize(&mut json)
+        .map_err(|source| match (faults.take(), faults.take_entry()) {
+            (Some(fault), _) => fault,
+            (None, Some(entry)) if source.is_data() => HeaderFault::WrongType { entry, source },
+            (None, _) => HeaderFault::Json { source },
         })?;
     json.end().map_err(|_| HeaderFault::TrailingText)?;
     if !text.trim_end_matches(' ').ends_with('}') {
@@ -244,16 +254,16 @@ struct Raw {
     metadata: Option<BTreeMap<String, String>>,
 }
 
-struct HeaderSeed<'a>(&'a Faults<HeaderFault>);
+struct HeaderSeed<'a, 'b>(&'a Faults<HeaderFault>, &'a RefCell<&'b mut Left>);
 
-impl<'de> DeserializeSeed<'de> for HeaderSeed<'_> {
+impl<'de> DeserializeSeed<'de> for HeaderSeed<'_, '_> {
     type Value = Raw;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for HeaderSeed<'_> {
+impl<'de> Visitor<'de> for HeaderSeed<'_, '_> {
     type Value = Raw;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
@@ -266,13 +276,14 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
                 if metadata.is_some() {
                     return Err(self.0.stop(HeaderFault::DuplicateKey { key }));
                 }
-                let value = map.next_value_seed(MetadataSeed(self.0));
+                let value = map.next_value_seed(MetadataSeed(self.0, self.1));
                 metadata = Some(value.inspect_err(|_| self.0.within(&key))?);
                 continue;
             }
             let Some(name) = TensorName::new(key.as_str()) else {
                 return Err(self.0.stop(HeaderFault::BadName { name: key, limit: MAX_NAME_LEN }));
             };
+            self.1.borrow_mut().take_tensor().map_err(|over| self.0.stop(over.into()))?;
             let tensor = map.next_value_seed(TensorSeed { faults: self.0, name });
             tensors.push(tensor.inspect_err(|_| self.0.within(&key))?);
         }
@@ -281,16 +292,16 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
 }
 
 /// `__metadata__`: null, or an object of strings.
-struct MetadataSeed<'a>(&'a Faults<HeaderFault>);
+struct MetadataSeed<'a, 'b>(&'a Faults<HeaderFault>, &'a RefCell<&'b mut Left>);
 
-impl<'de> DeserializeSeed<'de> for MetadataSeed<'_> {
+impl<'de> DeserializeSeed<'de> for MetadataSeed<'_, '_> {
     type Value = Option<BTreeMap<String, String>>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for MetadataSeed<'_> {
+impl<'de> Visitor<'de> for MetadataSeed<'_, '_> {
     type Value = Option<BTreeMap<String, String>>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of strings")
@@ -305,6 +316,7 @@ impl<'de> Visitor<'de> for MetadataSeed<'_> {
                 return Err(self.0.stop(HeaderFault::DuplicateKey { key: format!("__metadata__.{key}") }));
             }
             let value = map.next_value::<String>()?;
+            self.1.borrow_mut().take_text(METADATA_LEN).map_err(|over| self.0.stop(over.into()))?;
             entries.insert(key, value);
         }
         Ok(Some(entries))

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::awaited::{Awaited, Handle, Held};
 use super::files::{self, Found, Root};
 use super::index::{self, INDEX_NAME, Index, IndexEntry, Listed, TORCH_INDEX_NAME, TotalSize};
+use super::limits::{Left, Limits};
 use super::safetensors;
 use super::torch;
 use super::{Notice, SourceFile, SourceTensor};
@@ -36,6 +37,7 @@ pub(super) fn open(
     root: &Root,
     names: &[String],
     awaited: &[Awaited],
+    limits: Limits,
     notices: &mut Vec<Notice>,
 ) -> Result<Weights, CheckpointError> {
     let has = |name: &str| names.iter().any(|other| other == name);
@@ -47,7 +49,7 @@ pub(super) fn open(
         (Listed::Torch, TORCH_INDEX_NAME, TORCH_SINGLE_NAME, torch_files(&root.given, names)?)
     };
     let (files, tensors) = if has(index_name) {
-        let index = read_index(root, index_name, kind)?;
+        let index = read_index(root, index_name, kind, limits)?;
         let listed_single = index.entries.iter().any(|entry| entry.shard == single_name);
         if has(single_name) && !listed_single {
             return Err(CheckpointError::TwoSetsOfWeights {
@@ -55,12 +57,12 @@ pub(super) fn open(
                 file: single_name.to_owned(),
             });
         }
-        open_indexed(root, (index_name, kind), &index, awaited, notices)?
+        open_indexed(root, (index_name, kind), &index, (awaited, limits), notices)?
     } else {
         if loose.is_empty() {
             return Err(no_weights(&root.given, names));
         }
-        let opened = open_shards(root, kind, &loose, awaited, notices, |_| None)?;
+        let opened = open_shards(root, kind, &loose, (awaited, limits), notices, |_| None)?;
         if loose.len() > 1 {
             notices.push(Notice::NoIndex { shards: loose });
         }
@@ -76,7 +78,7 @@ pub(super) fn open_single(
     notices: &mut Vec<Notice>,
 ) -> Result<Weights, CheckpointError> {
     let kind = if is_torch_file(&found.path) { Listed::Torch } else { Listed::Safetensors };
-    let shard = open_shard(root, kind, found, notices)?;
+    let shard = open_shard(root, kind, found, &mut Left::of(Limits::default()), notices)?;
     let (files, tensors) = merge(root, vec![shard])?;
     Ok(Weights { kind, files, tensors })
 }
@@ -86,11 +88,11 @@ fn open_indexed(
     root: &Root,
     (index_name, kind): (&str, Listed),
     index: &Index,
-    awaited: &[Awaited],
+    within: (&[Awaited], Limits),
     notices: &mut Vec<Notice>,
 ) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
     let shards: Vec<String> = index.shards().into_iter().map(str::to_owned).collect();
-    let (files, tensors) = open_shards(root, kind, &shards, awaited, notices, |shard| {
+    let (files, tensors) = open_shards(root, kind, &shards, within, notices, |shard| {
         let tensor = index.entries.iter().find(|entry| entry.shard == shard)?.name.to_string();
         Some(CheckpointError::MissingShard { index: root.shown(index_name), shard: shard.to_owned(), tensor })
     })?;
@@ -155,14 +157,15 @@ fn open_shards(
     root: &Root,
     kind: Listed,
     shards: &[String],
-    awaited: &[Awaited],
+    (awaited, limits): (&[Awaited], Limits),
     notices: &mut Vec<Notice>,
     missing: impl Fn(&str) -> Option<CheckpointError>,
 ) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
     let mut opened = Vec::with_capacity(shards.len());
+    let mut left = Left::of(limits);
     for shard in shards {
         if let Some(awaited) = awaited.iter().find(|awaited| awaited.path == *shard) {
-            opened.push(await_shard(root, awaited)?);
+            opened.push(await_shard(root, awaited, &mut left)?);
             continue;
         }
         let Some(found) = root.find(shard)? else {
@@ -170,7 +173,7 @@ fn open_shards(
                 CheckpointError::io(root.shown(shard), "open", io::ErrorKind::NotFound.into())
             }));
         };
-        opened.push(open_shard(root, kind, found, notices)?);
+        opened.push(open_shard(root, kind, found, &mut left, notices)?);
     }
     merge(root, opened)
 }
@@ -179,6 +182,7 @@ fn open_shard(
     root: &Root,
     kind: Listed,
     found: Found,
+    left: &mut Left,
     notices: &mut Vec<Notice>,
 ) -> Result<Shard, CheckpointError> {
     let Found { path, len, sha256, fingerprint } = found;
@@ -186,13 +190,13 @@ fn open_shard(
     let file = root.open(&path, &fingerprint)?;
     let shard = match kind {
         Listed::Safetensors => {
-            let header = safetensors::read_header(&file, len).map_err(|fault| fault.at(&shown))?;
+            let header = safetensors::read_header(&file, len, left).map_err(|fault| fault.at(&shown))?;
             let (metadata, tensors) = of_header(header);
             let held = Handle::new(Held::Open(file, fingerprint));
             (SourceFile { path, len, sha256, metadata, storages: Vec::new(), handle: held }, tensors)
         }
         Listed::Torch => {
-            let content = torch::open(&file, len).map_err(|fault| fault.at(&shown))?;
+            let content = torch::open(&file, len, left).map_err(|fault| fault.at(&shown))?;
             if !content.path.is_empty() || !content.left.is_empty() {
                 let (file, path) = (path.clone(), content.path.join("."));
                 notices.push(Notice::StateDict { file, path, left: content.left });
@@ -215,9 +219,9 @@ fn open_shard(
 }
 
 /// A safetensors file that is yet to come, by its head.
-fn await_shard(root: &Root, awaited: &Awaited) -> Result<Shard, CheckpointError> {
+fn await_shard(root: &Root, awaited: &Awaited, left: &mut Left) -> Result<Shard, CheckpointError> {
     let shown = root.shown(&awaited.path);
-    let header = awaited.header().map_err(|fault| CheckpointError::header(&shown, fault))?;
+    let header = awaited.header(left).map_err(|fault| CheckpointError::header(&shown, fault))?;
     let (metadata, tensors) = of_header(header);
     let file = SourceFile {
         path: awaited.path.clone(),
@@ -271,9 +275,9 @@ fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<Source
     Ok((files, tensors))
 }
 
-fn read_index(root: &Root, name: &str, kind: Listed) -> Result<Index, CheckpointError> {
-    let text = files::read_text(root, name, index::MAX_INDEX_LEN)?;
-    index::parse(&text, kind).map_err(|fault| CheckpointError::index(root.shown(name), fault))
+fn read_index(root: &Root, name: &str, kind: Listed, limits: Limits) -> Result<Index, CheckpointError> {
+    let text = files::read_text(root, name, index::MAX_INDEX_LEN.min(limits.text))?;
+    index::parse_within(&text, kind, limits).map_err(|fault| CheckpointError::index(root.shown(name), fault))
 }
 
 /// The torch files that are the model where no index says so.

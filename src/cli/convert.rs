@@ -291,7 +291,7 @@ fn show_tensors(conversion: &Conversion, screen: &mut ui::Screen) {
 }
 
 /// Every file; what is left out of one folder is one row.
-fn files_table(conversion: &Conversion) -> Table {
+fn files_table(conversion: &Conversion) -> Table<'_> {
     let mut rows: IndexMap<(String, &str, &str), (u64, usize)> = IndexMap::new();
     for file in &conversion.files {
         let place =
@@ -318,7 +318,7 @@ fn files_table(conversion: &Conversion) -> Table {
     Table::new(&["file", "size", "fate", "why"]).with_rows(rows)
 }
 
-fn requirements_table(conversion: &Conversion) -> Table {
+fn requirements_table(conversion: &Conversion) -> Table<'_> {
     let rows = conversion.requirements().into_iter().map(|requirement| {
         [requirement.package, requirement.pin, requirement.range, requirement.reason].map(Cell::from).into()
     });
@@ -358,7 +358,7 @@ fn show_bundle(conversion: &Conversion, outcome: &Outcome) {
 }
 
 /// The tensors with the largest errors. What was clipped, overflowed or became zero has a column where anything did.
-fn worst_table(worst: &[(&TensorName, &ErrorFigures)]) -> Table {
+fn worst_table(worst: &[(&TensorName, &ErrorFigures)]) -> Table<'static> {
     let number = |value: Option<f64>, digits: usize| {
         value.map_or(Cell::None, |value| Cell::Number(format!("{value:.digits$}")))
     };
@@ -382,7 +382,8 @@ fn worst_table(worst: &[(&TensorName, &ErrorFigures)]) -> Table {
             .collect()
     });
     let header = ["worst tensors", "SQNR dB", "max error", "cosine"].into_iter();
-    Table::new(&header.chain(counts.iter().map(|(title, _)| *title)).collect::<Vec<_>>()).with_rows(rows)
+    Table::new(&header.chain(counts.iter().map(|(title, _)| *title)).collect::<Vec<_>>())
+        .with_rows(rows.collect::<Vec<_>>())
 }
 
 fn worst_json(outcome: &Outcome) -> Vec<Value> {

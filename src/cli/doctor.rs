@@ -107,7 +107,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Verdict> {
     Ok(if findings.is_empty() { Verdict::Good } else { Verdict::Findings })
 }
 
-fn packages_table(python: &Python, packages: &[Package]) -> Table {
+fn packages_table<'a>(python: &'a Python, packages: &'a [Package]) -> Table<'a> {
     if packages.is_empty() {
         let rows = PACKAGES.iter().map(|name| {
             let version = python.version_of(name);
@@ -130,7 +130,7 @@ fn packages_table(python: &Python, packages: &[Package]) -> Table {
     Table::new(&["package", "installed", "pin", "works", ""]).with_rows(rows)
 }
 
-fn devices_table(devices: &Devices, rooms: &[Room]) -> Table {
+fn devices_table(devices: &Devices, rooms: &[Room]) -> Table<'static> {
     let known = |bytes: Option<u64>| bytes.map_or_else(|| Cell::Number("unknown".to_owned()), Cell::Size);
     let needed = |device: &str| {
         let room = rooms.iter().find(|room| room.device.to_string() == device);
@@ -146,7 +146,7 @@ fn devices_table(devices: &Devices, rooms: &[Room]) -> Table {
         vec!["cpu".into(), "host".into(), Cell::Size(memory.free), Cell::Size(memory.total), needed("cpu")]
     });
     let header = ["device", "name", "free", "total", "map takes"];
-    Table::new(&header).with_one_unit().with_rows(gpus.chain(host))
+    Table::new(&header).with_one_unit().with_rows(gpus.chain(host).collect::<Vec<_>>())
 }
 
 /// The folders that fill up, with the bytes free there: the bundle's, or the working directory and the hub's cache.

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use mgpack::checkpoint::MAX_CONFIG_LEN;
 use mgpack::checkpoint::hub::Snapshot;
 use mgpack::error::{CacheError, HubError, LocateError};
 use mgpack::family::{Detected, Family, Tower};
@@ -14,9 +15,6 @@ use serde_json::Value;
 
 use super::args::ProgressMode;
 use super::{STOP, ui};
-
-/// Longest config.json looked at.
-const MAX_CONFIG_LEN: u64 = 16 << 20;
 
 /// The hub of the environment with the cache of `places`, or `None` where the network is forbidden.
 pub(super) fn hub(places: &Places) -> Result<Option<Hub>> {

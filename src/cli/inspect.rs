@@ -9,7 +9,8 @@ use mgpack::locate::{self, Places};
 use mgpack::manifest::Manifest;
 use mgpack::scheme::PartKind;
 use mgpack::size::counted;
-use serde_json::json;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::args::InspectArgs;
 use super::ui::{Cell, Table, Tone};
@@ -34,22 +35,16 @@ pub(super) fn run(args: &InspectArgs) -> Result<Verdict> {
         Checkpoint::open(&locate::checkpoint(&args.path, &places)?.dir)?
     };
     if args.json {
-        let tensors: Vec<_> = checkpoint
-            .tensors()
-            .iter()
-            .map(|tensor| {
-                json!({
-                    "name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "bytes": tensor.byte_len,
-                    "file": checkpoint.files()[tensor.file].path, "offset": tensor.offset,
-                })
+        let files = checkpoint.files().iter().map(
+            |file| json!({ "path": file.path, "bytes": file.len, "sha256": file.sha256, "metadata": file.metadata }),
+        );
+        let tensors = checkpoint.tensors().iter().map(|tensor| {
+            json!({
+                "name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "bytes": tensor.byte_len,
+                "file": checkpoint.files()[tensor.file].path, "offset": tensor.offset,
             })
-            .collect();
-        let files: Vec<_> = checkpoint
-            .files()
-            .iter()
-            .map(|file| json!({ "path": file.path, "bytes": file.len, "sha256": file.sha256, "metadata": file.metadata }))
-            .collect();
-        super::print_json(&json!({ "files": files, "tensors": tensors }))?;
+        });
+        super::print_json(&Listing { files: Each(files), tensors: Each(tensors) })?;
     } else {
         show_checkpoint(&checkpoint);
     }
@@ -59,15 +54,33 @@ pub(super) fn run(args: &InspectArgs) -> Result<Verdict> {
     Ok(Verdict::Good)
 }
 
+/// What `--json` prints of a checkpoint.
+#[derive(Serialize)]
+#[serde(bound = "")]
+struct Listing<F: Iterator<Item = Value> + Clone, T: Iterator<Item = Value> + Clone> {
+    files: Each<F>,
+    tensors: Each<T>,
+}
+
+/// A list whose items are made one by one while they are written.
+struct Each<I>(I);
+
+impl<I: Iterator<Item = Value> + Clone> Serialize for Each<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.clone())
+    }
+}
+
 fn show_checkpoint(checkpoint: &Checkpoint) {
     let (tensors, files) = (checkpoint.tensors(), checkpoint.files());
     let mut screen = ui::Screen::new();
     // The name of a file stands once; the tensors have its number.
     let is_one = files.len() == 1;
+    let mut counts = vec![0_usize; files.len()];
+    tensors.iter().for_each(|tensor| counts[tensor.file] += 1);
     let rows = files.iter().enumerate().map(|(at, file)| {
-        let count = tensors.iter().filter(|tensor| tensor.file == at).count();
         let number = Cell::Number((at + 1).to_string());
-        vec![number, file.path.as_str().into(), Cell::Size(file.len), Cell::Number(count.to_string())]
+        vec![number, file.path.as_str().into(), Cell::Size(file.len), Cell::Number(counts[at].to_string())]
     });
     screen.table(&Table::new(&["#", "file", "size", "tensors"]).with_rows(rows));
     screen.gap();

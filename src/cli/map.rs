@@ -167,7 +167,7 @@ fn label(profile: &Profile, device: Device) -> String {
 }
 
 /// The modules in the order of placement; runs of like ones are one row, with the size of one and of all.
-fn why_table(profile: &Profile) -> Table {
+fn why_table(profile: &Profile) -> Table<'_> {
     if !profile.memory.given {
         let modules = ui::folded(profile.why.iter().map(|why| (why.module.clone(), why.bytes)));
         let rows = modules.into_iter().filter_map(|(name, members)| {

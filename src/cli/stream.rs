@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use mgpack::checkpoint::Limits;
 use mgpack::convert::Conversion;
 use mgpack::error::{HubError, LocateError};
 use mgpack::hub::{Hub, Stream, Wanted};
@@ -35,8 +36,9 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Verdict> {
     fetch::towers_of(&snapshot.dir, &places, &hub, args.talk.progress)?;
     let located =
         Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) };
-    let conversion =
-        Conversion::prepare_opened(stream.checkpoint()?, located, &places, convert::options(&args.recipe))?;
+    let options = convert::options(&args.recipe);
+    let checkpoint = stream.checkpoint(Limits::within(options.max_memory))?;
+    let conversion = Conversion::prepare_opened(checkpoint, located, &places, options)?;
     if args.dry_run {
         return convert::show_plan(&conversion, args.talk.json);
     }

@@ -26,7 +26,7 @@ use serde_json::Value;
 pub use pipeline::Resources;
 pub use supply::{Present, Supply};
 
-use crate::checkpoint::{Checkpoint, Folder};
+use crate::checkpoint::{Checkpoint, Folder, Limits};
 use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::environment;
@@ -163,7 +163,8 @@ impl Conversion {
     /// # Errors
     /// Whatever makes the conversion impossible and can be known now.
     pub fn prepare(located: Located, places: &Places, options: Options) -> Result<Self> {
-        Self::prepare_opened(Checkpoint::open(&located.dir)?, located, places, options)
+        let limits = Limits::within(options.max_memory);
+        Self::prepare_opened(Checkpoint::open_awaiting(&located.dir, &[], limits)?, located, places, options)
     }
 
     /// The same for a checkpoint that is open, and of which files of weights may be yet to come.

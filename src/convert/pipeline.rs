@@ -18,7 +18,7 @@ use super::block::{self, BLOCK_LEN, Block, Figures, Rules, SCRATCH_LEN, Scale, S
 use super::io_error;
 use super::journal::{Finished, Journal};
 use super::supply::{Readers, Supply};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TENSOR_LEN};
 use crate::error::{ConvertError, PlanError, Result};
 use crate::plan::{Fate, Output, Plan, TensorPlan};
 use crate::progress::{Progress, Stop};
@@ -55,7 +55,7 @@ impl Resources {
     /// [`PlanError::Budget`] where even one lane with the smallest batch does not fit.
     pub fn choose(plan: &Plan, read_len: u64, threads: usize, budget: u64) -> Result<Self> {
         // Records of plan and manifest: measured at 1 to 2 KiB a tensor, doubled while the manifest is written.
-        let records = plan.totals().tensors * 4096;
+        let records = plan.totals().tensors * TENSOR_LEN;
         let scales = plan.tensors.iter().map(scale_memory).max().unwrap_or(0);
         let at = |lanes: usize, batch_len: u64| {
             let lane = 2 * (batch_len + (batch_len >> 3) + BLOCK_LEN * 8) + 2 * scales;

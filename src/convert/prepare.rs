@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::towers::Rewrite;
 use super::{FilePlan, Options, TowerFolder, contents};
 use crate::bundle;
-use crate::checkpoint::{Checkpoint, Folder, SideFile, Skipped};
+use crate::checkpoint::{Checkpoint, Folder, MAX_CONFIG_LEN, SideFile, Skipped};
 use crate::digest::Digest;
 use crate::error::{LocateError, Result};
 use crate::family::{self, Match};
@@ -126,9 +126,7 @@ pub(super) fn module_folders(checkpoint: &Checkpoint) -> Vec<String> {
 
 /// A small JSON file of the checkpoint; null where it is not there or cannot be read.
 pub(super) fn side_json(checkpoint: &Checkpoint, path: &str) -> Value {
-    // A chat template and some hundred added tokens are far below.
-    const LIMIT: u64 = 16 << 20;
-    let is_small = checkpoint.side_files().iter().any(|file| file.path == path && file.len <= LIMIT);
+    let is_small = checkpoint.side_files().iter().any(|file| file.path == path && file.len <= MAX_CONFIG_LEN);
     let opened = is_small.then(|| checkpoint.open_side_file(path).ok()).flatten();
     opened.and_then(|file| serde_json::from_reader(std::io::BufReader::new(file)).ok()).unwrap_or_default()
 }

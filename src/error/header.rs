@@ -3,8 +3,8 @@
 use crate::size::{agreed, counted};
 use std::fmt;
 
-use super::Explain;
 use super::shown::{name_rule, shape_text, shown};
+use super::{Explain, OverLimit};
 
 /// What is wrong in one safetensors file.
 ///
@@ -12,6 +12,9 @@ use super::shown::{name_rule, shape_text, shown};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderFault {
+    /// With this file the checkpoint is too much.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// Shorter than the eight bytes that tell the header's length.
     #[error("the file is {}", if *len == 0 { "empty".to_owned() } else { format!("only {} long", counted(len, "byte")) })]
     TooShort {
@@ -248,6 +251,7 @@ impl fmt::Display for Disguise {
 impl Explain for HeaderFault {
     fn why(&self) -> Option<String> {
         Some(match self {
+            Self::OverLimit(over) => return over.why(),
             Self::TooShort { .. } => "a safetensors file begins with the eight bytes of its header's length",
             Self::OtherKind(_) => "its first bytes show it, whatever its name says",
             Self::HeaderLen { limit, .. } => {
@@ -303,6 +307,7 @@ impl Explain for HeaderFault {
     fn help(&self) -> Option<String> {
         Some(
             match self {
+                Self::OverLimit(over) => return over.help(),
                 Self::OtherKind(Disguise::LfsPointer) => "run `git lfs pull` in its repository",
                 Self::OtherKind(Disguise::Pickle | Disguise::Zip) => {
                     "give it its own name back: `pytorch_model.bin`"

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use super::Explain;
 use super::shown::{name_rule, shown};
+use super::{Explain, OverLimit};
 
 /// What is wrong in one `model.safetensors.index.json`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexFault {
+    /// It lists too much.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// The index is not UTF-8.
     #[error("the index is not UTF-8 text")]
     NotUtf8 {
@@ -106,6 +109,7 @@ impl fmt::Display for ShardNameRule {
 impl Explain for IndexFault {
     fn why(&self) -> Option<String> {
         Some(match self {
+            Self::OverLimit(over) => return over.why(),
             Self::NotUtf8 { source } => source.to_string(),
             Self::Json { source } | Self::WrongType { source } => source.to_string(),
             Self::DuplicateKey { .. } => "readers disagree on which of the two counts".to_owned(),

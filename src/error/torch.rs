@@ -1,13 +1,16 @@
 //! What is wrong in one torch file (`.bin`, `.pt`, `.pth`): its archive, its pickle, or its storages.
 
 use super::shown::{name_rule, shape_text, shown, shown_bare};
-use super::{Disguise, Explain};
+use super::{Disguise, Explain, OverLimit};
 use crate::size::{agreed, counted};
 
 /// What is wrong in one torch file. Places are bytes from the start of the pickle, lengths are bytes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TorchFault {
+    /// With this file the checkpoint is too much.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// The file is of another kind.
     #[error("the file is {0}, not a torch file")]
     OtherKind(Disguise),
@@ -294,6 +297,7 @@ pub enum TorchFault {
 impl Explain for TorchFault {
     fn why(&self) -> Option<String> {
         Some(match self {
+            Self::OverLimit(over) => return over.why(),
             Self::OtherKind(_) => "its first bytes show it, whatever its name says".to_owned(),
             Self::NotTorch { .. } => "a torch file begins as a zip archive or as a pickle".to_owned(),
             Self::NoZipEnd => "it is cut off, or something was added after it".to_owned(),
@@ -358,6 +362,7 @@ impl Explain for TorchFault {
     fn help(&self) -> Option<String> {
         Some(
             match self {
+                Self::OverLimit(over) => return over.help(),
                 Self::OtherKind(Disguise::LfsPointer) => "run `git lfs pull` in its repository",
                 Self::OtherKind(Disguise::Gguf) => "give the checkpoint it was made from",
                 Self::TorchScript => "load it with torch.jit.load and save its state_dict with torch.save",

@@ -16,7 +16,7 @@ use super::http::{Failure, read_at_most, retried};
 use super::listing::{BlobHash, Listed};
 use super::{Download, PARALLEL, io_error};
 use crate::checkpoint::safetensors::{PREFIX_LEN, head_len};
-use crate::checkpoint::{Awaited, Checkpoint, SourceFile};
+use crate::checkpoint::{Awaited, Checkpoint, Limits, SourceFile};
 use crate::convert::Supply;
 use crate::error::{CheckpointError, HeaderFault, HubError, Result};
 use crate::progress::{Progress, Stage, Stop};
@@ -77,12 +77,12 @@ impl<'a> Stream<'a> {
         &self.download
     }
 
-    /// The checkpoint, with the files that are yet to come.
+    /// The checkpoint, within `limits`, with the files that are yet to come.
     ///
     /// # Errors
     /// As [`Checkpoint::open_awaiting`].
-    pub fn checkpoint(&self) -> Result<Checkpoint> {
-        Checkpoint::open_awaiting(&self.download.snapshot().dir, &self.awaited)
+    pub fn checkpoint(&self, limits: Limits) -> Result<Checkpoint> {
+        Checkpoint::open_awaiting(&self.download.snapshot().dir, &self.awaited, limits)
     }
 
     /// Bytes that are yet to be fetched, without what an earlier run left of them. `reads`: numbers of the files that

@@ -10,6 +10,7 @@ use super::objects::{Arena, Object, StorageRef, Value};
 use super::pickle::{self, MAX_PICKLE_LEN, Pickle};
 use super::storage::Storage;
 use super::{ReadAt, ReadFault, TorchFile, join, width_of};
+use crate::checkpoint::limits::Left;
 use crate::error::TorchFault;
 
 /// The first pickle's number, 0x1950a86a20f9469cfc6c, as LONG1 has it.
@@ -22,15 +23,17 @@ const VERSION: i64 = 1001;
 const FIRST_LEN: u64 = 1 << 20;
 
 /// Reads the metadata of a legacy file.
-pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFault> {
-    let mut len = FIRST_LEN;
+pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
+    let limit = MAX_PICKLE_LEN.min(left.text());
+    let mut len = FIRST_LEN.min(limit);
     loop {
         let mut text = vec![0; file_len.min(len) as usize];
         file.read_exact_at(&mut text, 0)?;
         match read_pickles(&text) {
             // Cut off by what was read, not by the file's end: once more with all that may be read.
-            Err(TorchFault::PickleCutOff) if len < file_len && len < MAX_PICKLE_LEN => len = MAX_PICKLE_LEN,
+            Err(TorchFault::PickleCutOff) if len < file_len && len < limit => len = limit,
             Err(TorchFault::PickleCutOff) if len < file_len => {
+                left.take_text(MAX_PICKLE_LEN).map_err(TorchFault::from)?;
                 return Err(TorchFault::TooLarge {
                     what: "the pickle",
                     len: file_len,
@@ -40,8 +43,9 @@ pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFa
             }
             Err(fault) => return Err(fault.into()),
             Ok((state, keys, end)) => {
+                left.take_text(end).map_err(TorchFault::from)?;
                 let storages = read_storages(file, file_len, &state.arena, &keys, end)?;
-                return Ok(join(&state, |told| find(&storages, told))?);
+                return Ok(join(&state, left, |told| find(&storages, told))?);
             }
         }
     }
@@ -50,7 +54,7 @@ pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFa
 /// The state dict's pickle, the keys of the storages in order, and where the first storage begins.
 fn read_pickles(text: &[u8]) -> Result<(Pickle, Vec<String>, u64), TorchFault> {
     let mut at = 0;
-    let mut next = || {
+    let mut next = || -> Result<Pickle, TorchFault> {
         let pickle = pickle::read(text.get(at..).unwrap_or_default())?;
         at += pickle.len;
         Ok(pickle)

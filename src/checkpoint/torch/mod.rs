@@ -20,6 +20,7 @@ use std::os::unix::fs::FileExt;
 pub use storage::View;
 pub(crate) use storage::{SCRATCH_LEN, Storage};
 
+use super::limits::{Left, Limits};
 use super::safetensors::disguise;
 use crate::error::TorchFault;
 use crate::tensor::{Dtype, MAX_RANK, TensorName, byte_len, element_count, element_len};
@@ -88,18 +89,19 @@ pub(super) struct TorchTensor {
     pub(super) byte_len: u64,
 }
 
-/// Reads the metadata of the torch file in `file`, which is `file_len` bytes long.
-pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFault> {
+/// Reads the metadata of the torch file in `file`, which is `file_len` bytes long. `left`: what the checkpoint may
+/// still hold.
+pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
     let mut start = vec![0; file_len.min(512) as usize];
     file.read_exact_at(&mut start, 0)?;
     if start.starts_with(b"PK\x03\x04") {
-        return open_zip(file, file_len);
+        return open_zip(file, file_len, left);
     }
     if let [0x80, 2..=5, ..] = start.as_slice() {
-        return legacy::open(file, file_len);
+        return legacy::open(file, file_len, left);
     }
     if start.get(257..262) == Some(b"ustar") {
-        return tar::open(file, file_len);
+        return tar::open(file, file_len, left);
     }
     Err(match disguise(&start) {
         Some(kind) => TorchFault::OtherKind(kind),
@@ -115,7 +117,9 @@ pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFa
 /// The first fault found.
 pub fn probe(bytes: Vec<u8>) -> Result<usize, TorchFault> {
     let len = bytes.len() as u64;
-    open(&bytes, len).and_then(|file| read_starts(&bytes, &file)).map_err(only_fault)
+    open(&bytes, len, &mut Left::of(Limits::default()))
+        .and_then(|file| read_starts(&bytes, &file))
+        .map_err(only_fault)
 }
 
 /// The same for a bare pickle. Every storage that it names lies at the start of `data`.
@@ -129,7 +133,7 @@ pub fn probe_pickle(text: &[u8], data: Vec<u8>) -> Result<usize, TorchFault> {
         let len = len.ok_or_else(|| TorchFault::StorageMissing { key: told.key.to_string() })?;
         Ok(Storage::stored(told.key.to_string(), 0, len))
     };
-    let file = join(&pickle, find)?;
+    let file = join(&pickle, &mut Left::of(Limits::default()), find)?;
     read_starts(&data, &file).map_err(only_fault)
 }
 
@@ -153,11 +157,12 @@ fn only_fault(fault: ReadFault) -> TorchFault {
     }
 }
 
-fn open_zip(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFault> {
-    let members = zip::read(file, file_len)?;
+fn open_zip(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
+    let members = zip::read(file, file_len, left)?;
     let by_name: HashMap<&str, &Member> =
         members.iter().map(|member| (member.name.as_str(), member)).collect();
     let text = by_name.get("data.pkl").ok_or(TorchFault::NoPickle)?;
+    left.take_text(text.len).map_err(TorchFault::from)?;
     let text = read_member(file, text, MAX_PICKLE_LEN)?;
     let big_endian = match by_name.get("byteorder") {
         None => false,
@@ -184,7 +189,7 @@ fn open_zip(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFault> {
         }
         Ok(Storage { big_endian, ..to_storage(member) })
     };
-    Ok(join(&pickle, find)?)
+    Ok(join(&pickle, left, find)?)
 }
 
 fn to_storage(member: &Member) -> Storage {
@@ -222,6 +227,7 @@ fn read_member(file: &dyn ReadAt, member: &Member, limit: u64) -> Result<Vec<u8>
 /// Chooses the state dict of a pickle and joins its tensors with their storages, which `find` looks up.
 fn join(
     pickle: &Pickle,
+    left: &mut Left,
     find: impl Fn(&StorageRef) -> Result<Storage, TorchFault>,
 ) -> Result<TorchFile, TorchFault> {
     let chosen = state::choose(pickle)?;
@@ -231,6 +237,7 @@ fn join(
     for (name, value) in chosen.tensors {
         let Some(Object::Tensor(tensor)) = pickle.arena.get(value) else { continue };
         let Some(Object::Storage(storage)) = pickle.arena.get(tensor.storage) else { continue };
+        left.take_tensor()?;
         let element = known(&name, tensor.element)?;
         if let StorageKind::Of(of) = storage.kind {
             known(&name, of)?;

@@ -11,6 +11,7 @@ use super::objects::{Element, Global, Object, StorageKind, StorageRef, TensorRef
 use super::pickle::{self, MAX_PICKLE_LEN, Pickle};
 use super::storage::Storage;
 use super::{ReadAt, ReadFault, TorchFile, join, width_of};
+use crate::checkpoint::limits::Left;
 use crate::error::TorchFault;
 use crate::tensor::MAX_RANK;
 
@@ -24,7 +25,7 @@ const SMALL_LEN: u64 = 4 << 20;
 const MAX_ENTRIES: i64 = 100_000;
 
 /// Reads the metadata of a tar file.
-pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFault> {
+pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
     let members = read_members(file, file_len)?;
     let find = |name: &'static str| {
         members
@@ -40,6 +41,7 @@ pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFa
         let len = end - start;
         return Err(TorchFault::TooLarge { what: "the pickle", len, limit: MAX_PICKLE_LEN }.into());
     }
+    left.take_text(end - start).map_err(TorchFault::from)?;
     let mut text = vec![0; (end - start) as usize];
     file.read_exact_at(&mut text, start)?;
     let mut state = pickle::read_with_keys(&text)?;
@@ -51,7 +53,7 @@ pub(super) fn open(file: &dyn ReadAt, file_len: u64) -> Result<TorchFile, ReadFa
         Some(held) => Ok(Storage::stored(told.key.to_string(), held.offset, held.len)),
         None => Err(TorchFault::StorageMissing { key: told.key.to_string() }),
     };
-    Ok(join(&state, found)?)
+    Ok(join(&state, left, found)?)
 }
 
 /// Where each member's bytes begin and end. Each name once; regular files only; nothing but zeros after them.

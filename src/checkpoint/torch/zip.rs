@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 
 use super::{ReadAt, ReadFault};
+use crate::checkpoint::limits::Left;
 use crate::error::TorchFault;
 
 /// Longest directory accepted, in bytes. 300,000 members with torch's names have this.
@@ -53,8 +54,9 @@ pub(super) enum Method {
 }
 
 /// Reads and checks the archive in `file`, which is `file_len` bytes long. Members are sorted by place.
-pub(super) fn read(file: &dyn ReadAt, file_len: u64) -> Result<Vec<Member>, ReadFault> {
+pub(super) fn read(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<Vec<Member>, ReadFault> {
     let end = read_end(file, file_len)?;
+    left.take_text(end.directory_len).map_err(TorchFault::from)?;
     let mut directory = vec![0; end.directory_len as usize];
     file.read_exact_at(&mut directory, end.directory_start)?;
     let mut entries = parse_directory(&directory, end.members)?;

@@ -9,6 +9,9 @@ use super::table::{Table, painted};
 use super::text::{width_of, wrapped};
 use super::{stream, width};
 
+/// Bytes of a long table that are held before they are printed.
+const HELD_LEN: usize = 64 << 10;
+
 /// A text in the making, for one stream.
 #[derive(Debug)]
 pub(crate) struct Screen {
@@ -16,6 +19,8 @@ pub(crate) struct Screen {
     /// `None`: lines have no end.
     width: Option<usize>,
     is_colored: bool,
+    /// Goes out piece by piece where a table is long; else at once.
+    flows: bool,
 }
 
 impl Screen {
@@ -25,12 +30,14 @@ impl Screen {
             text: String::new(),
             width: Some(width::of_stdout()),
             is_colored: color::has_colors(Stream::Out),
+            flows: true,
         }
     }
 
     /// For stderr.
     pub(super) fn for_talk() -> Self {
-        Self { text: String::new(), width: width::of_stderr(), is_colored: color::has_colors(Stream::Err) }
+        let is_colored = color::has_colors(Stream::Err);
+        Self { text: String::new(), width: width::of_stderr(), is_colored, flows: false }
     }
 
     /// Columns of the stream.
@@ -84,11 +91,16 @@ impl Screen {
     }
 
     /// A table.
-    pub(crate) fn table(&mut self, table: &Table) {
-        for line in table.lines(self.width(), self.is_colored) {
+    pub(crate) fn table(&mut self, table: &Table<'_>) {
+        let (width, is_colored, flows) = (self.width(), self.is_colored, self.flows);
+        table.lines(width, is_colored, &mut |line| {
             self.text.push_str(&line);
             self.text.push('\n');
-        }
+            if flows && self.text.len() >= HELD_LEN {
+                stream::print(&self.text);
+                self.text.clear();
+            }
+        });
     }
 
     /// Prints it all to stdout.

@@ -33,24 +33,61 @@ fn write(text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())
 }
 
-/// Prints a value as JSON to stdout: exact, with what is not ink in JSON's own escapes.
+/// Prints a value as JSON to stdout: exact, with what is not ink in JSON's own escapes. It goes out while it is made, so
+/// that a long list is never held whole.
 pub(crate) fn print_json(value: &impl Serialize) -> serde_json::Result<()> {
-    let text = serde_json::to_string_pretty(value)?;
-    let mut shown = String::with_capacity(text.len() + 1);
-    for character in text.chars() {
-        // Lines are broken between the tokens; in strings serde_json has escaped what is below a space.
-        if is_hidden(character) && character != '\n' {
-            let mut units = [0; 2];
-            for unit in character.encode_utf16(&mut units) {
-                shown.push_str(&format!("\\u{unit:04x}"));
-            }
-        } else {
-            shown.push(character);
-        }
-    }
-    shown.push('\n');
-    print(&shown);
+    let mut out = Ink { held: Vec::new() };
+    serde_json::to_writer_pretty(&mut out, value)?;
+    out.held.push(b'\n');
+    out.print_held();
     Ok(())
+}
+
+/// Bytes of JSON that is held before it is printed.
+const HELD_LEN: usize = 64 << 10;
+
+/// Prints JSON with hidden characters escaped.
+struct Ink {
+    held: Vec<u8>,
+}
+
+impl Ink {
+    /// Prints what is held; the start of a character that is not whole stays.
+    fn print_held(&mut self) {
+        let whole = match std::str::from_utf8(&self.held) {
+            Ok(text) => text.len(),
+            Err(error) => error.valid_up_to(),
+        };
+        let rest = self.held.split_off(whole);
+        let text = String::from_utf8(std::mem::replace(&mut self.held, rest)).unwrap_or_default();
+        let mut shown = String::with_capacity(text.len());
+        for character in text.chars() {
+            // Lines are broken between the tokens; in strings serde_json has escaped what is below a space.
+            if is_hidden(character) && character != '\n' {
+                let mut units = [0; 2];
+                for unit in character.encode_utf16(&mut units) {
+                    shown.push_str(&format!("\\u{unit:04x}"));
+                }
+            } else {
+                shown.push(character);
+            }
+        }
+        print(&shown);
+    }
+}
+
+impl Write for Ink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.held.extend_from_slice(bytes);
+        if self.held.len() >= HELD_LEN {
+            self.print_held();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Why stdout could not be written, if it could not. A reader that has gone away is no failure: there is nobody left

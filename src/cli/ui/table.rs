@@ -7,7 +7,7 @@ use mgpack::legible::legible;
 
 use super::color::Tone;
 use super::text::{cell_lines, width_of, wrapped};
-use super::units::Unit;
+use super::units::{Sizes, Unit};
 
 /// Columns between two columns.
 const GAP: usize = 2;
@@ -43,44 +43,74 @@ impl From<&str> for Cell {
     }
 }
 
+/// The rows of a table, as often as they are asked for: a table of a million rows is never held whole.
+trait Rows {
+    fn each(&self, take: &mut dyn FnMut(Vec<Cell>));
+}
+
+impl<I: IntoIterator<Item = Vec<Cell>> + Clone> Rows for I {
+    fn each(&self, take: &mut dyn FnMut(Vec<Cell>)) {
+        self.clone().into_iter().for_each(take);
+    }
+}
+
 /// A table without lines.
-#[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct Table<'a> {
     header: Vec<String>,
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Box<dyn Rows + 'a>>,
     has_one_unit: bool,
 }
 
 /// One column, measured.
 struct Column {
     title: String,
-    unit: Option<&'static str>,
-    texts: Vec<(Option<Tone>, String)>,
+    /// The unit of its sizes.
+    unit: Unit,
+    has_sizes: bool,
     is_number: bool,
     is_prose: bool,
     width: usize,
 }
 
 impl Column {
+    /// The name of the unit, where it has sizes.
+    fn unit(&self) -> Option<&'static str> {
+        self.has_sizes.then_some(self.unit.name)
+    }
+
     /// The lines above the column, the unit last.
     fn header(&self) -> Vec<String> {
         let words = wrapped(&self.title, self.width).into_iter();
-        words.chain(self.unit.map(str::to_owned)).collect()
+        words.chain(self.unit().map(str::to_owned)).collect()
+    }
+
+    /// The widest word of the header.
+    fn header_width(&self) -> usize {
+        self.title.split(' ').chain(self.unit()).map(width_of).max().unwrap_or(0)
     }
 
     /// The narrowest that it can be. `names`: where names may be broken, too.
     fn least(&self, names: bool) -> usize {
-        let of_header = self.title.split(' ').chain(self.unit).map(width_of).max().unwrap_or(0);
         let of_texts = match (self.is_number, names, self.is_prose) {
             (true, ..) | (_, false, false) => return self.width,
             (_, false, true) => NARROW,
             (_, true, _) => NARROWEST,
         };
-        self.width.min(of_header.max(of_texts))
+        self.width.min(self.header_width().max(of_texts))
+    }
+
+    /// The text of a cell, and its tone.
+    fn shown(&self, cell: Option<&Cell>) -> (Option<Tone>, String) {
+        match cell {
+            Some(Cell::Text(text) | Cell::Number(text)) => (None, legible(text).into_owned()),
+            Some(Cell::Toned(tone, text)) => (Some(*tone), legible(text).into_owned()),
+            Some(Cell::Size(size)) => (None, self.unit.show(*size)),
+            Some(Cell::None) | None => (None, String::new()),
+        }
     }
 }
 
-impl Table {
+impl<'a> Table<'a> {
     /// A table with these headers.
     pub(crate) fn new(header: &[&str]) -> Self {
         let header = header.iter().map(|word| legible(word).into_owned()).collect();
@@ -93,127 +123,122 @@ impl Table {
         self
     }
 
-    /// With these rows, too.
-    pub(crate) fn with_rows(mut self, rows: impl IntoIterator<Item = Vec<Cell>>) -> Self {
-        self.rows.extend(rows);
+    /// With these rows, too. They are made anew for each look at them.
+    pub(crate) fn with_rows(mut self, rows: impl IntoIterator<Item = Vec<Cell>> + Clone + 'a) -> Self {
+        self.rows.push(Box::new(rows));
         self
     }
 
-    /// The table's lines, none wider than `width`.
-    pub(super) fn lines(&self, width: usize, is_colored: bool) -> Vec<String> {
+    /// Gives out the table's lines, none wider than `width`.
+    pub(super) fn lines(&self, width: usize, is_colored: bool, line: &mut dyn FnMut(String)) {
         let mut columns = self.columns();
         if fit(&mut columns, width) {
-            self.as_grid(&columns, is_colored)
+            self.as_grid(&columns, is_colored, line);
         } else {
-            self.as_blocks(&columns, width, is_colored)
+            self.as_blocks(&columns, width, is_colored, line);
         }
+    }
+
+    fn each(&self, mut take: impl FnMut(Vec<Cell>)) {
+        self.rows.iter().for_each(|rows| rows.each(&mut take));
     }
 
     fn columns(&self) -> Vec<Column> {
-        let sizes = |at: Option<usize>| -> Vec<u64> {
-            let cells = self.rows.iter().flat_map(|row| row.iter().enumerate());
-            let of_column = cells.filter(|(index, _)| at.is_none_or(|at| at == *index));
-            of_column
-                .filter_map(|(_, cell)| if let Cell::Size(size) = cell { Some(*size) } else { None })
-                .collect()
-        };
-        let measured = |(at, title): (usize, &String)| {
-            let of_column = sizes(Some(at));
-            let unit = Unit::of(&if self.has_one_unit { sizes(None) } else { of_column.clone() });
-            let texts: Vec<(Option<Tone>, String)> =
-                self.rows.iter().map(|row| shown(row.get(at), unit)).collect();
-            let is_number = self
-                .rows
-                .iter()
-                .filter_map(|row| row.get(at))
-                .all(|cell| matches!(cell, Cell::Number(_) | Cell::Size(_) | Cell::None));
-            let unit = (!of_column.is_empty()).then_some(unit.name);
-            let is_prose = texts.iter().any(|(_, text)| text.split(' ').count() > 3);
-            let longest_word = title.split(' ').chain(unit).map(width_of).max().unwrap_or(0);
-            let longest = texts.iter().map(|(_, text)| width_of(text)).max().unwrap_or(0);
-            Column {
-                title: title.clone(),
-                unit,
-                texts,
-                is_number,
-                is_prose,
-                width: longest.max(longest_word),
+        let mut sizes = vec![Sizes::default(); self.header.len()];
+        self.each(|row| {
+            for (sizes, cell) in sizes.iter_mut().zip(row) {
+                if let Cell::Size(size) = cell {
+                    sizes.add(size);
+                }
             }
-        };
-        self.header.iter().enumerate().map(measured).collect()
+        });
+        let all = sizes.iter().fold(Sizes::default(), |all, of_column| all.with(of_column));
+        let mut columns: Vec<Column> = self
+            .header
+            .iter()
+            .zip(sizes)
+            .map(|(title, sizes)| Column {
+                title: title.clone(),
+                unit: Unit::of(if self.has_one_unit { all } else { sizes }),
+                has_sizes: sizes.are_there(),
+                is_number: true,
+                is_prose: false,
+                width: 0,
+            })
+            .collect();
+        self.each(|row| {
+            for (column, cell) in columns.iter_mut().zip(row) {
+                let (_, text) = column.shown(Some(&cell));
+                column.is_number &= matches!(cell, Cell::Number(_) | Cell::Size(_) | Cell::None);
+                column.is_prose |= text.split(' ').count() > 3;
+                column.width = column.width.max(width_of(&text));
+            }
+        });
+        for column in &mut columns {
+            column.width = column.width.max(column.header_width());
+        }
+        columns
     }
 
-    fn as_grid(&self, columns: &[Column], is_colored: bool) -> Vec<String> {
-        let mut lines = Vec::new();
+    fn as_grid(&self, columns: &[Column], is_colored: bool, line: &mut dyn FnMut(String)) {
         let headers: Vec<Vec<String>> = columns.iter().map(Column::header).collect();
         // The words of a header end above the first row.
         let height = headers.iter().map(Vec::len).max().unwrap_or(0);
-        for line in 0..height {
+        for at in 0..height {
             let words = headers.iter().map(|words| {
-                let word = (line + words.len()).checked_sub(height).and_then(|at| words.get(at));
+                let word = (at + words.len()).checked_sub(height).and_then(|at| words.get(at));
                 (Some(Tone::Label), word.cloned().unwrap_or_default())
             });
-            lines.push(joined(columns, words, is_colored));
+            line(joined(columns, words, is_colored));
         }
-        for row in 0..self.rows.len() {
+        self.each(|row| {
             let cells: Vec<(Option<Tone>, Vec<String>)> = columns
                 .iter()
-                .map(|column| {
-                    let (tone, text) = &column.texts[row];
-                    (*tone, cell_lines(text, column.width.max(1)))
+                .enumerate()
+                .map(|(at, column)| {
+                    let (tone, text) = column.shown(row.get(at));
+                    (tone, cell_lines(&text, column.width.max(1)))
                 })
                 .collect();
             let height = cells.iter().map(|(_, lines)| lines.len()).max().unwrap_or(1);
-            for line in 0..height {
+            for at in 0..height {
                 let parts =
-                    cells.iter().map(|(tone, lines)| (*tone, lines.get(line).cloned().unwrap_or_default()));
-                lines.push(joined(columns, parts, is_colored));
+                    cells.iter().map(|(tone, lines)| (*tone, lines.get(at).cloned().unwrap_or_default()));
+                line(joined(columns, parts, is_colored));
             }
-        }
-        lines
+        });
     }
 
     /// Each row as its first cell and a line for each other, for screens that are too narrow for the columns.
-    fn as_blocks(&self, columns: &[Column], width: usize, is_colored: bool) -> Vec<String> {
+    fn as_blocks(&self, columns: &[Column], width: usize, is_colored: bool, line: &mut dyn FnMut(String)) {
         let titles: Vec<String> = columns
             .iter()
             .map(|column| {
-                column.unit.iter().fold(column.title.clone(), |title, unit| format!("{title} {unit}"))
+                column.unit().iter().fold(column.title.clone(), |title, unit| format!("{title} {unit}"))
             })
             .collect();
         let widest = titles.iter().skip(1).map(|title| width_of(title)).max().unwrap_or(0).min(width / 2);
         let room = width.saturating_sub(widest + 2 + GAP).max(1);
-        let mut lines = Vec::new();
-        for row in 0..self.rows.len() {
+        self.each(|row| {
             for (at, column) in columns.iter().enumerate() {
-                let (tone, text) = &column.texts[row];
+                let (tone, text) = column.shown(row.get(at));
                 match at {
-                    0 => lines
-                        .extend(cell_lines(text, width).iter().map(|line| painted(*tone, line, is_colored))),
+                    0 => {
+                        cell_lines(&text, width).iter().for_each(|part| line(painted(tone, part, is_colored)))
+                    }
                     _ if text.is_empty() => {}
                     _ => {
-                        for (index, line) in cell_lines(text, room).iter().enumerate() {
+                        for (index, part) in cell_lines(&text, room).iter().enumerate() {
                             let title = if index == 0 { titles[at].as_str() } else { "" };
                             let title = cell_lines(title, widest.max(1)).remove(0);
                             let space = " ".repeat(widest - width_of(&title) + GAP);
                             let title = painted(Some(Tone::Label), &title, is_colored);
-                            lines.push(format!("  {title}{space}{}", painted(*tone, line, is_colored)));
+                            line(format!("  {title}{space}{}", painted(tone, part, is_colored)));
                         }
                     }
                 }
             }
-        }
-        lines
-    }
-}
-
-/// The text of a cell, and its tone.
-fn shown(cell: Option<&Cell>, unit: Unit) -> (Option<Tone>, String) {
-    match cell {
-        Some(Cell::Text(text) | Cell::Number(text)) => (None, legible(text).into_owned()),
-        Some(Cell::Toned(tone, text)) => (Some(*tone), legible(text).into_owned()),
-        Some(Cell::Size(size)) => (None, unit.show(*size)),
-        Some(Cell::None) | None => (None, String::new()),
+        });
     }
 }
 
@@ -273,7 +298,13 @@ pub(super) fn painted(tone: Option<Tone>, text: &str, is_colored: bool) -> Strin
 mod tests {
     use super::*;
 
-    fn table() -> Table {
+    fn lines_of(table: &Table<'_>, width: usize, is_colored: bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        table.lines(width, is_colored, &mut |line| lines.push(line));
+        lines
+    }
+
+    fn table() -> Table<'static> {
         let row = |name: &str, size: u64, why: &str| {
             vec![name.into(), Cell::Size(size), Cell::Number("7.5".into()), why.into()]
         };
@@ -289,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_wide_screen_has_a_line_a_row_with_numbers_to_the_right() {
-        let lines = table().lines(200, false);
+        let lines = lines_of(&table(), 200, false);
         assert_eq!(
             lines,
             [
@@ -308,10 +339,10 @@ mod tests {
             all.sort_unstable();
             all
         };
-        let all = words(&table().lines(500, false));
+        let all = words(&lines_of(&table(), 500, false));
         let mut grids = 0;
         for width in 40..150 {
-            let lines = table().lines(width, false);
+            let lines = lines_of(&table(), width, false);
             assert!(lines.iter().all(|line| width_of(line) <= width), "{width}: {lines:#?}");
             // Blocks of lines have their titles anew in each.
             if lines[1].contains("tensor") {
@@ -327,7 +358,7 @@ mod tests {
         let numbers = (0..12).map(|at| Cell::Number(format!("{at}000000"))).collect();
         let titles: Vec<String> = (0..12).map(|at| format!("column{at}")).collect();
         let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
-        let lines = Table::new(&titles).with_rows([numbers]).lines(40, false);
+        let lines = lines_of(&Table::new(&titles).with_rows([numbers]), 40, false);
         assert_eq!(lines.len(), 12);
         assert_eq!((lines[0].as_str(), lines[11].as_str()), ("0000000", "  column11  11000000"));
     }
@@ -338,9 +369,9 @@ mod tests {
             vec!["a\u{1b}[2Jb".into(), Cell::Toned(Tone::Bad, "x\ny".into())],
             vec!["c".into(), Cell::Toned(Tone::Good, "good".into())],
         ]);
-        let plain = table.lines(80, false);
+        let plain = lines_of(&table, 80, false);
         assert_eq!(plain[1], "a\\u{1b}[2Jb  x\\ny");
-        let colored = table.lines(80, true);
+        let colored = lines_of(&table, 80, true);
         assert_eq!(colored[1], "a\\u{1b}[2Jb  \x1b[1;31mx\\ny\x1b[0m");
         let bare = |line: &String| {
             ["\x1b[1;31m", "\x1b[32m", "\x1b[2m", "\x1b[0m"]

@@ -7,6 +7,39 @@ pub(super) struct Unit {
     shift: u32,
 }
 
+/// What is to be known of sizes that share a unit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sizes {
+    /// The least but 0; 0 where all are; `None` where there are none.
+    least: Option<u64>,
+    largest: u64,
+}
+
+impl Sizes {
+    /// True where there is one at least.
+    pub(super) fn are_there(self) -> bool {
+        self.least.is_some()
+    }
+
+    /// One more.
+    pub(super) fn add(&mut self, size: u64) {
+        self.least = match self.least {
+            Some(least) if size == 0 || (least > 0 && least < size) => Some(least),
+            _ => Some(size),
+        };
+        self.largest = self.largest.max(size);
+    }
+
+    /// Both together.
+    pub(super) fn with(mut self, other: &Self) -> Self {
+        if let Some(least) = other.least {
+            self.add(least);
+            self.add(other.largest);
+        }
+        self
+    }
+}
+
 const UNITS: [Unit; 4] = [
     Unit { name: "B", shift: 0 },
     Unit { name: "KiB", shift: 10 },
@@ -17,11 +50,10 @@ const UNITS: [Unit; 4] = [
 impl Unit {
     /// The unit in which the largest size is at least 1. Where a smaller size would be less than a hundredth of it,
     /// the unit below, if the largest still has four digits there.
-    pub(super) fn of(sizes: &[u64]) -> Self {
-        let largest = sizes.iter().copied().max().unwrap_or(0);
+    pub(super) fn of(Sizes { least, largest }: Sizes) -> Self {
         let at = UNITS.iter().rposition(|unit| largest >= 1 << unit.shift).unwrap_or(0);
         let is_lost =
-            |unit: Unit| sizes.iter().any(|&size| size > 0 && (size as u128 * 200) >> unit.shift == 0);
+            |unit: Unit| least.is_some_and(|size| size > 0 && (size as u128 * 200) >> unit.shift == 0);
         match at.checked_sub(1) {
             Some(below) if is_lost(UNITS[at]) && largest >> UNITS[below].shift < 10_000 => UNITS[below],
             _ => UNITS[at],
@@ -46,8 +78,13 @@ mod tests {
 
     #[test]
     fn a_column_has_the_unit_of_its_largest_size_or_the_one_below() {
+        let of = |sizes: &[u64]| {
+            let mut all = Sizes::default();
+            sizes.iter().for_each(|&size| all.add(size));
+            Unit::of(all)
+        };
         let shown = |sizes: &[u64]| {
-            let unit = Unit::of(sizes);
+            let unit = of(sizes);
             (unit.name, sizes.iter().map(|&size| unit.show(size)).collect::<Vec<_>>().join(" "))
         };
         let (kib, mib, gib) = (1_u64 << 10, 1_u64 << 20, 1_u64 << 30);
@@ -58,6 +95,6 @@ mod tests {
         assert_eq!(shown(&[96, 3860 * kib + 512]), ("KiB", "0.09 3860.50".into()));
         assert_eq!(shown(&[96, 4 * gib]), ("MiB", "<0.01 4096.00".into()));
         assert_eq!(shown(&[96, 40 * gib]), ("GiB", "<0.01 40.00".into()));
-        assert_eq!(Unit::of(&[u64::MAX]).show(u64::MAX), "17179869184.00");
+        assert_eq!(of(&[u64::MAX]).show(u64::MAX), "17179869184.00");
     }
 }
