@@ -61,7 +61,7 @@ pub enum NoClass {
 }
 
 /// Files of which one at least is there where a tokenizer is.
-const TOKENIZER_FILES: [&str; 8] = [
+pub const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -72,8 +72,9 @@ const TOKENIZER_FILES: [&str; 8] = [
     "tekken.json",
 ];
 
-/// Files of which one at least is there where images or sound are prepared.
-const PREPROCESSOR_FILES: [&str; 2] = ["processor_config.json", "preprocessor_config.json"];
+/// Files of which one at least is there where images, sound or video are prepared.
+pub const PROCESSOR_FILES: [&str; 3] =
+    ["processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"];
 
 /// One class in the file.
 #[derive(Deserialize)]
@@ -139,8 +140,8 @@ pub fn class_of(config: &Value, has: impl Fn(&str) -> bool) -> Result<Class, NoC
     let any = |files: &[&str]| files.iter().any(|file| has(file));
     let is_readable = |reader: &str| match reader {
         "AutoTokenizer" => any(&TOKENIZER_FILES),
-        "AutoProcessor" => any(&PREPROCESSOR_FILES) && any(&TOKENIZER_FILES),
-        _ => any(&PREPROCESSOR_FILES),
+        "AutoProcessor" => any(&PROCESSOR_FILES) && any(&TOKENIZER_FILES),
+        _ => any(&PROCESSOR_FILES),
     };
     Ok(Class {
         import: auto.unwrap_or_else(|| architecture.clone()),

@@ -7,11 +7,13 @@ mod errors;
 mod mention;
 mod work;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use indexmap::IndexMap;
+use mgpack::architectures;
 use mgpack::bundle;
 use mgpack::convert::{self, Conversion, Options};
 use mgpack::device::{Device, MAX_DEVICES};
@@ -27,6 +29,7 @@ use mgpack::scheme::{Layout, OnOverflow, Scheme};
 use mgpack::tiny;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use serde_json::Value;
 
 use work::Listeners;
 
@@ -35,14 +38,16 @@ use work::Listeners;
 mod _mgpack {
     #[pymodule_export]
     use super::{
-        convert_checkpoint, detect_gpus, parse_memory_table, parse_size, plan_device_map, read_manifest,
-        run_command, verify_bundle,
+        class_of, convert_checkpoint, detect_gpus, parse_memory_table, parse_size, plan_device_map,
+        read_manifest, run_command, verify_bundle,
     };
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods as _;
         module.add("MAX_DEVICES", super::MAX_DEVICES)?;
+        module.add("TOKENIZER_FILES", super::architectures::TOKENIZER_FILES.to_vec())?;
+        module.add("PROCESSOR_FILES", super::architectures::PROCESSOR_FILES.to_vec())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }
@@ -62,6 +67,20 @@ fn read_manifest(py: Python<'_>, bundle: PathBuf) -> PyResult<(String, String)> 
     let (manifest, id) = read.map_err(|error| errors::to_python(py, &error))?;
     let text = serde_json::to_string(&manifest).map_err(|error| PyValueError::new_err(error.to_string()))?;
     Ok((text, format!("sha256:{id}")))
+}
+
+/// The class of transformers that loads a generic checkpoint, as JSON: a `Class`, or with the key `is` a `NoClass`.
+///
+/// `config`: the text of its config.json; None where it has none. `files`: the paths of its files.
+#[pyfunction]
+fn class_of(config: Option<&str>, files: HashSet<String>) -> PyResult<String> {
+    let invalid = |error: serde_json::Error| PyValueError::new_err(error.to_string());
+    let config = config.map_or(Ok(Value::Null), serde_json::from_str).map_err(invalid)?;
+    match architectures::class_of(&config, |path| files.contains(path)) {
+        Ok(class) => serde_json::to_string(&class),
+        Err(why) => serde_json::to_string(&why),
+    }
+    .map_err(invalid)
 }
 
 /// Checks a bundle, a folder or a tar, and returns the report as JSON. Not `full`: sizes, headers and the manifest.

@@ -5,6 +5,7 @@ MGM's loader itself is run in tests/mgm, where MGM is.
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import mgpack
 import numpy
@@ -14,7 +15,15 @@ from mgpack import placement
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoTokenizer, CLIPImageProcessor, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    CLIPImageProcessor,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 GIB = 1 << 30
 
@@ -291,3 +300,44 @@ def test_a_tokenizer_that_cannot_be_made_is_a_notice_and_the_model_loads(with_to
         loaded = mgpack.load(with_tokenizer, device="cpu")
     assert loaded.tokenizer is None and loaded.processor is not None and type(loaded.model) is LlamaForCausalLM
     assert [one.filename for one in told if one.category is mgpack.Notice] == [__file__]
+
+
+def renamed(made, tmp_path, **changes):
+    """A bundle of the same weights under a config.json with these keys; None leaves one out."""
+    folder = tmp_path / "changed"
+    shutil.copytree(made.checkpoint(), folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    kept = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
+    return mgpack.convert(folder, tmp_path / "changed-bf16", scheme="bf16")
+
+
+def test_a_model_that_is_no_language_model_gets_its_own_class(tmp_path):
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "bert")
+    loaded = mgpack.load(mgpack.convert(tmp_path / "bert", tmp_path / "b", scheme="bf16"), device="cpu").model
+    assert type(loaded) is BertModel
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("changes, why", [
+    ({"architectures": None}, "has no `architectures`"),
+    ({"architectures": ["NobodysForCausalLM"]}, "has no NobodysForCausalLM"),
+])  # fmt: skip
+def test_a_model_of_no_known_class_is_refused_and_not_loaded_by_another(made, tmp_path, changes, why):
+    with pytest.raises(mgpack.LoadError, match="no class is known") as raised:
+        mgpack.load(renamed(made, tmp_path, **changes), device="cpu")
+    assert why in raised.value.why and ".tensors" in raised.value.help
+
+
+def test_code_of_a_checkpoint_is_named_and_run_only_where_it_is_trusted(made, tmp_path, monkeypatch):
+    own = {"auto_map": {"AutoConfig": "m.MyConfig", "AutoModelForCausalLM": "m.MyModel"}}
+    bundle = renamed(made, tmp_path, architectures=["MyModel"], model_type="mine", **own)
+    with pytest.raises(mgpack.LoadError, match="MyModel of .* is code that comes with the checkpoint") as raised:
+        mgpack.load(bundle, device="cpu")
+    assert "trust_remote_code=True" in raised.value.help
+    asked, model = [], SimpleNamespace(config=None)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **options: asked.append(options) or model)
+    mgpack.load(bundle, device="cpu", trust_remote_code=True)
+    assert asked[0]["trust_remote_code"] is True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Union, get_args
 
-from . import arguments, placement, versions
+from . import _mgpack, arguments, placement, versions
 from .arguments import AnyPath, Device, MemoryTable, Progress, Size
 from .bundle import Bundle
 from .errors import LoadError, MissingPackageError, Notice
@@ -24,20 +25,6 @@ CheckVersions = Literal["error", "warn", "no"]
 Planned = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 #: Where the modules go: a map, a word for one that is planned, or one device for all.
 DeviceMap = Union[Mapping[str, Device], Planned, Device]
-
-#: Files of which one at least is there where a tokenizer is.
-TOKENIZER_FILES = {
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-    "tekken.json",
-}
-#: Files of which one at least is there where images, sound or video are prepared.
-PROCESSOR_FILES = {"processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"}
 
 
 class Loaded(NamedTuple):
@@ -81,7 +68,8 @@ def load(
        16 MiB; `full` at every byte of all. Raises `BundleError` that names the first file that differs;
     3. the modules are placed. On GPUs the bundle's map is used if they match its memory table, otherwise one is
        planned from what is free. `DeviceMapError` has the shortfall where the model does not fit;
-    4. MGM's or transformers' own loader is called. The towers are those inside the bundle, whatever the working
+    4. MGM's or transformers' own loader is called, of transformers the class that the bundle's card names; `LoadError`
+       where none is known. The towers are those inside the bundle, whatever the working
        directory, and the class is chosen by the bundle's name, whatever the folder's.
 
     bundle: its folder, or what `mgpack.open` or `mgpack.convert` returned.
@@ -212,22 +200,59 @@ def _load_mgm(bundle: Bundle, device: str, device_map: dict[str, Any], options: 
 def _load_generic(bundle: Bundle, device_map: dict[str, Any], options: dict[str, Any]) -> Loaded:
     transformers = _require("transformers", bundle)
     # Before the model: what is missing for them is known before the long work.
-    tokenizer = _beside(bundle, "tokenizer", TOKENIZER_FILES, transformers.AutoTokenizer, options)
-    processor = _beside(bundle, "processor", PROCESSOR_FILES, transformers.AutoProcessor, options)
+    loader = _model_class(bundle, transformers, trusted=bool(options.get("trust_remote_code", False)))
+    tokenizer = _beside(bundle, "tokenizer", _mgpack.TOKENIZER_FILES, transformers.AutoTokenizer, options)
+    processor = _beside(bundle, "processor", _mgpack.PROCESSOR_FILES, transformers.AutoProcessor, options)
     if isinstance(processor, transformers.PreTrainedTokenizerBase):
         # What `AutoProcessor` gives where it knows no class that joins the two.
-        processor = _beside(bundle, "processor", PROCESSOR_FILES, transformers.AutoImageProcessor, options)
-    name = bundle.manifest["model"]["architecture"]
-    found = getattr(transformers, name, None) if name else None
-    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    loader: Any = found if is_model else transformers.AutoModelForCausalLM
+        processor = _beside(bundle, "processor", _mgpack.PROCESSOR_FILES, transformers.AutoImageProcessor, options)
     model = loader.from_pretrained(bundle.path, device_map=device_map, **options)
     return Loaded(tokenizer, model, processor, _context_len(model.config))
 
 
-def _beside(bundle: Bundle, what: str, files: set[str], loader: Any, options: Mapping[str, Any]) -> Any:
+def _model_class(bundle: Bundle, transformers: Any, *, trusted: bool) -> Any:
+    """What of transformers loads the model: the class that the card names, never one that would leave weights out.
+
+    trusted: code that comes with the checkpoint may run.
+    """
+    files = [file["path"] for file in bundle.manifest["files"]]
+    text = (bundle.path / "config.json").read_text() if "config.json" in files else None
+    found = json.loads(_mgpack.class_of(text, files))
+    if "import" in found:
+        return getattr(transformers, found["import"])
+    architecture = found.get("architecture")
+    if found["is"] == "own-code":
+        # `{"AutoModelForCausalLM": "modeling_x.XForCausalLM"}`
+        own: dict[str, str] = json.loads(text or "{}")["auto_map"]
+        autos = [auto for auto, name in own.items() if name.endswith(f".{architecture}") and hasattr(transformers, auto)]
+        if trusted and autos:
+            return getattr(transformers, autos[0])
+        raise LoadError(
+            f"{architecture} of {bundle.name} is code that comes with the checkpoint",
+            path=str(bundle.path / "config.json"),
+            why="`auto_map` names it, and mgpack runs no code of a checkpoint unasked",
+            help="read that code; then trust_remote_code=True runs it",
+        )
+    # A class of a transformers newer than the one that the list was made from.
+    newer = getattr(transformers, architecture, None) if architecture else None
+    if isinstance(newer, type) and issubclass(newer, transformers.PreTrainedModel):
+        return newer
+    why = {
+        "no-config": "it has no config.json",
+        "no-architecture": "its config.json has no `architectures`",
+        "unknown": f"transformers {transformers.__version__} has no {architecture}",
+    }[found["is"]]
+    raise LoadError(
+        f"no class is known that loads {bundle.name}",
+        path=str(bundle.path / "config.json"),
+        why=why,
+        help="mgpack.open(path).tensors has every tensor; a class of your own takes the path: Class.from_pretrained(path)",
+    )
+
+
+def _beside(bundle: Bundle, what: str, files: Sequence[str], loader: Any, options: Mapping[str, Any]) -> Any:
     """The tokenizer or the processor; None where the bundle has none, and with a warning where it cannot be made."""
-    if files.isdisjoint(file["path"] for file in bundle.manifest["files"]):
+    if set(files).isdisjoint(file["path"] for file in bundle.manifest["files"]):
         return None
     trusted = bool(options.get("trust_remote_code", False))
     try:
