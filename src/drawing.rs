@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::device_map::{DeviceUse, Profile};
 use crate::legible::is_hidden;
 use crate::size::shown;
-use crate::structure::role_of_module;
+use crate::structure::{number, role_of_module};
 
 const WIDTH: f64 = 920.0;
 const BAR_HEIGHT: f64 = 30.0;
@@ -155,7 +155,7 @@ fn segments(profile: &Profile, device: Device, used: &DeviceUse) -> Vec<Segment>
 }
 
 fn class_of(module: &str) -> &'static str {
-    let index = module.rsplit_once('.').and_then(|(_, last)| last.parse::<u64>().ok());
+    let index = module.rsplit_once('.').and_then(|(_, last)| number::<u64>(last));
     match index {
         _ if role_of_module(module).is_vision() => "vision",
         Some(index) if index % 2 == 1 => "l1",

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -45,7 +46,7 @@ impl Role {
     /// The part that a stage's name means.
     pub fn of_stage(name: &str) -> Option<Self> {
         let plain = [Role::Embedding, Role::Final, Role::Projector, Role::Head, Role::Uni, Role::Tower];
-        let layer = || name.strip_prefix("layer.")?.parse().ok().map(Role::Layer);
+        let layer = || number(name.strip_prefix("layer.")?).map(Role::Layer);
         plain.into_iter().find(|role| role.stage_name() == name).or_else(layer)
     }
 
@@ -78,7 +79,7 @@ fn role_by(name: &str, module: &str) -> Role {
         return Role::Projector;
     }
     while let Some(part) = parts.next() {
-        if let Some(index) = parts.peek().filter(|_| is_layer_list(part)).and_then(|next| next.parse().ok()) {
+        if let Some(index) = parts.peek().filter(|_| is_layer_list(part)).and_then(|next| number(next)) {
             return Role::Layer(index);
         }
     }
@@ -93,6 +94,11 @@ fn role_by(name: &str, module: &str) -> Role {
     } else {
         Role::Final
     }
+}
+
+/// The number that a part of a name is: digits and nothing else, no sign. `None` where it does not fit.
+pub(crate) fn number<T: FromStr>(part: &str) -> Option<T> {
+    part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten()
 }
 
 /// True for the part of a name that is followed by the number of a layer.
@@ -126,11 +132,11 @@ pub fn natural(a: &str, b: &str) -> Ordering {
             (None, Some(_)) => Ordering::Less,
             (Some(_), None) => Ordering::Greater,
             // Numbers before words: comparing a number with a word as text would not be an order (9 < 10 < 1x < 9).
-            (Some(x), Some(y)) => match (x.parse::<u64>(), y.parse::<u64>()) {
-                (Ok(x), Ok(y)) => x.cmp(&y),
-                (Ok(_), Err(_)) => Ordering::Less,
-                (Err(_), Ok(_)) => Ordering::Greater,
-                (Err(_), Err(_)) => x.cmp(y),
+            (Some(x), Some(y)) => match (number::<u64>(x), number::<u64>(y)) {
+                (Some(x), Some(y)) => x.cmp(&y),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => x.cmp(y),
             },
         };
         if order != Ordering::Equal {
@@ -235,6 +241,16 @@ mod tests {
             assert_eq!(role_of_module(module), role, "{module}");
             assert_eq!(role_of(&format!("{module}.weight")), role, "{module}");
         }
+    }
+
+    #[test]
+    fn a_number_has_digits_only() {
+        assert_eq!(role_of("model.layers.+1.mlp.up_proj.weight"), Role::Final);
+        assert_eq!(role_of("model.layers.01.mlp.up_proj.weight"), Role::Layer(1));
+        assert_eq!(role_of("model.layers.4294967296.mlp.up_proj.weight"), Role::Final);
+        assert_eq!(Role::of_stage("layer.+1"), None);
+        // A sign makes a word, and words come after numbers.
+        assert_eq!(natural("a.+1.w", "a.2.w"), Ordering::Greater);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use crate::structure::number;
+
 /// First part of a tensor's or module's name in checkpoints, and what stands for it in the class.
 type Renaming = (&'static str, &'static str);
 
@@ -105,7 +107,7 @@ fn after_prefix<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
 /// True for the weights of experts that a checkpoint holds one by one: a part `experts` and a number.
 pub(crate) fn is_single_expert(name: &str) -> bool {
     let mut parts = name.split('.').skip_while(|part| *part != "experts").skip(1);
-    parts.next().is_some_and(|part| part.parse::<u32>().is_ok())
+    parts.next().is_some_and(|part| number::<u32>(part).is_some())
 }
 
 /// True for experts that a checkpoint holds as one tensor.

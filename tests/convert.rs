@@ -464,6 +464,42 @@ fn a_value_beyond_f16_is_an_error_clamped_or_infinite_as_asked() {
     assert_eq!(values(Dtype::F16, &stored(&world.path("out"))[name].2)[19], 65504.0);
 }
 
+/// Bundles of such rows did not verify: the difference of a finite weight and an infinite one went into the figures.
+#[test]
+fn a_code_that_decodes_to_infinity_is_an_error_limited_or_kept_as_asked() {
+    let world = World::new();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    for (dtype, value) in
+        [(Dtype::BF16, -3.3895313892515355e38), (Dtype::F32, -f64::from(f32::MAX)), (Dtype::F16, -65472.0)]
+    {
+        with_value(&world.path("ckpt"), dtype, 128, 131, value);
+        for scheme in ["W8A8", "W8A16"] {
+            let way = |policy| args(&["--scheme", scheme, "--on-overflow", policy], "out");
+            let ran = world.run(&way("error"));
+            assert_eq!(ran.code, 1, "{scheme} {dtype:?}: {ran:?}");
+            assert!(ran.err.contains("at element 131, beyond the range of int8 codes of "), "{}", ran.err);
+            assert_eq!(world.names(), ["ckpt"], "nothing is left");
+            for (policy, code) in [("clamp", -127_i8), ("inf", -128)] {
+                world.good(&way(policy));
+                assert_eq!(world.good(&["verify", "out"]).code, 0);
+                let tensors = stored(&world.path("out"));
+                let found = match scheme {
+                    "W8A8" => tensors[name].2[131].cast_signed(),
+                    _ => (tensors[&format!("{name}_packed")].2[131] ^ 0x80).cast_signed(),
+                };
+                assert_eq!(found, code, "{scheme} {dtype:?} {policy}");
+                let manifest: Value =
+                    serde_json::from_slice(&fs::read(world.path("out/mgpack.json")).unwrap()).unwrap();
+                let records = manifest["tensors"].as_array().unwrap();
+                let error = &records.iter().find(|tensor| tensor["source"] == name).unwrap()["error"];
+                assert_eq!(error["overflowed"], 1, "{scheme} {dtype:?} {policy}: {error}");
+                assert!(error["max_abs_error"].is_number(), "{scheme} {dtype:?} {policy}: {error}");
+                fs::remove_dir_all(world.path("out")).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn ignored_modules_stay_float_and_the_configuration_says_so() {
     let world = World::new();

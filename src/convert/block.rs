@@ -136,10 +136,20 @@ pub(super) fn quantize(
             }
         } else {
             figures.clipped += rules.isa.divide(dtype, row, scale.step, codes);
+            if scale.step * 128.0 >= largest_rounded(dtype) {
+                figures.overflowed += lowest_codes(rules, &block.part(index * group, source), row, codes)?;
+            }
         }
         if rules.stats {
             let decoded = resized(&mut buffers.rounded, row.len());
             rules.isa.decode(codes, scale.step, decoded);
+            if scale.step * 128.0 >= largest_rounded(dtype) {
+                for (value, decoded) in row.iter_mut().zip(decoded.iter_mut()) {
+                    if decoded.abs() >= largest_rounded(dtype) {
+                        (*value, *decoded) = (0.0, 0.0);
+                    }
+                }
+            }
             figures.moments.add(&rules.isa.measure(row, decoded, f32::from_bits(magnitude)));
             figures.flushed += flushed(rules.isa, (dtype, source), (Dtype::I8, codes));
         }
@@ -163,8 +173,7 @@ pub(super) fn cast(
 ) -> Result<Figures> {
     let dtype = block.tensor.dtype;
     let (width, out_width) = (element_width(dtype), element_width(to));
-    // Finite values that round to infinity begin half a step beyond the largest finite one.
-    let limit = if to == Dtype::F16 { 65520f32.to_bits() } else { 0x7f7f_8000 };
+    let limit = largest_rounded(to).to_bits();
     let mut figures = Figures::default();
     for (index, (source, out)) in
         block.source.chunks(CAST_ROW * width).zip(out.chunks_mut(CAST_ROW * out_width)).enumerate()
@@ -300,10 +309,47 @@ fn check_finite(block: &Block<'_>, row: &[f32], magnitude: u32, start: usize) ->
     }
 }
 
+/// Values from here on are infinite in a type: half a step beyond its largest finite one.
+fn largest_rounded(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F16 => 65520.0,
+        Dtype::BF16 => f32::from_bits(0x7f7f_8000),
+        _ => f32::INFINITY,
+    }
+}
+
+/// Deals with the codes -128 of a row whose step makes them infinite in the weight's type; 127 never is. Counts them,
+/// limits them to -127, or names the first, as the policy is.
+fn lowest_codes(rules: &Rules, block: &Block<'_>, row: &[f32], codes: &mut [u8]) -> Result<u64> {
+    let mut count = 0;
+    for (index, (code, value)) in
+        codes.iter_mut().zip(row).enumerate().filter(|(_, (code, _))| **code == 0x80)
+    {
+        match rules.on_overflow {
+            OnOverflow::Error => {
+                return Err(ConvertError::Overflow {
+                    tensor: block.tensor.name.to_string(),
+                    value: *value,
+                    element: block.first + index as u64,
+                    dtype: match block.tensor.dtype {
+                        Dtype::F16 => "int8 codes of fp16",
+                        Dtype::BF16 => "int8 codes of bf16",
+                        _ => "int8 codes of float32",
+                    },
+                }
+                .into());
+            }
+            OnOverflow::Clamp => *code = 0x81,
+            OnOverflow::Inf => {}
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Counts finite values beyond the range of `to`, or names the first where the policy is to stop.
 fn overflow(rules: &Rules, block: &Block<'_>, row: &[f32], to: Dtype, quantized: bool) -> Result<u64> {
-    let (limit, dtype) =
-        if to == Dtype::F16 { (65520.0, "fp16") } else { (f32::from_bits(0x7f7f_8000), "bf16") };
+    let (limit, dtype) = (largest_rounded(to), if to == Dtype::F16 { "fp16" } else { "bf16" });
     let mut count = 0;
     for (index, value) in row.iter().enumerate() {
         if value.abs() >= limit && value.is_finite() {

@@ -123,7 +123,7 @@ impl Explain for ConvertError {
                 Some(format!("keep it float with {}", mention::option("ignore", tensor.trim_end_matches(".weight"))))
             }
             ConvertError::Overflow { .. } => Some(
-                "‹on_overflow=\"clamp\"› takes the largest finite value, ‹on_overflow=\"inf\"› keeps the infinity, ‹scheme=\"bf16\"› has the range"
+                "‹on_overflow=\"clamp\"› takes the largest finite value, ‹on_overflow=\"inf\"› keeps the infinity, ‹scheme=\"bf16\"› has the widest range"
                     .into(),
             ),
             ConvertError::Tower { .. } => Some("give another folder with ‹towers›, or copy it as it is with ‹keep_towers=true›".into()),
