@@ -58,6 +58,7 @@ pub mod shard;
 pub mod size;
 pub mod structure;
 pub mod tensor;
+pub mod threads;
 pub mod tiny;
 mod torch_zip;
 mod transformers;

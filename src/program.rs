@@ -73,7 +73,8 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Ran, Program
 /// Reads a stream to its end on a thread of its own, so that a full pipe does not stop the program.
 fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
+    // Where no thread can be started the sender is dropped, and nothing is what comes.
+    let _ = thread::Builder::new().spawn(move || {
         let mut kept = Vec::new();
         // What was read before a failure is what there is.
         let _ = stream.by_ref().take(MAX_OUTPUT_LEN).read_to_end(&mut kept);

@@ -60,8 +60,11 @@ fn the_first_signal_ends_a_command_that_writes_nothing_within_a_second() {
     // Once, these read on for up to 18 seconds and then answered with 0, 1 or 2.
     let world = World::new();
     save_many_tensors(&world);
-    let commands: [&[&str]; 3] =
-        [&["plan", "many", "--int8"], &["inspect", "many"], &["map", "many", "--int8"]];
+    let commands: [&[&str]; 3] = [
+        &["plan", "many", "--int8", "--max-memory", "8GiB"],
+        &["inspect", "many"],
+        &["map", "many", "--int8"],
+    ];
     for command in commands {
         for kind in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
             let mut child = quiet(world.command(command));

@@ -30,7 +30,7 @@ use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 use args::{Cli, ColorMode, Command};
 use mgpack::error::{ConvertError, HubError};
 use mgpack::progress::Stop;
-use mgpack::{Error, Result};
+use mgpack::{Error, Result, threads};
 
 /// Exit code of a command that was interrupted.
 const INTERRUPTED: u8 = 130;
@@ -140,20 +140,13 @@ fn color_mode(args: &[OsString]) -> ColorMode {
 
 /// A pool of the threads asked for.
 fn pool(threads: Option<u16>) -> Result<rayon::ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(thread_count(threads)).build();
-    pool.map_err(|cause| {
-        ConvertError::Io {
-            doing: "starting threads",
-            path: Default::default(),
-            cause: std::io::Error::other(cause),
-        }
-        .into()
+    threads::pool(thread_count(threads)).map_err(|cause| {
+        ConvertError::Io { doing: "starting threads", path: Default::default(), cause }.into()
     })
 }
 
 fn thread_count(threads: Option<u16>) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    threads.map_or_else(cores, usize::from)
+    threads::count(threads.map(usize::from))
 }
 
 /// Prints JSON, or fails with an error of its own.

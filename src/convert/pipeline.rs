@@ -25,6 +25,7 @@ use crate::progress::{Progress, Stop};
 use crate::scheme::{PartKind, Scheme};
 use crate::shard::{self, Seal, SealedFile};
 use crate::tensor::Dtype;
+use crate::threads;
 
 /// Memory of the process before any tensor is touched: code, headers of the checkpoint, plan, manifest.
 const BASE_LEN: u64 = 24 << 20;
@@ -168,11 +169,7 @@ impl<'a> Pipeline<'a> {
         };
         // One after the other where files are removed, so that few are there at once.
         let lanes = if self.supply.removes() { 1 } else { self.resources.lanes };
-        std::thread::scope(|scope| {
-            for _ in 0..lanes {
-                scope.spawn(lane);
-            }
-        });
+        threads::on_many(lanes.saturating_sub(1), lane);
         let (mut shards, error) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((_, error)) = error {
             return Err(error);

@@ -17,6 +17,7 @@ use crate::manifest::{self, FileRecord, MANIFEST_NAME, Manifest, SUMS_NAME};
 use crate::output::{self, Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
 use crate::shard::{Seal, SealedFile};
+use crate::threads;
 
 /// Bytes copied at a time.
 const COPY_LEN: usize = 1 << 20;
@@ -74,10 +75,8 @@ impl Conversion {
         let replace = if force { Replace::If(&bundle::may_replace) } else { Replace::Never };
         let len = self.bundle_len + (self.bundle_len / 100);
         let to = Target { path: target, inputs: &inputs, replace, len };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.options.threads)
-            .build()
-            .map_err(|cause| io_error("starting threads", target, std::io::Error::other(cause)))?;
+        let pool = threads::pool(self.options.threads)
+            .map_err(|cause| io_error("starting threads", Path::new(""), cause))?;
         let folder = prepare::folder_name(target).unwrap_or_else(|| self.name.clone());
         let (output, (manifest, id)) = if supply.removes() {
             let mut output = Output::resume(to, progress)?;

@@ -89,6 +89,8 @@ pub enum ConvertError {
 impl Explain for ConvertError {
     fn place(&self) -> Option<String> {
         match self {
+            // Threads have no place.
+            ConvertError::Io { path, .. } if path.as_os_str().is_empty() => None,
             ConvertError::OtherUnfinished { path }
             | ConvertError::Tower { path, .. }
             | ConvertError::Io { path, .. } => Some(path.display().to_string()),

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Call -> the errors that it is made to answer.
 ERRORS = {
+    "clone3": ["EAGAIN"],
     "openat": ["EMFILE", "EIO", "EACCES"],
     "write": ["ENOSPC", "EIO"],
     "fsync": ["EIO", "EINVAL"],

@@ -243,7 +243,7 @@ fn convert_checkpoint(
         stats,
         name: None,
         max_memory: max_memory.unwrap_or(convert::DEFAULT_MAX_MEMORY),
-        threads: work::thread_count(threads),
+        threads: mgpack::threads::count(threads),
         isa: Isa::detect(),
         keep_towers,
         map,

@@ -7,11 +7,12 @@
 use std::borrow::Cow;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use mgpack::error::ConvertError;
 use mgpack::progress::{Progress, Stage, Stop};
-use mgpack::{Error, Result};
+use mgpack::{Error, Result, threads};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
@@ -129,7 +130,14 @@ pub(crate) fn run<T: Send>(
     let outcome = std::thread::scope(|scope| {
         let (bell, rung) = sync_channel::<()>(0);
         let (meter, stop) = (&meter, &stop);
-        let worker = scope.spawn(move || job(&Teller { meter, bell }, stop));
+        let started = Builder::new().spawn_scoped(scope, move || job(&Teller { meter, bell }, stop));
+        let worker = match started {
+            Ok(worker) => worker,
+            Err(cause) => {
+                let error = ConvertError::Io { doing: "starting threads", path: Default::default(), cause };
+                return Ok(Err(error.into()));
+            }
+        };
         let rung = Mutex::new(rung);
         loop {
             let waited = py.detach(|| rung.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(POLL));
@@ -157,18 +165,7 @@ pub(crate) fn run<T: Send>(
 
 /// A pool of the threads asked for, or one per core.
 pub(crate) fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new().num_threads(thread_count(threads)).build().map_err(|cause| {
-        ConvertError::Io {
-            doing: "starting threads",
-            path: Default::default(),
-            cause: std::io::Error::other(cause),
-        }
-        .into()
+    threads::pool(threads::count(threads)).map_err(|cause| {
+        ConvertError::Io { doing: "starting threads", path: Default::default(), cause }.into()
     })
-}
-
-/// The threads asked for, at least one, or one per core.
-pub(crate) fn thread_count(threads: Option<usize>) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    threads.map_or_else(cores, |count| count.max(1))
 }

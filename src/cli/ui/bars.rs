@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use mgpack::progress::{Progress, Stage};
 use mgpack::size::shown as bytes;
+use mgpack::threads;
 
 use super::stream::say;
 use crate::cli::args::ProgressMode;
@@ -69,7 +70,8 @@ impl Progress for Bars {
             bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏░"));
         }
         bar.set_prefix(stage.label());
-        if self.mode == ProgressMode::Fancy {
+        // The bar ticks on a thread of its own, and indicatif panics where there can be none.
+        if self.mode == ProgressMode::Fancy && threads::can_start() {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
         *self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
