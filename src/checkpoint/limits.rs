@@ -13,6 +13,9 @@ pub const MAX_TEXT_LEN: u64 = 256 << 20;
 /// Bytes of memory that a tensor takes from the header to the manifest, and more than any was seen to take.
 pub(crate) const TENSOR_LEN: u64 = 4096;
 
+/// Memory that headers may count on, whatever is allowed: less than the program takes by itself.
+const LEAST_MEMORY: u64 = 8 << 20;
+
 /// Bounds for one checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -29,9 +32,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// For work that may take `memory` bytes: the tensors whose records fit there, and a quarter of it for text.
+    /// For work that may take `memory` bytes: the tensors whose records fit there, and a quarter of it for text. A small
+    /// model is always let through: what it needs in all is then said.
     pub fn within(memory: u64) -> Self {
-        let whole = Self::default();
+        let (whole, memory) = (Self::default(), memory.max(LEAST_MEMORY));
         Self { tensors: whole.tensors.min(memory / TENSOR_LEN), text: whole.text.min(memory / 4) }
     }
 }

@@ -14,7 +14,7 @@ use super::limits::{Left, Limits};
 use super::safetensors;
 use super::torch;
 use super::{Notice, SourceFile, SourceTensor};
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, IndexFault};
 
 /// Name of the one file of weights that loaders prefer to an index.
 const SINGLE_NAME: &str = "model.safetensors";
@@ -276,8 +276,12 @@ fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<Source
 }
 
 fn read_index(root: &Root, name: &str, kind: Listed, limits: Limits) -> Result<Index, CheckpointError> {
-    let text = files::read_text(root, name, index::MAX_INDEX_LEN.min(limits.text))?;
-    index::parse_within(&text, kind, limits).map_err(|fault| CheckpointError::index(root.shown(name), fault))
+    let at = |fault: IndexFault| CheckpointError::index(root.shown(name), fault);
+    if let Some(found) = root.find(name)? {
+        Left::of(limits).take_text(found.len).map_err(|over| at(over.into()))?;
+    }
+    let text = files::read_text(root, name, index::MAX_INDEX_LEN)?;
+    index::parse_within(&text, kind, limits).map_err(at)
 }
 
 /// The torch files that are the model where no index says so.

@@ -26,9 +26,9 @@ def test_errors_name_arguments(made, tmp_path):
     (there / "file").write_text("")
     say = lambda **options: raised_by(mgpack.convert, checkpoint, **{"output": tmp_path / "out", **options})  # noqa: E731
     for error, line in [
-        (say(output=there), "give another folder with output=, or force=True to replace it once the new bundle is complete"),
-        (say(output=there, force=True), "give another folder with output=, or remove this one yourself"),
-        (say(output=checkpoint / "out"), "give a folder outside the checkpoint with output="),
+        (say(output=there), "give another target with output=, or force=True to replace this one once the new one is complete"),
+        (say(output=there, force=True), "give another target with output=, or remove this one yourself"),
+        (say(output=checkpoint / "out"), "give a target outside of it with output="),
         (say(ignore="lm_haed"), "did you mean `lm_head`? `mgpack inspect` lists the names"),
         (say(scheme="W8A16", format="bnb"), "leave out format=: the scheme decides it"),
         (raised_by(mgpack.convert, "org/model", revision="v1"), None),
@@ -39,7 +39,7 @@ def test_errors_name_arguments(made, tmp_path):
         if line is not None:
             assert error.help == line
     assert say(ignore="lm_haed").path == "ignore="
-    assert say(output=there, force=True).why.startswith("force=True replaces a folder with an mgpack.json")
+    assert say(output=there, force=True).why.startswith("it is neither empty nor a bundle")
     assert 'max_memory="' in say(max_memory=1).help and "threads=" in say(max_memory=1).help
     assert say(gpus="1x1MiB", scheme="fp16").help.endswith("let layers go to the host with allow_cpu=")
 

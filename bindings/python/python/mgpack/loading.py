@@ -215,7 +215,7 @@ def _model_class(bundle: Bundle, transformers: Any, *, trusted: bool) -> Any:
 
     trusted: code that comes with the checkpoint may run.
     """
-    files = [file["path"] for file in bundle.manifest["files"]]
+    files = {file["path"] for file in bundle.manifest["files"]}
     text = (bundle.path / "config.json").read_text() if "config.json" in files else None
     found = json.loads(_mgpack.class_of(text, files))
     if "import" in found:
