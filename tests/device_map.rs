@@ -304,6 +304,14 @@ fn what_is_reserved_is_what_the_classes_work_in_and_at_most_15_percent_more() {
             ] {
                 *seen.entry((counted.weights.clone(), attention, part)).or_insert(0) += 1;
                 let ratio = reserved as f64 / counted_bytes as f64;
+                if part == "whole" {
+                    // The table, with `--nocapture`.
+                    let (counted_mib, reserved_mib) = (counted_bytes >> 20, reserved >> 20);
+                    println!(
+                        "{:14} {:5} {attention:5} {batch}x{tokens:<5} counted {counted_mib:6} MiB, reserved {reserved_mib:6}, {ratio:.3}",
+                        counted.family, counted.weights
+                    );
+                }
                 if !(1.0..=1.15).contains(&ratio) {
                     let Counted { family, weights, .. } = &counted;
                     wrong.push(format!("{family} {weights} {attention} {batch}x{tokens} {part}: {ratio:.3}"));
