@@ -121,30 +121,51 @@ pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
     }
 }
 
-/// Whether sentence-transformers loads this checkpoint: it has the list of its parts.
-pub(super) fn is_sentence_transformer(checkpoint: &Checkpoint) -> bool {
-    checkpoint.side_files().iter().any(|file| file.path == SENTENCE_MODULES)
+/// A use of a model that calls parts of it past the hook by which compressed-tensors decompresses codes when the whole is
+/// called first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bypass {
+    /// sentence-transformers 6 calls embeddings and layers.
+    Encode,
+    /// transformers 5 calls the encoder when a model with a decoder beside it generates.
+    Generate,
 }
 
-/// The layout of int8 that sentence-transformers serves, where the user asked for none.
-///
-/// Its version 6 calls the model's embeddings and layers past the hook by which compressed-tensors decompresses W8A8.
-pub(super) fn sentence_layout(is_sentence: bool, precision: Precision, config: &Value) -> Option<Layout> {
-    let is_free = is_sentence && matches!(precision, Precision::Int8);
-    (is_free && !transformers::is_lost_on_bitsandbytes(config)).then_some(Layout::Bnb)
-}
+impl Bypass {
+    /// That of a generic checkpoint.
+    pub(super) fn of(checkpoint: &Checkpoint, config: &Value) -> Option<Self> {
+        if checkpoint.side_files().iter().any(|file| file.path == SENTENCE_MODULES) {
+            return Some(Self::Encode);
+        }
+        config.get("is_encoder_decoder").and_then(Value::as_bool).unwrap_or(false).then_some(Self::Generate)
+    }
 
-/// What the user should know of a bundle of sentence-transformers. `chosen`: the layout was chosen for them.
-pub(super) fn sentence_notice(is_sentence: bool, scheme: Scheme, chosen: bool) -> Option<&'static str> {
-    match scheme {
-        Scheme::BnbInt8 if is_sentence && chosen => Some(
-            "a model of sentence-transformers, so int8 is stored as bitsandbytes has it: W8A8, the scheme of other models, \
-             does not encode in sentence-transformers 6",
-        ),
-        Scheme::W8A8 | Scheme::W8A16 if is_sentence => Some(
-            "sentence-transformers 6 does not encode with W8A8 or W8A16: the bundle is for transformers and vLLM; int8 as bitsandbytes \
-             has it, fp16 and bf16 encode",
-        ),
-        _ => None,
+    /// The layout of int8 that serves, where the user asked for none.
+    pub(super) fn layout(self, precision: Precision, config: &Value) -> Option<Layout> {
+        let is_free = matches!(precision, Precision::Int8) && !transformers::is_lost_on_bitsandbytes(config);
+        is_free.then_some(Layout::Bnb)
+    }
+
+    /// What the user should know. `chosen`: the layout was chosen for them.
+    pub(super) fn notice(self, scheme: Scheme, chosen: bool) -> Option<&'static str> {
+        match (self, scheme) {
+            (Self::Encode, Scheme::BnbInt8) if chosen => Some(
+                "a model of sentence-transformers, so int8 is stored as bitsandbytes has it: W8A8, the scheme of other \
+                 models, does not encode in sentence-transformers 6",
+            ),
+            (Self::Encode, Scheme::W8A8 | Scheme::W8A16) => Some(
+                "sentence-transformers 6 does not encode with W8A8 or W8A16: the bundle is for transformers and vLLM; int8 \
+                 as bitsandbytes has it, fp16 and bf16 encode",
+            ),
+            (Self::Generate, Scheme::BnbInt8) if chosen => Some(
+                "a model with an encoder and a decoder, so int8 is stored as bitsandbytes has it: in W8A8, the scheme of \
+                 other models, it does not generate in transformers 5",
+            ),
+            (Self::Generate, Scheme::W8A8 | Scheme::W8A16) => Some(
+                "a model with an encoder and a decoder does not generate in transformers 5 in W8A8 or W8A16, only its \
+                 forward pass serves; int8 as bitsandbytes has it, fp16 and bf16 generate",
+            ),
+            _ => None,
+        }
     }
 }

@@ -41,6 +41,7 @@ use crate::plan::{Plan, Precision, Recipe, Skip, TensorPlan};
 use crate::scheme::{Layout, OnOverflow, Scheme};
 use crate::tensor::TensorName;
 use crate::transformers;
+use clients::Bypass;
 
 /// What the user wants, as given on the command line.
 #[derive(Clone, Debug)]
@@ -188,9 +189,8 @@ impl Conversion {
         };
         let mut notices: Vec<String> = checkpoint.notices().iter().map(ToString::to_string).collect();
         notices.extend(family.as_ref().and_then(Match::notice));
-        let is_sentence = family.is_none() && clients::is_sentence_transformer(&checkpoint);
-        let layout =
-            options.layout.or_else(|| clients::sentence_layout(is_sentence, options.precision, &config));
+        let bypass = if family.is_none() { Bypass::of(&checkpoint, &config) } else { None };
+        let layout = options.layout.or_else(|| bypass?.layout(options.precision, &config));
         let recipe = |precision, layout| {
             let family = family.as_ref().map(|found| found.family);
             Recipe::choose(precision, layout, &options.ignore, options.max_shard_len, family)
@@ -206,7 +206,7 @@ impl Conversion {
         if family.is_none() {
             notices.extend(clients::notice(&plan, &config).map(str::to_owned));
             let chosen = layout != options.layout;
-            notices.extend(clients::sentence_notice(is_sentence, plan.scheme, chosen).map(str::to_owned));
+            notices.extend(bypass.and_then(|it| it.notice(plan.scheme, chosen)).map(str::to_owned));
             if places.towers.is_some() {
                 notices
                     .push("a folder of vision towers was given, and this model has none of MGM's".to_owned());

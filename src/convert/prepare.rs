@@ -100,6 +100,10 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
     let modules = module_folders(checkpoint);
     for file in checkpoint.side_files() {
         let (fate, target, note) = contents::side_file(&file.path, &taken, &modules)?;
+        if fate == FileFate::Copied {
+            // One that cannot be read is found now, not when all weights are converted.
+            checkpoint.open_side_file(&file.path)?;
+        }
         files.push(of_side_file(file, None, fate, target, note));
     }
     files.extend(checkpoint.skipped().iter().map(|skipped| of_skipped(skipped, None, checkpoint.root())));
@@ -108,6 +112,9 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
         for file in tower.folder.files() {
             let (fate, note) = contents::tower_file(&file.path, weights, tower.rewrite.is_some());
             let copied = fate == FileFate::Copied;
+            if copied {
+                tower.folder.open_file(&file.path)?;
+            }
             let target = if copied { format!("{}/{}", tower.facts.path, file.path) } else { String::new() };
             files.push(of_side_file(file, Some(index), fate, target, note));
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns threads and the order of writing. Carries out formats/bundle.md, "Writing".
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -209,10 +209,12 @@ impl Conversion {
             if stop.requested() {
                 return Err(ConvertError::Interrupted.into());
             }
-            let read = source.read(&mut buffer).map_err(failed)?;
-            if read == 0 {
-                break;
-            }
+            let read = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => continue,
+                Err(cause) => return Err(failed(cause)),
+            };
             out.write_all(&buffer[..read]).map_err(failed)?;
             progress.advance(read as u64);
         }

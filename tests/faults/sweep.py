@@ -35,7 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ERRORS = {
     "clone3": ["EAGAIN"],
     "openat": ["EMFILE", "EIO", "EACCES"],
-    "write": ["ENOSPC", "EIO"],
+    "pread64": ["EINTR", "EIO"],
+    "write": ["ENOSPC", "EIO", "EINTR"],
     "fsync": ["EIO", "EINVAL"],
     "fallocate": ["ENOSPC", "EOPNOTSUPP"],
     "mkdir": ["ENOSPC", "EROFS"],

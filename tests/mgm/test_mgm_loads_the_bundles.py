@@ -43,13 +43,14 @@ def relative_error(got, want):
     return ((got.logits - want.logits).norm() / want.logits.norm()).item()
 
 
-def agreement(got, want):
-    return (got.logits.argmax(-1) == want.logits.argmax(-1)).float().mean().item()
+def measured(got, want):
+    agreement = (got.logits.argmax(-1) == want.logits.argmax(-1)).float().mean().item()
+    return f"relative error {relative_error(got, want):.4f}, argmax agreement {agreement:.3f}"
 
 
 @pytest.mark.parametrize(("dtype", "scheme", "place"), SIXTEEN_BITS)
 def test_16_bit_bundles_answer_bit_for_bit_as_the_checkpoint(
-    made, family, dtype, scheme, place, monkeypatch, tmp_path
+    made, family, dtype, scheme, place, monkeypatch, tmp_path, record_property
 ):
     import torch
 
@@ -61,11 +62,12 @@ def test_16_bit_bundles_answer_bit_for_bit_as_the_checkpoint(
     assert len(device_map) > 8
     got = answer(*load_pretrained_model(".", bundle.name, device_map))
     assert want.logits.std() > 0.01
+    record_property(family, f"{scheme} of {dtype}, {place}: {measured(got, want)}")
     assert torch.equal(got.logits, want.logits)
     assert got.tokens == want.tokens
 
 
-def test_int8_bundles_answer_nearly_as_the_checkpoint(made, family, monkeypatch, tmp_path):
+def test_int8_bundles_answer_nearly_as_the_checkpoint(made, family, monkeypatch, tmp_path, record_property):
     from mgm.mm_utils import get_model_name_from_path
 
     want = original(made, family, "bfloat16")
@@ -77,7 +79,7 @@ def test_int8_bundles_answer_nearly_as_the_checkpoint(made, family, monkeypatch,
     got = answer(*load_pretrained_model(str(link), get_model_name_from_path(str(link)), {"": "cpu"}))
     assert got.linear == "Linear8bitLt"
     error = relative_error(got, want)
-    print(f"{family} int8: relative error {error:.4f}, argmax agreement {agreement(got, want):.3f}")
+    record_property(family, f"int8 of bfloat16: {measured(got, want)}")
     # Not zero: else nothing would have been quantized.
     assert 1e-3 < error <= INT8_LIMIT[family]
 

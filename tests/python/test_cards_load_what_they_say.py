@@ -93,11 +93,11 @@ def test_the_card_of_each_kind_loads_the_class_and_the_weights_of_the_checkpoint
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "whisper", "vit", "clip", "llava"])
-@pytest.mark.parametrize("options", [["--int8"], ["--int8", "--format", "bnb"]], ids=["W8A8", "bnb"])
+@pytest.mark.parametrize("options", [["--scheme", "W8A8"], ["--int8", "--format", "bnb"]], ids=["W8A8", "bnb"])
 def test_the_cards_of_int8_bundles_load_codes(mgpack, made, tmp_path, name, options, request):
     if name == "whisper" and "bnb" not in options:
-        # `generate` calls the encoder by itself, past the hook by which compressed-tensors unpacks a model at its first
-        # call: README.md, "Limits".
+        # `generate` calls the encoder by itself, past the hook by which compressed-tensors decompresses a model at its
+        # first call. So `--int8` alone is bitsandbytes' there.
         request.applymarker(pytest.mark.xfail(strict=True, reason="compressed-tensors' hook is passed by"))
     card, printed, outputs, model, inputs = run_card(mgpack, made, tmp_path, name, *options)
     assert printed
@@ -108,6 +108,12 @@ def test_the_cards_of_int8_bundles_load_codes(mgpack, made, tmp_path, name, opti
     assert 1e-5 < error < 0.1, error
     reader = "bitsandbytes and accelerate" if "bnb" in options else "compressed-tensors"
     assert f"{reader}, " in card.replace("both ", "") and "give no `quantization_config`" in card
+
+
+@pytest.mark.parametrize("name", ["whisper", "t5"])
+def test_int8_of_a_model_with_encoder_and_decoder_generates(mgpack, made, tmp_path, name):
+    card, printed, _, _, _ = run_card(mgpack, made, tmp_path, name, "--int8")
+    assert printed and ".generate(" in code_of(card) and "bitsandbytes" in card
 
 
 def test_a_card_for_packed_weights(mgpack, made, tmp_path):
