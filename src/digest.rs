@@ -1,10 +1,14 @@
 //! SHA-256 digests as a type, so that a digest is never mistaken for another string or used as a path.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use crate::progress::{Progress, Stop};
 
 /// A SHA-256 digest; written as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,6 +36,49 @@ impl Digest {
         }
         Some(Self(bytes))
     }
+}
+
+/// Bytes hashed at a time.
+const READ_LEN: usize = 1 << 20;
+
+/// The digest of all that `reader` gives; `None` where a stop was asked for meanwhile.
+///
+/// # Errors
+/// The reader's.
+pub fn of_reader(
+    reader: &mut dyn io::Read,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> io::Result<Option<Digest>> {
+    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; READ_LEN]);
+    while !stop.requested() {
+        let read = match reader.read(&mut buffer) {
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
+            return Ok(Some(hasher.finish()));
+        };
+        hasher.update(bytes);
+        progress.advance(read as u64);
+    }
+    Ok(None)
+}
+
+/// The same of an open file from its start, wherever others read it.
+///
+/// # Errors
+/// The system's.
+pub fn of_file(file: &File, progress: &dyn Progress, stop: &Stop) -> io::Result<Option<Digest>> {
+    struct At<'a>(&'a File, u64);
+    impl io::Read for At<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let read = self.0.read_at(buffer, self.1)?;
+            self.1 += read as u64;
+            Ok(read)
+        }
+    }
+    of_reader(&mut At(file, 0), progress, stop)
 }
 
 fn nibble(digit: u8) -> Option<u8> {

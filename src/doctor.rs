@@ -90,21 +90,21 @@ pub fn packages<'a>(
             };
             let why = match known {
                 Some(Failure { raises, call, .. }) => format!("`{call}` raises {raises}"),
-                None => reason.clone(),
+                None => reason.to_string(),
             };
             let help = if package == "python" {
                 format!("make an environment with Python {pin}: `mgpack env` writes it")
             } else {
                 format!("{} -m pip install '{package}=={pin}'", python.path.display())
             };
-            let absent = found.is_none().then(|| package.clone());
+            let absent = found.is_none().then(|| package.to_string());
             findings.push(Finding { what, why, help, absent });
         }
         packages.push(Package {
-            package: package.clone(),
+            package: package.to_string(),
             found: found.or(stand_in).map(str::to_owned),
-            pin: pin.clone(),
-            range: range.clone(),
+            pin: pin.to_string(),
+            range: range.to_string(),
             good,
         });
     }
@@ -192,7 +192,7 @@ pub fn joined(findings: Vec<Finding>) -> Vec<Finding> {
 pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (Vec<Finding>, Vec<String>) {
     let torch = manifest.requirements.iter().find(|need| need.package == "torch");
     let installed = python.version_of("torch").map(str::to_owned);
-    let version = installed.or_else(|| torch.map(|need| need.pin.clone()));
+    let version = installed.or_else(|| torch.map(|need| need.pin.to_string()));
     let (mut findings, mut notes) = (Vec::new(), Vec::new());
     for capability in devices.capabilities() {
         if let Some(what) = version.as_deref().and_then(|torch| gpu_models::torch_notice(torch, capability)) {

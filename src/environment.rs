@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use crate::family::Family;
 use crate::manifest::Requirement;
+use crate::names::{Line, PackageName, Pin, Range};
 use crate::scheme::Scheme;
 
 /// Where pip finds MGM itself, which is on no package index, at the commit that the families describe.
@@ -19,19 +20,22 @@ pub fn requirements(family: &Family) -> Vec<Requirement> {
         pin: requirement.pin.clone(),
         range: requirement.range.clone(),
         reason: requirement.reason.clone(),
-        source: requirement.source.to_string(),
+        source: Line::escaped(&requirement.source),
     };
     family.requirements.iter().map(of).collect()
 }
 
 /// What a bundle of no known family needs, by its scheme.
 pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
-    let need = |package: &str, pin: &str, range: &str, reason: &str| Requirement {
-        package: package.into(),
-        pin: pin.into(),
-        range: range.into(),
-        reason: reason.into(),
-        source: "this project's tests, which load such a bundle with these versions".into(),
+    // Words of ours, all of which have their forms: a test below asks for each.
+    let need = |package: &str, pin: &str, range: &str, reason: &str| {
+        Some(Requirement {
+            package: PackageName::new(package)?,
+            pin: Pin::new(pin)?,
+            range: Range::new(range)?,
+            reason: Line::new(reason)?,
+            source: Line::new("this project's tests, which load such a bundle with these versions")?,
+        })
     };
     let mut list = vec![
         need(
@@ -53,7 +57,7 @@ pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
             list.push(need("compressed-tensors", "0.20.0", ">=0.20.0", "reads the int8 layout"));
         }
     }
-    list
+    list.into_iter().flatten().collect()
 }
 
 /// requirements.txt: one pin a line with its reason above it. `family`: its name, or `generic`.
@@ -101,4 +105,22 @@ fn python(requirements: &[Requirement]) -> &str {
         .iter()
         .find(|requirement| requirement.package == "python")
         .map_or("3.11", |requirement| requirement.pin.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generic_bundle_needs_what_is_written_above() {
+        for (scheme, count) in [
+            (Scheme::Bf16, 4),
+            (Scheme::Fp16, 4),
+            (Scheme::BnbInt8, 5),
+            (Scheme::W8A8, 5),
+            (Scheme::W8A16, 5),
+        ] {
+            assert_eq!(generic_requirements(scheme).len(), count, "{scheme:?}");
+        }
+    }
 }

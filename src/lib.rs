@@ -9,7 +9,7 @@
 //! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
 //! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`,
 //! `architectures`) → `error` → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`,
-//! `legible`, `size`, `progress`, `program`, `mention`).
+//! `legible`, `size`, `progress`, `program`, `mention`, `names`, `regular`, `beneath`).
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
 #[cfg(feature = "cli")]
@@ -17,6 +17,7 @@ extern crate self as mgpack;
 
 pub mod architectures;
 mod archive;
+mod beneath;
 pub mod bundle;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
@@ -45,6 +46,7 @@ pub mod manifest;
 pub mod map;
 pub mod mention;
 pub mod modules;
+pub mod names;
 pub mod output;
 pub mod plan;
 mod program;

@@ -14,9 +14,11 @@ use crate::device::MemoryTable;
 use crate::device_map::{
     self, BrokenRule, MaxMemory, MemorySize, Profile, ProfileMemory, Sizing, TensorKind, Vision,
 };
-use crate::error::{CheckpointError, DeviceMapError, Error, LocateError, PlanError, Result};
+use crate::digest::Digest;
+use crate::error::{BundleError, CheckpointError, DeviceMapError, Error, LocateError, PlanError, Result};
 use crate::family::{self, Detected, Family, Match, Variant};
 use crate::locate::{self, Places};
+use crate::manifest::Manifest;
 use crate::modules::{MapRequest, ModelModules};
 use crate::plan::{DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
 use crate::scheme::{Layout, Scheme};
@@ -99,17 +101,17 @@ impl Model {
         Self::of_checkpoint(&dir, storage, places)
     }
 
-    /// A bundle, by its manifest and config.json. Its bytes are not checked.
+    /// A bundle, by its manifest and config.json. Its other files are not looked at.
     ///
     /// # Errors
-    /// [`crate::error::BundleError`] where it is none.
+    /// [`BundleError`] where it is none, [`BundleError::Digest`] where config.json is not the one that was sealed.
     pub fn of_bundle(dir: &Path) -> Result<Self> {
         let (manifest, _) = bundle::read_manifest(dir)?;
-        let config = checkpoint::config_of(dir)?;
+        let config = sealed_config(dir, &manifest)?;
         Ok(Self {
             modules: ModelModules::of_manifest(&manifest, &config),
             is_mgm: manifest.model.variant.is_some(),
-            name: manifest.model.name,
+            name: manifest.model.name.into(),
             scheme: manifest.scheme.name,
             profiles: manifest.device_maps,
             config,
@@ -247,6 +249,18 @@ impl Model {
         let memory = ProfileMemory::of_table(table.clone(), true);
         Ok(Planned { profile: Profile::new(map, memory), broken })
     }
+}
+
+/// The config.json of a bundle, null where it has none. It is the one that the manifest describes, or an error.
+fn sealed_config(dir: &Path, manifest: &Manifest) -> Result<Value> {
+    const NAME: &str = "config.json";
+    let Some(record) = manifest.files.iter().find(|file| file.path == NAME) else { return Ok(Value::Null) };
+    let text = checkpoint::config_text_of(dir)?.unwrap_or_default();
+    let found = Digest::of(text.as_bytes());
+    if found != record.sha256 {
+        return Err(BundleError::Digest { path: dir.join(NAME), expected: record.sha256, found }.into());
+    }
+    checkpoint::parse_config(&text)
 }
 
 /// The tensors that a checkpoint of the model has, towers apart. They lie in no file.

@@ -91,14 +91,9 @@ impl ModelModules {
             .filter(|why| role_of_module(&why.module) == Role::Tower)
             .map(|why| (why.module.clone(), why.bytes))
             .collect();
-        let variant = match manifest.model.variant.as_deref() {
-            Some("hd") => Some(Variant::Hd),
-            Some(_) => Some(Variant::Plain),
-            None => None,
-        };
         let torch = manifest.requirements.iter().find(|required| required.package == "torch");
         let torch = torch.map(|required| required.pin.as_str());
-        Self::new(tensors, &towers, config, variant, torch, manifest.scheme.name)
+        Self::new(tensors, &towers, config, manifest.model.variant, torch, manifest.scheme.name)
     }
 
     fn new<'a>(

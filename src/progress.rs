@@ -12,6 +12,8 @@ pub enum Stage {
     Download,
     /// Bytes fetched from the hub and bytes written, where a conversion does both at once.
     Stream,
+    /// Bytes of the checkpoint's weights hashed, where their digests were asked for.
+    Sources,
     /// Tensors read, transformed, hashed and written.
     Tensors,
     /// Towers, tokenizer and other files copied and hashed.
@@ -32,6 +34,7 @@ impl Stage {
         Cow::Borrowed(match self {
             Stage::Download => "download",
             Stage::Stream => "stream",
+            Stage::Sources => "hash",
             Stage::Tensors => "convert",
             Stage::Files => "copy",
             Stage::Verify => "verify",

@@ -17,10 +17,18 @@ use rustix::fs::OFlags;
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    check(&file)?;
+    Ok(file)
+}
+
+/// Refuses an open file that is no regular one.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`]; the system's.
+pub(crate) fn check(file: &File) -> io::Result<()> {
+    match file.metadata()?.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
     }
 }
 

@@ -9,13 +9,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::archive::{MAX_PARTS, member_header};
-use crate::bundle;
+use crate::bundle::{self, Folder};
 use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
 use crate::output::{Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
-use crate::regular;
 use crate::shard::SealedFile;
 use crate::size::counted;
 
@@ -48,15 +47,15 @@ pub fn release(
     if let Some(part_len) = part_len.filter(|len| *len < MIN_PART_LEN) {
         return Err(BundleError::PartTooSmall { part_len }.into());
     }
-    let report = bundle::verify(dir, false, progress, stop)?;
-    if !report.findings.is_empty() {
+    let bundle = Folder::open(dir)?;
+    let (report, manifest) = bundle::examine(&bundle, false, progress, stop)?;
+    let (Some(manifest), Some(id), []) = (manifest, report.id, report.findings.as_slice()) else {
         return Err(BundleError::Broken { path: dir.to_owned(), findings: report.findings.len() }.into());
-    }
-    let (manifest, id) = bundle::read_manifest(dir)?;
+    };
     let mut members: BTreeMap<String, Option<Digest>> =
-        manifest.files.iter().map(|file| (file.path.clone(), Some(file.sha256))).collect();
+        manifest.files.iter().map(|file| (file.path.to_string(), Some(file.sha256))).collect();
     members.insert(MANIFEST_NAME.to_owned(), Some(id));
-    if dir.join(SIGNATURE_NAME).is_file() {
+    if bundle.holds(SIGNATURE_NAME) {
         members.insert(SIGNATURE_NAME.to_owned(), None);
     }
     let _attended = stop.attend();
@@ -75,7 +74,7 @@ pub fn release(
     progress.begin(Stage::Release, manifest.totals.file_bytes);
     let mut writer = PartWriter::new(&content, name, part_len);
     let written =
-        write_tar(dir, name, &members, &mut writer, progress, stop).and_then(|()| writer.finish(&id));
+        write_tar(&bundle, name, &members, &mut writer, progress, stop).and_then(|()| writer.finish(&id));
     let files = written.map_err(|cause| match stop.requested() {
         true => crate::Error::from(ConvertError::Interrupted),
         false => failed(cause).into(),
@@ -102,7 +101,7 @@ fn is_empty(out: &Path) -> Result<()> {
 }
 
 fn write_tar(
-    dir: &Path,
+    bundle: &Folder,
     name: &str,
     members: &BTreeMap<String, Option<Digest>>,
     out: &mut PartWriter,
@@ -111,7 +110,7 @@ fn write_tar(
 ) -> io::Result<()> {
     let mut builder = tar::Builder::new(out);
     for (path, sha256) in members {
-        let file = regular::open(&dir.join(path))?;
+        let file = bundle.file(path)?;
         let mut header = member_header(file.metadata()?.len());
         let mut watched = Watched { file, hasher: Hasher::default(), progress, stop };
         builder.append_data(&mut header, format!("{name}/{path}"), &mut watched)?;

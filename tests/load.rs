@@ -160,7 +160,7 @@ fn a_changed_shard_stops_the_first_stage_that_reads_it_and_no_earlier_one() {
     assert_eq!(ran.code, 1);
     assert!(ran.out.contains("layer.1") && !ran.out.contains("layer.2"), "{}", ran.out);
     assert!(
-        ran.err.contains("a file does not match its seal") && ran.err.contains(&record.shard),
+        ran.err.contains("a file does not match its seal") && ran.err.contains(record.shard.as_str()),
         "{}",
         ran.err
     );

@@ -4,15 +4,14 @@
 //! Leaves the checks of what is listed to `verify`. Carries out formats/bundle.md, "Release", as it is read.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, FindingKind};
 use crate::archive;
+use crate::beneath::{Kind, Root};
 use crate::error::{BundleError, Result};
-use crate::manifest::is_bundle_path;
-use crate::regular;
 use crate::size::counted;
 
 /// Most entries of a folder that are listed before the check gives up.
@@ -35,56 +34,66 @@ pub(super) trait Contents: Sync {
 
 /// One entry of a folder or tar.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Entry {
+pub(crate) enum Entry {
     File { len: u64, offset: u64 },
     Other(&'static str),
 }
 
-/// A bundle in a folder.
-pub(super) struct Folder {
-    root: PathBuf,
+/// A bundle in a folder, which is opened once: all that is read is of that folder.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    root: Root,
+    path: PathBuf,
     entries: BTreeMap<String, Entry>,
 }
 
 impl Folder {
-    /// Lists the folder `root` with all that lies in it.
-    pub(super) fn list(root: &Path) -> Result<Self> {
-        let mut entries = BTreeMap::new();
-        let failed = |path: &Path, cause| BundleError::Io {
-            doing: "listing the bundle",
-            path: path.to_owned(),
-            cause,
+    /// Opens the folder at `path` and lists all that lies in it.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let failed = |path: PathBuf, cause| BundleError::Io { doing: "listing the bundle", path, cause };
+        let root = Root::open(path).map_err(|cause| match cause.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                BundleError::NotABundle { path: path.to_owned(), why: cause.to_string() }
+            }
+            _ => failed(path.to_owned(), cause),
+        })?;
+        let listed = root.list(MAX_ENTRIES).map_err(|(below, cause)| match root.is_at(path) {
+            true => failed(path.join(below), cause),
+            false => BundleError::Replaced { path: path.to_owned() },
+        })?;
+        let Some(listed) = listed else {
+            let why = format!("it holds more than {}", counted(MAX_ENTRIES, "file"));
+            return Err(BundleError::NotABundle { path: path.to_owned(), why }.into());
         };
-        let mut folders = vec![(root.to_owned(), String::new())];
-        while let Some((dir, prefix)) = folders.pop() {
-            let mut empty = true;
-            for entry in fs::read_dir(&dir).map_err(|cause| failed(&dir, cause))? {
-                let entry = entry.map_err(|cause| failed(&dir, cause))?;
-                empty = false;
-                let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
-                let meta = entry.path().symlink_metadata().map_err(|cause| failed(&entry.path(), cause))?;
-                if meta.is_dir() {
-                    folders.push((entry.path(), format!("{path}/")));
-                    continue;
-                }
-                let kind = if meta.is_file() {
-                    Entry::File { len: meta.len(), offset: 0 }
-                } else if meta.is_symlink() {
-                    Entry::Other("a symbolic link")
-                } else {
-                    Entry::Other("a pipe, socket or device")
-                };
-                entries.insert(path, kind);
-                if entries.len() > MAX_ENTRIES {
-                    let why = format!("it holds more than {}", counted(MAX_ENTRIES, "file"));
-                    return Err(BundleError::NotABundle { path: root.to_owned(), why }.into());
-                }
-            }
-            if empty && !prefix.is_empty() {
-                entries.insert(prefix, Entry::Other("an empty folder"));
-            }
-        }
-        Ok(Self { root: root.to_owned(), entries })
+        let entry = |kind| match kind {
+            Kind::File(len) => Entry::File { len, offset: 0 },
+            Kind::Link => Entry::Other("a symbolic link"),
+            Kind::EmptyFolder => Entry::Other("an empty folder"),
+            Kind::DeepFolder => Entry::Other("a folder deeper than any path of a bundle"),
+            Kind::Special => Entry::Other("a pipe, socket or device"),
+        };
+        let entries = listed.into_iter().map(|listed| (listed.path, entry(listed.kind))).collect();
+        Ok(Self { root, path: path.to_owned(), entries })
+    }
+
+    /// Where it was found.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True while its path leads to it.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.root.is_at(&self.path)
+    }
+
+    /// Opens one of its files.
+    pub(crate) fn file(&self, path: &str) -> io::Result<File> {
+        self.root.file(path)
+    }
+
+    /// True for a regular file that it holds.
+    pub(crate) fn holds(&self, path: &str) -> bool {
+        matches!(self.entries.get(path), Some(Entry::File { .. }))
     }
 }
 
@@ -94,10 +103,7 @@ impl Contents for Folder {
     }
 
     fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
-        if !is_bundle_path(path) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path of a bundle"));
-        }
-        Ok(Box::new(regular::open(&self.root.join(path))?))
+        Ok(Box::new(self.file(path)?))
     }
 }
 

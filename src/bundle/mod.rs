@@ -1,18 +1,22 @@
 //! A finished bundle: checked against its seal, and read.
 //!
 //! `verify` owns the check of every byte, over the `contents` of a folder or a tar, and with what lies around a `released`
-//! one; `open` the reading of tensors and their decoding to values; `naming` what MGM's loader makes of the folder's name.
+//! one; `headers` and `lists` are its checks of what shards and texts say; `open` the reading of tensors and their decoding to values; `naming` what MGM's loader makes of the folder's name.
 
 mod contents;
 mod finding;
+mod headers;
+mod lists;
 mod naming;
 mod open;
 mod released;
 mod replace;
 mod verify;
 
+pub(crate) use contents::Folder;
 pub use finding::{Finding, FindingKind};
 pub use naming::{full_path, misnamed, misnamed_as_given};
 pub use open::{Bundle, Weight};
 pub use replace::may_replace;
+pub(crate) use verify::examine;
 pub use verify::{Report, is_at, read_manifest, verify};

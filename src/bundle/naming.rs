@@ -6,12 +6,11 @@
 use std::path::Path;
 
 use crate::family::{Misnamed, ModelType};
-use crate::manifest::{Manifest, is_bundle_name};
+use crate::manifest::Manifest;
 
 /// What MGM's loader makes of the name of the bundle's folder, where that is not the bundle's class.
 ///
-/// `dir`: any path to the folder; a link has its own name, as it has for MGM. `None` for bundles that are no MGM family's,
-/// and where the manifest's own name is none that a bundle may have, which is a finding of [`super::verify`].
+/// `dir`: any path to the folder; a link has its own name, as it has for MGM. `None` for bundles that are no MGM family's.
 pub fn misnamed(manifest: &Manifest, dir: &Path) -> Option<Misnamed> {
     of_path(manifest, &full_path(dir))
 }
@@ -34,7 +33,7 @@ pub fn full_path(dir: &Path) -> String {
 
 fn of_path(manifest: &Manifest, path: &str) -> Option<Misnamed> {
     let name = &manifest.model.name;
-    if manifest.model.facts.is_null() || !is_bundle_name(name) {
+    if manifest.model.facts.is_null() {
         return None;
     }
     Misnamed::at(path, ModelType::from_word(manifest.model.model_type.as_deref()?)?, name)

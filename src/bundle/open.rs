@@ -6,32 +6,32 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::verify::{read_manifest, verify};
-use crate::digest::{Digest, Hasher};
+use rayon::prelude::*;
+
+use super::contents::Folder;
+use super::verify::examine;
+use crate::digest::{self, Digest};
 use crate::error::{BundleError, ConvertError, Result};
 use crate::kernels::Isa;
-use crate::manifest::{FileRecord, Manifest, TensorRecord};
-use crate::progress::{Progress, Silent, Stop};
-use crate::regular;
+use crate::manifest::{FileRecord, MANIFEST_NAME, Manifest, TensorRecord};
+use crate::names::BundlePath;
+use crate::progress::{Progress, Silent, Stage, Stop};
 use crate::scheme::{GROUP_LEN, PartKind, Scheme};
 use crate::tensor::{Dtype, TensorName, element_len};
 
-/// Bytes hashed at a time.
-const READ_LEN: usize = 1 << 20;
 /// Elements decoded at a time, where a row is longer or there are no rows.
 const DECODE_LEN: usize = 1 << 16;
 
 /// A bundle, open.
 #[derive(Debug)]
 pub struct Bundle {
-    dir: PathBuf,
+    folder: Folder,
     id: Digest,
     manifest: Manifest,
-    shards: HashMap<String, File>,
+    shards: HashMap<BundlePath, File>,
 }
 
 /// A tensor of the checkpoint as the bundle stores it: one record, or the parts of a quantized weight.
@@ -50,25 +50,30 @@ impl Bundle {
     /// [`BundleError::NotABundle`]; [`BundleError::Broken`] where a file is missing, has another size, or a
     /// shard's header is not what the manifest says.
     pub fn open(dir: &Path) -> Result<Self> {
-        let (manifest, id) = read_manifest(dir)?;
-        let findings = verify(dir, true, &Silent, &Stop::new())?.findings;
-        if !findings.is_empty() {
-            return Err(BundleError::Broken { path: dir.to_owned(), findings: findings.len() }.into());
+        let folder = Folder::open(dir)?;
+        let (report, manifest) = examine(&folder, true, &Silent, &Stop::new())?;
+        let (Some(manifest), Some(id)) = (manifest, report.id) else {
+            let why = report.findings.into_iter().next().map(|finding| finding.found).unwrap_or_default();
+            let why = format!("{MANIFEST_NAME}: {why}");
+            return Err(BundleError::NotABundle { path: dir.to_owned(), why }.into());
+        };
+        if !report.findings.is_empty() {
+            return Err(BundleError::Broken { path: dir.to_owned(), findings: report.findings.len() }.into());
         }
         let mut shards = HashMap::new();
         for tensor in &manifest.tensors {
             if !shards.contains_key(&tensor.shard) {
                 let path = dir.join(&tensor.shard);
-                let file = regular::open(&path).map_err(|cause| io("opening a shard", &path, cause))?;
+                let file = folder.file(&tensor.shard).map_err(|cause| io("opening a shard", &path, cause))?;
                 shards.insert(tensor.shard.clone(), file);
             }
         }
-        Ok(Self { dir: dir.to_owned(), id, manifest, shards })
+        Ok(Self { folder, id, manifest, shards })
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.folder.path()
     }
 
     /// Its id: the digest of the manifest.
@@ -100,7 +105,7 @@ impl Bundle {
 
     /// `len` bytes of a stored tensor from `offset` of its shard on.
     pub(crate) fn read_at(&self, record: &TensorRecord, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let path = self.dir.join(&record.shard);
+        let path = self.dir().join(&record.shard);
         let failed = |cause| io("reading a tensor", &path, cause);
         let file =
             self.shards.get(&record.shard).ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
@@ -111,28 +116,34 @@ impl Bundle {
         Ok(bytes)
     }
 
-    /// Hashes one file and compares it with the seal.
+    /// Hashes every shard that is read, and compares it with the seal; in parallel on the current rayon pool.
+    ///
+    /// # Errors
+    /// As [`Bundle::check_file`].
+    pub fn check_shards(&self, progress: &dyn Progress, stop: &Stop) -> Result<()> {
+        let shards: Vec<&FileRecord> =
+            self.manifest.files.iter().filter(|file| self.shards.contains_key(&file.path)).collect();
+        progress.begin(Stage::Verify, shards.iter().map(|file| file.size).fold(0, u64::saturating_add));
+        shards.par_iter().try_for_each(|file| self.check_file(file, progress, stop))
+    }
+
+    /// Hashes one file and compares it with the seal. Of a shard it is the open file, which all reads go to.
     ///
     /// # Errors
     /// [`BundleError::Digest`] names the file; [`BundleError::Io`]; [`ConvertError::Interrupted`].
     pub fn check_file(&self, record: &FileRecord, progress: &dyn Progress, stop: &Stop) -> Result<()> {
-        let path = self.dir.join(&record.path);
+        let path = self.dir().join(&record.path);
         let failed = |cause| io("reading a file", &path, cause);
-        let mut file = regular::open(&path).map_err(failed)?;
-        let mut hasher = Hasher::default();
-        let mut buffer = vec![0; READ_LEN];
-        loop {
-            if stop.requested() {
-                return Err(ConvertError::Interrupted.into());
+        let opened;
+        let file = match self.shards.get(&record.path) {
+            Some(shard) => shard,
+            None => {
+                opened = self.folder.file(&record.path).map_err(failed)?;
+                &opened
             }
-            let read = file.read(&mut buffer).map_err(failed)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-            progress.advance(read as u64);
-        }
-        let found = hasher.finish();
+        };
+        let found =
+            digest::of_file(file, progress, stop).map_err(failed)?.ok_or(ConvertError::Interrupted)?;
         if found == record.sha256 {
             return Ok(());
         }

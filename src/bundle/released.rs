@@ -12,14 +12,12 @@ use rayon::prelude::*;
 
 use super::finding::{Finding, FindingKind};
 use crate::archive::{FIRST_PART, MAX_PARTS};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{self, Digest};
 use crate::error::{BundleError, ConvertError, Result};
-use crate::manifest::{MANIFEST_NAME, SUMS_NAME};
+use crate::manifest::{self, SUMS_NAME};
 use crate::progress::{Progress, Stage, Stop};
 use crate::regular;
 
-/// Bytes read at a time.
-const READ_LEN: usize = 1 << 20;
 /// Longest list of digests: a line for each part, with the longest name that a file can have.
 const MAX_SUMS_LEN: u64 = MAX_PARTS * (64 + 2 + 255 + 1);
 /// Length of the file of the id.
@@ -38,7 +36,8 @@ pub(super) struct Released {
 impl Released {
     /// The release in `dir`; `None` where that is no folder of a release, such as a bundle.
     pub(super) fn find(dir: &Path) -> Result<Option<Self>> {
-        if dir.join(MANIFEST_NAME).symlink_metadata().is_ok() {
+        // What cannot be read may be a manifest: `verify` says so.
+        if manifest::is_in(dir).unwrap_or(true) {
             return Ok(None);
         }
         let failed = |cause| io_error("listing the release", dir, cause);
@@ -153,26 +152,12 @@ impl Released {
     ) -> Result<Option<Finding>> {
         let unreadable =
             |cause| Finding::new(&self.shown(name), FindingKind::Unreadable, "a readable file", cause);
-        let mut file = match regular::open(&self.dir.join(name)) {
-            Ok(file) => file,
+        let hashed =
+            regular::open(&self.dir.join(name)).and_then(|file| digest::of_file(&file, progress, stop));
+        let found = match hashed {
+            Ok(found) => found.ok_or(ConvertError::Interrupted)?,
             Err(cause) => return Ok(Some(unreadable(cause))),
         };
-        let (mut hasher, mut buffer) = (Hasher::default(), vec![0; READ_LEN]);
-        loop {
-            if stop.requested() {
-                return Err(ConvertError::Interrupted.into());
-            }
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => {
-                    hasher.update(&buffer[..read]);
-                    progress.advance(read as u64);
-                }
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => return Ok(Some(unreadable(cause))),
-            }
-        }
-        let found = hasher.finish();
         let differs = || {
             let (expected, found) = (format!("sha256 {expected}"), format!("sha256 {found}"));
             Finding::new(&self.shown(name), FindingKind::Digest, expected, found)

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::contents::{Contents as _, Folder};
 use super::verify::read_manifest;
 use crate::error::{OutputError, Result};
+use crate::legible::legible;
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME};
 
 /// Names shown of what is in the way.
@@ -21,7 +22,7 @@ pub fn may_replace(dir: &Path) -> Result<()> {
     if !dir.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
         return refused("it is not a folder".into());
     }
-    let folder = Folder::list(dir)?;
+    let folder = Folder::open(dir)?;
     if folder.entries().is_empty() {
         return Ok(());
     }
@@ -39,8 +40,7 @@ pub fn may_replace(dir: &Path) -> Result<()> {
     if others.is_empty() {
         return Ok(());
     }
-    let shown: Vec<String> =
-        others.iter().take(SHOWN).map(|path| format!("`{}`", path.escape_debug())).collect();
+    let shown: Vec<String> = others.iter().take(SHOWN).map(|path| format!("`{}`", legible(path))).collect();
     let more =
         if others.len() > SHOWN { format!(" and {} more", others.len() - SHOWN) } else { String::new() };
     refused(format!("the bundle has files that its manifest does not list: {}{more}", shown.join(", ")))

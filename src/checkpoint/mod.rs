@@ -8,6 +8,7 @@
 mod awaited;
 mod files;
 mod folder;
+mod hashing;
 pub mod hub;
 pub mod index;
 mod json;
@@ -364,14 +365,16 @@ fn read_config(root: &Root) -> Result<String, CheckpointError> {
 /// # Errors
 /// [`CheckpointError`] where it cannot be read, [`ConvertError::BadJson`] where it is no JSON.
 pub fn config_of(dir: &Path) -> Result<Value> {
-    let root = Root::new(dir)?;
-    match root.find("config.json")? {
-        Some(_) => parse_config(&read_config(&root)?),
-        None => Ok(Value::Null),
-    }
+    config_text_of(dir)?.map_or(Ok(Value::Null), |text| parse_config(&text))
 }
 
-fn parse_config(text: &str) -> Result<Value> {
+/// Its text; `None` where there is none.
+pub(crate) fn config_text_of(dir: &Path) -> Result<Option<String>> {
+    let root = Root::new(dir)?;
+    Ok(root.find("config.json")?.map(|_| read_config(&root)).transpose()?)
+}
+
+pub(crate) fn parse_config(text: &str) -> Result<Value> {
     serde_json::from_str(text)
         .map_err(|error| ConvertError::BadJson { file: "config.json".into(), why: error.to_string() }.into())
 }

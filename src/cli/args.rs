@@ -109,6 +109,9 @@ pub(crate) struct ConvertArgs {
     /// Remove each source shard from the cache once all that is made from it is on the disk
     #[arg(long, requires = "stream")]
     pub(crate) discard_source: bool,
+    /// Seal the SHA-256 of each source weight file (reads all of them once more)
+    #[arg(long, conflicts_with = "stream")]
+    pub(crate) hash_source: bool,
     /// Replace the bundle at the target, once the new one is complete
     #[arg(long)]
     pub(crate) force: bool,

@@ -28,6 +28,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Verdict> {
     if args.dry_run {
         return show_plan(&conversion, args.talk.json);
     }
+    let conversion = if args.hash_source { conversion.with_source_digests() } else { conversion };
     carry_out(args, &conversion, |target, bars| conversion.run(target, args.force, bars, &STOP))
 }
 
@@ -43,7 +44,7 @@ pub(super) fn carry_out(
     conversion: &Conversion,
     work: impl FnOnce(&Path, &ui::Bars) -> Result<Outcome>,
 ) -> Result<Verdict> {
-    let target = args.output.clone().unwrap_or_else(|| PathBuf::from(&conversion.name));
+    let target = args.output.clone().unwrap_or_else(|| PathBuf::from(conversion.name.as_str()));
     if args.talk.progress != Some(ProgressMode::None) {
         let what = counted(conversion.plan.totals().source_tensors, "tensor");
         let size = ui::bytes(conversion.plan.totals().source_bytes);
@@ -168,7 +169,7 @@ fn plan_json(conversion: &Conversion) -> Value {
         .map(|file| {
             json!({
                 "path": file.path, "tower": file.tower.map(|tower| &conversion.towers[tower].facts.path), "bytes": file.len,
-                "fate": file.fate, "target": (!file.target.is_empty()).then_some(&file.target), "why": file.note,
+                "fate": file.fate, "target": &file.target, "why": file.note,
             })
         })
         .collect();
@@ -320,7 +321,13 @@ fn files_table(conversion: &Conversion) -> Table<'_> {
 
 fn requirements_table(conversion: &Conversion) -> Table<'_> {
     let rows = conversion.requirements().into_iter().map(|requirement| {
-        [requirement.package, requirement.pin, requirement.range, requirement.reason].map(Cell::from).into()
+        let needs: [String; 4] = [
+            requirement.package.into(),
+            requirement.pin.into(),
+            requirement.range.into(),
+            requirement.reason.into(),
+        ];
+        needs.map(Cell::from).into()
     });
     Table::new(&["needs", "pin", "works", "because"]).with_rows(rows)
 }

@@ -19,7 +19,7 @@ pub(super) fn run(args: &EnvArgs) -> Result<Verdict> {
     } else {
         let alias = if locate::is_tiny(&args.bundle) { "7b" } else { args.bundle.as_str() };
         let (family, _) = Family::by_alias(alias)?;
-        (family.name.to_string(), environment::requirements(family))
+        (family.name.clone(), environment::requirements(family))
     };
     let dir = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{family}-env")));
     let inputs: Vec<&Path> = if path.exists() { vec![path] } else { Vec::new() };

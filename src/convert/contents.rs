@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use crate::error::{ConvertError, Result};
 use crate::json_text::JsonText;
-use crate::manifest::{self, FileFate, MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
+use crate::manifest::{
+    DEVICE_MAP_NAME, FileFate, MANIFEST_NAME, REQUIREMENTS_NAME, SIGNATURE_NAME, SUMS_NAME,
+};
+use crate::names::BundlePath;
 use crate::plan::Plan;
 use crate::scheme::{GROUP_LEN, Scheme};
 
@@ -17,8 +20,8 @@ const OWN: [&str; 8] = [
     SUMS_NAME,
     SIGNATURE_NAME,
     "config.json",
-    "device_map.json",
-    "requirements.txt",
+    DEVICE_MAP_NAME,
+    REQUIREMENTS_NAME,
     "README.md",
     "model.safetensors.index.json",
 ];
@@ -46,29 +49,30 @@ pub(super) fn side_file(
     path: &str,
     tower_places: &[String],
     modules: &[String],
-) -> Result<(FileFate, String, Option<&'static str>)> {
+) -> Result<(FileFate, Option<BundlePath>, Option<&'static str>)> {
     if tower_places.iter().any(|tower| path.starts_with(tower.as_str())) {
-        return Ok((
-            FileFate::LeftOut,
-            String::new(),
-            Some("a tower's place; the tower is listed for itself"),
-        ));
+        return Ok((FileFate::LeftOut, None, Some("a tower's place; the tower is listed for itself")));
     }
     if let Some(copy) = card_copy(path) {
-        return Ok((FileFate::Copied, copy, Some("kept under another name: the bundle has its own card")));
+        return Ok((
+            FileFate::Copied,
+            Some(copied(&copy)?),
+            Some("kept under another name: the bundle has its own card"),
+        ));
     }
     if OWN.contains(&path) {
-        return Ok((FileFate::Replaced, String::new(), Some("the bundle has its own")));
+        return Ok((FileFate::Replaced, None, Some("the bundle has its own")));
     }
     let is_of_module =
         path.ends_with(".safetensors") && modules.iter().any(|it| path.starts_with(it.as_str()));
     if let Some((_, why)) = LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending) && !is_of_module) {
-        return Ok((FileFate::LeftOut, String::new(), Some(why)));
+        return Ok((FileFate::LeftOut, None, Some(why)));
     }
-    if !manifest::is_bundle_path(path) {
-        return Err(ConvertError::BadFileName { name: path.to_owned() }.into());
-    }
-    Ok((FileFate::Copied, path.to_owned(), None))
+    Ok((FileFate::Copied, Some(copied(path)?), None))
+}
+
+fn copied(path: &str) -> Result<BundlePath> {
+    Ok(BundlePath::new(path).ok_or_else(|| ConvertError::BadFileName { name: path.to_owned() })?)
 }
 
 /// Where a card of the checkpoint is kept, since the bundle has its own README.md: `README.md` as
@@ -95,7 +99,7 @@ pub(super) fn tower_file(path: &str, weights: &str, rewritten: bool) -> (FileFat
         Some((_, why)) => {
             (FileFate::LeftOut, Some(if *why == "only for git" { why } else { "weights in another format" }))
         }
-        None if !manifest::is_bundle_path(path) => {
+        None if BundlePath::new(path).is_none() => {
             (FileFate::LeftOut, Some("its name cannot stand in a bundle"))
         }
         None => (FileFate::Copied, None),
@@ -179,20 +183,6 @@ fn quantization_config(plan: &Plan, skip: &[String]) -> Option<Value> {
     }
 }
 
-/// Refuses a bundle in which two paths differ only by letter case.
-pub(super) fn check_case(paths: &[String]) -> Result<()> {
-    let mut folded: Vec<(String, &String)> = paths.iter().map(|path| (path.to_lowercase(), path)).collect();
-    folded.sort();
-    for pair in folded.windows(2) {
-        if pair[0].0 == pair[1].0 {
-            return Err(
-                ConvertError::CaseClash { first: pair[0].1.clone(), second: pair[1].1.clone() }.into()
-            );
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,13 +201,7 @@ mod tests {
         assert_eq!(fate("2_Dense/model.safetensors"), FileFate::Copied);
         assert_eq!(fate("2_Dense/pytorch_model.bin"), FileFate::LeftOut);
         assert!(side_file("a\nb", &[], &[]).is_err());
-        assert_eq!(side_file("README.source.md", &[], &[]).unwrap().1, "README.source.source.md");
-        assert_eq!(side_file("README.other.md", &[], &[]).unwrap().1, "README.other.md");
-    }
-
-    #[test]
-    fn two_names_that_differ_by_case_are_refused() {
-        assert!(check_case(&["a/B".into(), "a/c".into()]).is_ok());
-        assert!(check_case(&["a/B".into(), "a/b".into()]).is_err());
+        assert_eq!(side_file("README.source.md", &[], &[]).unwrap().1.unwrap(), "README.source.source.md");
+        assert_eq!(side_file("README.other.md", &[], &[]).unwrap().1.unwrap(), "README.other.md");
     }
 }

@@ -24,7 +24,9 @@ pub(super) fn load_section(conversion: &Conversion, folder: &str) -> String {
     if let Some(notice) = clients::notice(&conversion.plan, &conversion.config) {
         let _ = writeln!(text, "Note: {notice}.\n");
     }
-    let has = |path: &str| conversion.files.iter().any(|file| file.tower.is_none() && file.target == path);
+    let has = |path: &str| {
+        conversion.files.iter().any(|file| file.tower.is_none() && file.target.as_deref() == Some(path))
+    };
     let scheme = conversion.plan.scheme;
     let literal = of_python(folder);
     let mut loader = architectures::loader_of(&conversion.config, has);

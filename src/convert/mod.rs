@@ -20,7 +20,6 @@ mod towers;
 
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
 use serde_json::Value;
 
 pub use pipeline::Resources;
@@ -35,8 +34,11 @@ use crate::family::{self, Detected, Match, Misnamed};
 use crate::gpu_models::{self, Capability};
 use crate::kernels::Isa;
 use crate::locate::{Located, Places};
-use crate::manifest::{self, ErrorFigures, FileFate, MANIFEST_NAME, Manifest, SUMS_NAME};
+use crate::manifest::{
+    self, DEVICE_MAP_NAME, ErrorFigures, FileFate, MANIFEST_NAME, Manifest, REQUIREMENTS_NAME, SUMS_NAME,
+};
 use crate::modules::{MapRequest, ModelModules};
+use crate::names::{BundleName, BundlePath, Clash, Line, clash};
 use crate::plan::{Plan, Precision, Recipe, Skip, TensorPlan};
 use crate::scheme::{Layout, OnOverflow, Scheme};
 use crate::tensor::TensorName;
@@ -92,7 +94,7 @@ pub struct Conversion {
     /// What becomes of every tensor.
     pub plan: Plan,
     /// Name of the bundle.
-    pub name: String,
+    pub name: BundleName,
     /// Threads, lanes and memory.
     pub resources: Resources,
     /// The device maps, one for each memory table asked for; the first is the bundle's device_map.json.
@@ -104,6 +106,7 @@ pub struct Conversion {
     /// Things the user should know.
     pub notices: Vec<String>,
     options: Options,
+    hashes_sources: bool,
     texts: Vec<(String, Vec<u8>)>,
     config: Value,
 }
@@ -137,12 +140,12 @@ pub struct FilePlan {
     pub tower: Option<usize>,
     /// Length in bytes.
     pub len: u64,
-    /// Digest, if it is known already.
-    pub sha256: Option<Digest>,
+    /// Digest by which a hub's cache names it. It is a claim: what is sealed was computed.
+    pub claimed: Option<Digest>,
     /// What becomes of it.
     pub fate: FileFate,
     /// Path in the bundle, where it is copied.
-    pub target: String,
+    pub target: Option<BundlePath>,
     /// Why.
     pub note: Option<String>,
 }
@@ -180,7 +183,7 @@ impl Conversion {
     ) -> Result<Self> {
         let root = checkpoint.root();
         if manifest::is_in(root).map_err(|cause| io_error("looking for a manifest", root, cause))? {
-            return Err(PlanError::AlreadyQuantized { method: "mgpack bundle".into() }.into());
+            return Err(PlanError::IsBundle { path: root.to_owned() }.into());
         }
         let config = checkpoint.config_json()?;
         let family = match family::Family::detect(&config) {
@@ -214,7 +217,8 @@ impl Conversion {
         }
         let mut resources =
             Resources::choose(&plan, checkpoint.scratch_len(), options.threads, options.max_memory)?;
-        let name = prepare::bundle_name(&options, &located, plan.scheme, family.as_ref());
+        let name = prepare::bundle_name(&options, &located, plan.scheme, family.as_ref())?;
+        options.ignore.iter().try_for_each(|pattern| checked::<Line>(pattern).map(|_| ()))?;
         let towers = prepare::open_towers(family.as_ref(), &config, &checkpoint, places, &options)?;
         let peaks = towers.iter().filter_map(|tower| Some(tower.rewrite.as_ref()?.peak()));
         resources.peak = peaks.fold(resources.peak, u64::max);
@@ -249,6 +253,7 @@ impl Conversion {
             bundle_len: 0,
             notices,
             options,
+            hashes_sources: false,
             texts: Vec::new(),
             config,
         };
@@ -256,6 +261,14 @@ impl Conversion {
         conversion.bundle_len = conversion.count_bytes();
         conversion.check_paths()?;
         Ok(conversion)
+    }
+
+    /// Seals the digests of the checkpoint's and the towers' files of weights, for which [`Conversion::run`] reads each
+    /// once more before it begins.
+    #[must_use]
+    pub fn with_source_digests(mut self) -> Self {
+        self.hashes_sources = true;
+        self
     }
 
     /// Patterns of modules that stay float, as the bundle's quantization_config lists them.
@@ -300,7 +313,7 @@ impl Conversion {
 
     fn make_texts(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let json = |error: serde_json::Error| ConvertError::BadJson {
-            file: "device_map.json".into(),
+            file: DEVICE_MAP_NAME.into(),
             why: error.to_string(),
         };
         let mut texts = Vec::new();
@@ -323,17 +336,14 @@ impl Conversion {
             texts.push(("config.json".to_owned(), text.into_bytes()));
         }
         let outputs = self.plan.tensors.iter().flat_map(|tensor| &tensor.outputs);
-        let weight_map: IndexMap<&str, &str> = outputs
-            .map(|output| (output.name.as_str(), self.plan.shards[output.shard].name.as_str()))
-            .collect();
-        let index = manifest::index_json(self.plan.totals().bytes, &weight_map).map_err(json)?;
+        let weights =
+            outputs.map(|output| (output.name.as_str(), self.plan.shards[output.shard].name.as_str()));
+        let index = manifest::index_json(self.plan.totals().bytes, weights).map_err(json)?;
         texts.push(("model.safetensors.index.json".to_owned(), index));
         let first = self.profiles.first().map(|profile| &profile.map);
-        let mut map = serde_json::to_vec_pretty(&first).map_err(json)?;
-        map.push(b'\n');
-        texts.push(("device_map.json".to_owned(), map));
+        texts.push((DEVICE_MAP_NAME.to_owned(), manifest::device_map_json(first).map_err(json)?));
         texts.push((
-            "requirements.txt".to_owned(),
+            REQUIREMENTS_NAME.to_owned(),
             environment::requirements_txt(&self.requirements(), &self.family_name()).into_bytes(),
         ));
         texts.push((CARD_NAME.to_owned(), card::model_card(self, &self.name).into_bytes()));
@@ -347,7 +357,7 @@ impl Conversion {
                 head + self.plan.shards[index].data_len
             })
             .sum();
-        let copies: u64 = self.files.iter().filter(|file| !file.target.is_empty()).map(|file| file.len).sum();
+        let copies: u64 = self.files.iter().filter(|file| file.target.is_some()).map(|file| file.len).sum();
         let rewrites = self.towers.iter().filter_map(|tower| tower.rewrite.as_ref());
         let rewritten: u64 = rewrites.map(towers::file_len).sum();
         let texts: u64 = self.texts.iter().map(|(_, text)| text.len() as u64).sum();
@@ -356,15 +366,32 @@ impl Conversion {
     }
 
     fn check_paths(&self) -> Result<()> {
-        let mut paths: Vec<String> = self.files.iter().map(|file| file.target.clone()).collect();
-        paths.retain(|path| !path.is_empty());
+        let copied = self.files.iter().filter_map(|file| file.target.as_ref());
+        let mut paths: Vec<String> = copied.map(ToString::to_string).collect();
         let rewrites = self.towers.iter().filter_map(|tower| Some(tower.new_path(tower.rewrite.as_ref()?)));
         paths.extend(rewrites);
         paths.extend(self.texts.iter().map(|(path, _)| path.clone()));
         paths.extend(self.plan.shards.iter().map(|shard| shard.name.clone()));
         paths.extend([MANIFEST_NAME.to_owned(), SUMS_NAME.to_owned()]);
-        contents::check_case(&paths)
+        // Copies were checked one by one; so are all others.
+        paths.iter().try_for_each(|path| checked::<BundlePath>(path).map(|_| ()))?;
+        Err(match clash(paths.iter().map(String::as_str)) {
+            None => return Ok(()),
+            Some(Clash::Case(first, second)) => {
+                ConvertError::CaseClash { first: first.to_owned(), second: second.to_owned() }
+            }
+            Some(Clash::Inside(file, inside)) => {
+                ConvertError::FileForFolder { file: file.to_owned(), inside: inside.to_owned() }
+            }
+        }
+        .into())
     }
+}
+
+/// A word of the bundle, which its readers insist on.
+fn checked<T: TryFrom<String, Error = &'static str>>(text: impl ToString) -> Result<T> {
+    let text = text.to_string();
+    T::try_from(text.clone()).map_err(|rule| ConvertError::BadWord { text, rule }.into())
 }
 
 pub(crate) fn io_error(doing: &'static str, path: &Path, cause: std::io::Error) -> crate::Error {

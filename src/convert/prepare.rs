@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::towers::Rewrite;
-use super::{FilePlan, Options, TowerFolder, contents};
+use super::{FilePlan, Options, TowerFolder, checked, contents};
 use crate::bundle;
 use crate::checkpoint::{Checkpoint, Folder, MAX_CONFIG_LEN, SideFile, Skipped};
 use crate::digest::Digest;
@@ -15,6 +15,7 @@ use crate::error::{LocateError, Result};
 use crate::family::{self, Match};
 use crate::locate::{self, Located, Places};
 use crate::manifest::FileFate;
+use crate::names::{BundleName, BundlePath};
 use crate::scheme::Scheme;
 
 /// The bundle's name: what the caller gave, or the family's stem, or the checkpoint's, and the scheme.
@@ -23,9 +24,9 @@ pub(super) fn bundle_name(
     located: &Located,
     scheme: Scheme,
     family: Option<&Match>,
-) -> String {
+) -> Result<BundleName> {
     if let Some(name) = &options.name {
-        return format!("{name}-{}", scheme.suffix());
+        return checked(format!("{name}-{}", scheme.suffix()));
     }
     let of_family = family.and_then(|found| found.family.checkpoint(found.variant));
     let of_hub = || located.hub_id.as_deref().and_then(|id| id.rsplit('/').next()).map(str::to_owned);
@@ -38,7 +39,9 @@ pub(super) fn bundle_name(
         if fits { letter } else { '-' }
     };
     let stem: String = stem.chars().map(plain).skip_while(|letter| *letter == '.').take(180).collect();
-    format!("{stem}-{}", scheme.suffix())
+    // `con.` is a device's name whatever follows it.
+    let name = BundleName::new(format!("{stem}-{}", scheme.suffix()));
+    name.map_or_else(|| checked(format!("model-{}", scheme.suffix())), Ok)
 }
 
 pub(super) fn open_towers(
@@ -115,7 +118,8 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
             if copied {
                 tower.folder.open_file(&file.path)?;
             }
-            let target = if copied { format!("{}/{}", tower.facts.path, file.path) } else { String::new() };
+            let target =
+                copied.then(|| checked(format!("{}/{}", tower.facts.path, file.path))).transpose()?;
             files.push(of_side_file(file, Some(index), fate, target, note));
         }
         let skipped = tower.folder.skipped().iter();
@@ -142,15 +146,15 @@ fn of_side_file(
     file: &SideFile,
     tower: Option<usize>,
     fate: FileFate,
-    target: String,
+    target: Option<BundlePath>,
     note: Option<&'static str>,
 ) -> FilePlan {
-    let sha256 = file.sha256.as_deref().and_then(Digest::from_hex);
+    let claimed = file.sha256.as_deref().and_then(Digest::from_hex);
     FilePlan {
         path: file.path.clone(),
         tower,
         len: file.len,
-        sha256,
+        claimed,
         fate,
         target,
         note: note.map(str::to_owned),
@@ -164,9 +168,9 @@ fn of_skipped(skipped: &Skipped, tower: Option<usize>, root: &Path) -> FilePlan 
         path: skipped.path.clone(),
         tower,
         len: meta.map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 }),
-        sha256: None,
+        claimed: None,
         fate: FileFate::LeftOut,
-        target: String::new(),
+        target: None,
         note: Some(skipped.reason.to_string()),
     }
 }

@@ -2,42 +2,45 @@
 //!
 //! Pure: takes what was planned and what the pipeline found. Carries out formats/bundle.md, "Manifest".
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::pipeline::{self, Written};
-use super::{Conversion, io_error};
+use super::{Conversion, checked, io_error};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::family::Variant;
 use crate::manifest::{
     self, ErrorFigures, FileFate, FileRecord, MANIFEST_NAME, Manifest, Producer, SchemeRecord, Source,
     SourceFileRecord, TensorRecord,
 };
+use crate::names::{BundlePath, Commit, HubId, Line, Word};
 use crate::plan::Fate;
 use crate::scheme::{PartKind, Scheme};
 use crate::tensor::Dtype;
 
 impl Conversion {
-    /// The manifest, not yet sealed by its own field. `copied`: records of the copied files; `files`: of all.
+    /// The manifest, not yet sealed by its own field. `copied`: records of the copied files; `digests`: of files of weights,
+    /// by their paths; `files`: of all.
     pub(super) fn manifest(
         &self,
         written: &Written,
-        copied: &[FileRecord],
+        (copied, digests): (&[FileRecord], &BTreeMap<String, Digest>),
         files: Vec<FileRecord>,
     ) -> Result<Manifest> {
         let totals = self.plan.totals();
-        let text = |key: &str| self.config.get(key).and_then(Value::as_str).map(str::to_owned);
-        let architecture = self.config.pointer("/architectures/0").and_then(Value::as_str).map(str::to_owned);
-        let digest_of =
-            |target: &str| copied.iter().find(|record| record.path == target).map(|record| record.sha256);
+        // A class or type that is no word is none that a program has.
+        let word = |at: &str| self.config.pointer(at).and_then(Value::as_str).and_then(Word::new);
+        let digest_of = |target: &BundlePath| {
+            copied.iter().find(|record| record.path == *target).map(|record| record.sha256)
+        };
         let mut sources: Vec<SourceFileRecord> = Vec::new();
         for file in self.checkpoint.files() {
             sources.push(SourceFileRecord {
-                path: file.path.clone(),
+                path: checked(&file.path)?,
                 size: file.len,
-                sha256: file.sha256.as_deref().and_then(Digest::from_hex),
+                sha256: digests.get(&file.path).copied(),
                 fate: FileFate::Converted,
                 note: None,
             });
@@ -45,12 +48,14 @@ impl Conversion {
         for file in &self.files {
             let prefix =
                 file.tower.map_or(String::new(), |tower| format!("tower:{}/", self.towers[tower].facts.path));
+            let path = format!("{prefix}{}", file.path);
+            let hashed = digests.get(&path).copied();
             sources.push(SourceFileRecord {
-                path: format!("{prefix}{}", file.path),
+                path: checked(path)?,
                 size: file.len,
-                sha256: file.sha256.or_else(|| digest_of(&file.target)),
+                sha256: file.target.as_ref().and_then(digest_of).or(hashed),
                 fate: file.fate,
-                note: file.note.clone(),
+                note: file.note.as_deref().map(Line::escaped),
             });
         }
         sources.sort_by(|a, b| a.path.cmp(&b.path));
@@ -63,28 +68,26 @@ impl Conversion {
         };
         Ok(Manifest {
             format_version: manifest::FORMAT_VERSION,
-            producer: Producer { name: "mgpack".into(), version: env!("CARGO_PKG_VERSION").into() },
+            producer: Producer { name: checked("mgpack")?, version: checked(env!("CARGO_PKG_VERSION"))? },
             model: manifest::Model {
                 name: self.name.clone(),
-                family: self
-                    .family
-                    .as_ref()
-                    .map_or("generic".to_owned(), |found| found.family.name.to_string()),
-                variant: self.family.as_ref().map(|found| variant_word(found.variant).to_owned()),
-                architecture,
-                model_type: text("model_type"),
+                family: checked(self.family_name())?,
+                variant: self.family.as_ref().map(|found| found.variant),
+                architecture: word("/architectures/0"),
+                model_type: word("/model_type"),
                 facts: facts.map_err(json)?,
             },
             source: Source {
-                name: self.located.hub_id.clone(),
-                revision: self.located.revision.clone(),
+                // A folder of the cache may have any name: one that is no repository's says nothing.
+                name: self.located.hub_id.as_deref().and_then(HubId::new),
+                revision: self.located.revision.as_deref().and_then(Commit::new),
                 files: sources,
             },
             scheme: SchemeRecord {
                 name: self.plan.scheme,
                 layout: self.plan.scheme.layout(),
                 on_overflow: self.options.on_overflow,
-                ignore: self.options.ignore.clone(),
+                ignore: self.options.ignore.iter().map(checked).collect::<Result<_>>()?,
             },
             requirements: self.requirements(),
             totals: manifest::Totals {
@@ -95,16 +98,19 @@ impl Conversion {
                 quantized: totals.quantized,
             },
             files,
-            tensors: self.tensor_records(written).map_err(json)?,
+            tensors: self.tensor_records(written)?,
             device_maps: self.profiles.clone(),
             seal: Digest::ZERO,
         })
     }
 
-    fn tensor_records(&self, written: &Written) -> serde_json::Result<Vec<TensorRecord>> {
+    fn tensor_records(&self, written: &Written) -> Result<Vec<TensorRecord>> {
+        let json = |error: serde_json::Error| {
+            io_error("writing the manifest", Path::new(MANIFEST_NAME), error.into())
+        };
         let mut heads = Vec::with_capacity(self.plan.shards.len());
         for index in 0..self.plan.shards.len() {
-            heads.push(pipeline::shard_header(&self.plan, index)?.len() as u64);
+            heads.push(pipeline::shard_header(&self.plan, index).map_err(json)?.len() as u64);
         }
         let mut records = Vec::new();
         for (tensor, figures) in self.plan.tensors.iter().zip(&written.figures) {
@@ -118,11 +124,11 @@ impl Conversion {
                     kind: output.kind,
                     dtype: output.dtype,
                     shape: output.shape.clone(),
-                    shard: self.plan.shards[output.shard].name.clone(),
+                    shard: checked(&self.plan.shards[output.shard].name)?,
                     range: [start, start + output.byte_len],
                     source: tensor.name.clone(),
                     source_dtype: tensor.dtype,
-                    arithmetic: arithmetic(tensor.fate, self.plan.scheme, output.dtype).to_owned(),
+                    arithmetic: checked(arithmetic(tensor.fate, self.plan.scheme, output.dtype))?,
                     error: measured.then(|| ErrorFigures {
                         sqnr_db: figures.moments.sqnr_db(),
                         max_abs_error: figures.moments.max_error,
@@ -148,12 +154,5 @@ fn arithmetic(fate: Fate, scheme: Scheme, dtype: Dtype) -> &'static str {
         (Fate::Quantize, Scheme::BnbInt8, _) => "int8-row-absmax",
         (Fate::Quantize, Scheme::W8A16, _) => "int8-group128-absmax",
         (Fate::Quantize, _, _) => "int8-channel-absmax",
-    }
-}
-
-fn variant_word(variant: Variant) -> &'static str {
-    match variant {
-        Variant::Plain => "plain",
-        Variant::Hd => "hd",
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns threads and the order of writing. Carries out formats/bundle.md, "Writing".
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -9,11 +10,15 @@ use rayon::prelude::*;
 
 use super::journal::{self, Journal};
 use super::supply::{self, Present, Supply};
-use super::{CARD_NAME, Conversion, FilePlan, Outcome, block, card, io_error, pipeline, prepare, towers};
+use super::{
+    CARD_NAME, Conversion, FilePlan, Outcome, block, card, checked, io_error, pipeline, prepare, towers,
+};
 use crate::bundle;
+use crate::checkpoint::{Checkpoint, SourceFile};
 use crate::digest::Digest;
 use crate::error::{ConvertError, Result};
 use crate::manifest::{self, FileRecord, MANIFEST_NAME, Manifest, SUMS_NAME};
+use crate::names::BundlePath;
 use crate::output::{self, Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
 use crate::shard::{Seal, SealedFile};
@@ -77,7 +82,7 @@ impl Conversion {
         let to = Target { path: target, inputs: &inputs, replace, len };
         let pool = threads::pool(self.options.threads)
             .map_err(|cause| io_error("starting threads", Path::new(""), cause))?;
-        let folder = prepare::folder_name(target).unwrap_or_else(|| self.name.clone());
+        let folder = prepare::folder_name(target).unwrap_or_else(|| self.name.to_string());
         let (output, (manifest, id)) = if supply.removes() {
             let mut output = Output::resume(to, progress)?;
             let journal = self.resume(&output)?;
@@ -136,6 +141,7 @@ impl Conversion {
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<(Manifest, Digest)> {
+        let digests = self.source_digests(pool, progress, stop)?;
         progress.begin(Stage::Tensors, self.plan.totals().bytes);
         let rules = block::Rules {
             isa: self.options.isa,
@@ -155,12 +161,16 @@ impl Conversion {
         };
         let written = pipeline.run(pool, dir)?;
 
-        let copies: Vec<&FilePlan> = self.files.iter().filter(|file| !file.target.is_empty()).collect();
+        let copies: Vec<(&FilePlan, &BundlePath)> =
+            self.files.iter().filter_map(|file| Some((file, file.target.as_ref()?))).collect();
         let rewrites = || self.towers.iter().filter_map(|tower| Some((tower, tower.rewrite.as_ref()?)));
         let rewritten_len: u64 = rewrites().map(|(_, rewrite)| rewrite.data_len).sum();
-        progress.begin(Stage::Files, copies.iter().map(|file| file.len).sum::<u64>() + rewritten_len);
+        progress.begin(Stage::Files, copies.iter().map(|(file, _)| file.len).sum::<u64>() + rewritten_len);
         let copied: Vec<FileRecord> = pool.install(|| {
-            copies.par_iter().map(|file| self.copy(file, dir, progress, stop)).collect::<Result<_>>()
+            copies
+                .par_iter()
+                .map(|(file, target)| self.copy(file, (dir, target), progress, stop))
+                .collect::<Result<_>>()
         })?;
         let mut files: Vec<FileRecord> = copied.clone();
         for (tower, rewrite) in rewrites() {
@@ -170,7 +180,7 @@ impl Conversion {
             files.push(rewrite.write(&folder, tower.new_path(rewrite), rules, pool, (progress, stop))?);
         }
         for (shard, seal) in self.plan.shards.iter().zip(&written.seals) {
-            files.push(FileRecord { path: shard.name.clone(), size: seal.len, sha256: seal.sha256 });
+            files.push(FileRecord { path: checked(&shard.name)?, size: seal.len, sha256: seal.sha256 });
         }
         for (path, text) in &self.texts {
             // The card names the folder, and only now is known which it is.
@@ -184,21 +194,29 @@ impl Conversion {
         files.push(sums);
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let json = |error: serde_json::Error| io_error("writing the manifest", dir, error.into());
-        let manifest = self.manifest(&written, &copied, files)?.sealed().map_err(json)?;
+        let manifest = self.manifest(&written, (&copied, &digests), files)?.sealed().map_err(json)?;
         let bytes = manifest.to_bytes().map_err(json)?;
         write_text(dir, MANIFEST_NAME, &bytes)?;
+        check_readable(&dir.join(MANIFEST_NAME))?;
         if stop.requested() {
             return Err(ConvertError::Interrupted.into());
         }
         Ok((manifest, Digest::of(&bytes)))
     }
 
-    fn copy(&self, file: &FilePlan, dir: &Path, progress: &dyn Progress, stop: &Stop) -> Result<FileRecord> {
+    /// Copies a file of the checkpoint or of a tower to its path below `dir`.
+    fn copy(
+        &self,
+        file: &FilePlan,
+        (dir, target): (&Path, &BundlePath),
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<FileRecord> {
         let mut source = match file.tower {
             Some(tower) => self.towers[tower].folder.open_file(&file.path)?,
             None => self.checkpoint.open_side_file(&file.path)?,
         };
-        let path = dir.join(&file.target);
+        let path = dir.join(target);
         let failed = |cause| io_error("copying a file", &path, cause);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
@@ -219,7 +237,43 @@ impl Conversion {
             progress.advance(read as u64);
         }
         let Seal { len, sha256 } = out.finish().map_err(failed)?;
-        Ok(FileRecord { path: file.target.clone(), size: len, sha256 })
+        let root = match file.tower {
+            Some(tower) => self.towers[tower].located.dir.as_path(),
+            None => self.checkpoint.root(),
+        };
+        hold_to_name(&root.join(&file.path), file.claimed, sha256)?;
+        Ok(FileRecord { path: target.clone(), size: len, sha256 })
+    }
+
+    /// The digests of the files of weights, by their paths as the manifest has them; none unless they were asked for.
+    fn source_digests(
+        &self,
+        pool: &rayon::ThreadPool,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<BTreeMap<String, Digest>> {
+        if !self.hashes_sources {
+            return Ok(BTreeMap::new());
+        }
+        let of_towers = self.towers.iter().filter_map(|tower| {
+            Some((&tower.rewrite.as_ref()?.weights, format!("tower:{}/", tower.facts.path)))
+        });
+        let checkpoints = std::iter::once((&self.checkpoint, String::new())).chain(of_towers);
+        let files: Vec<_> = checkpoints
+            .flat_map(|(checkpoint, prefix)| {
+                let files = checkpoint.files().iter().enumerate();
+                files.map(move |(number, file)| (checkpoint, number, file, format!("{prefix}{}", file.path)))
+            })
+            .collect();
+        progress
+            .begin(Stage::Sources, files.iter().map(|(_, _, file, _)| file.len).fold(0, u64::saturating_add));
+        let hash = |(checkpoint, number, file, path): (&Checkpoint, usize, &SourceFile, String)| {
+            let found = checkpoint.digest_of(number, progress, stop)?;
+            let claimed = file.sha256.as_deref().and_then(Digest::from_hex);
+            hold_to_name(&checkpoint.root().join(&file.path), claimed, found)?;
+            Ok((path, found))
+        };
+        pool.install(|| files.into_par_iter().map(hash).collect())
     }
 
     /// The source must be what it was: a file that changed while it was read gives a bundle of no checkpoint.
@@ -249,11 +303,35 @@ fn clear_all_but(dir: &Path, names: &[&str]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Reads the manifest back as `verify` does. A bundle that no reader takes is not put in place.
+fn check_readable(path: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(|cause| io_error("reading the manifest back", path, cause))?;
+    let broken = match Manifest::from_bytes(&bytes) {
+        Ok(manifest) => {
+            let broken = manifest.contradictions().into_iter().next();
+            broken.map(|broken| format!("expected {}, found {}", broken.expected, broken.found))
+        }
+        Err(fault) => Some(fault.to_string()),
+    };
+    match broken {
+        None => Ok(()),
+        Some(why) => Err(ConvertError::BadManifest { path: path.to_owned(), why }.into()),
+    }
+}
+
+/// A hub's cache names a file by its digest: where that is another, the file is damaged.
+fn hold_to_name(path: &Path, claimed: Option<Digest>, found: Digest) -> Result<()> {
+    match claimed.filter(|claimed| *claimed != found) {
+        None => Ok(()),
+        Some(named) => Err(ConvertError::DamagedCache { path: path.to_owned(), named, found }.into()),
+    }
+}
+
 fn write_text(dir: &Path, path: &str, text: &[u8]) -> Result<FileRecord> {
     let full = dir.join(path);
     let failed = |cause| io_error("writing a file", &full, cause);
     let mut file = SealedFile::create(&full, 0).map_err(failed)?;
     file.write_all(text).map_err(failed)?;
     let Seal { len, sha256 } = file.finish().map_err(failed)?;
-    Ok(FileRecord { path: path.to_owned(), size: len, sha256 })
+    Ok(FileRecord { path: checked(path)?, size: len, sha256 })
 }

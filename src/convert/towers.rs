@@ -156,7 +156,7 @@ impl Rewrite {
                 out.finish().map_err(failed)?
             }
         };
-        Ok(FileRecord { path, size: len, sha256 })
+        Ok(FileRecord { path: super::checked(path)?, size: len, sha256 })
     }
 
     fn fill(

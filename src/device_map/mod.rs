@@ -24,6 +24,7 @@ mod working;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::names::{Line, ModuleName, Word, of_module, text_of};
 use crate::structure::Role;
 
 pub use crate::device::{Device, MAX_DEVICES, MemoryTable};
@@ -88,6 +89,7 @@ pub struct Request<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannerId {
     /// `mgm` or `accelerate-0.25-sequential`.
+    #[serde(deserialize_with = "text_of::<Word, _>")]
     pub name: String,
     /// Grows when the same inputs may give another map.
     pub version: u32,
@@ -99,6 +101,7 @@ pub struct DeviceMap {
     /// Who made it.
     pub planner: PlannerId,
     /// Module name → device: what `from_pretrained(device_map=…)` takes.
+    #[serde(deserialize_with = "of_module")]
     pub map: IndexMap<String, Device>,
     /// Bytes per device, every device of the memory table included.
     pub used: IndexMap<Device, DeviceUse>,
@@ -134,6 +137,7 @@ impl DeviceUse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
     /// The module.
+    #[serde(deserialize_with = "text_of::<ModuleName, _>")]
     pub module: String,
     /// Its device.
     pub device: Device,
@@ -145,6 +149,7 @@ pub struct Why {
     /// and on the host.
     pub limit: u64,
     /// In words.
+    #[serde(deserialize_with = "text_of::<Line, _>")]
     pub reason: String,
 }
 

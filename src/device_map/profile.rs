@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Attention, DeviceMap, DeviceUse, LongestContext, PlannerId, Why};
 use crate::device::{Device, MemoryTable};
+use crate::names::of_module;
 
 /// A map and the memory it was planned for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,7 @@ pub struct Profile {
     /// Who made the map.
     pub planner: PlannerId,
     /// Module → device: what `from_pretrained(device_map=…)` takes.
+    #[serde(deserialize_with = "of_module")]
     pub map: IndexMap<String, Device>,
     /// Bytes per device, every device of the memory table included.
     pub used: IndexMap<Device, DeviceUse>,

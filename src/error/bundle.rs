@@ -38,6 +38,12 @@ pub enum BundleError {
         /// That of the file.
         found: Digest,
     },
+    /// Another folder, or none, is in a bundle's place since it was opened.
+    #[error("the bundle was replaced while it was read")]
+    Replaced {
+        /// The bundle.
+        path: PathBuf,
+    },
     /// A checkpoint is not the one that the bundle was made from.
     #[error("tensor `{tensor}` of the bundle is not so in the checkpoint")]
     OtherCheckpoint {
@@ -80,6 +86,7 @@ impl Explain for BundleError {
             | BundleError::OutputNotEmpty { path }
             | BundleError::Broken { path, .. }
             | BundleError::Digest { path, .. }
+            | BundleError::Replaced { path }
             | BundleError::OtherCheckpoint { path, .. }
             | BundleError::Io { path, .. } => Some(path.display().to_string()),
             BundleError::PartTooSmall { .. } => None,
@@ -96,6 +103,9 @@ impl Explain for BundleError {
             BundleError::Digest { expected, found, .. } => {
                 Some(format!("sha256 is {found}, the manifest has {expected}"))
             }
+            BundleError::Replaced { .. } => Some(
+                "its files are gone, or another folder has its place: nothing can be said of either".into(),
+            ),
             BundleError::OutputNotEmpty { .. } => {
                 Some("files of two releases would share one list of digests".into())
             }
@@ -117,6 +127,7 @@ impl Explain for BundleError {
             BundleError::Digest { .. } => {
                 Some("fetch that file again; ‹verify()› tells whether others are damaged".into())
             }
+            BundleError::Replaced { .. } => Some("run the command again".into()),
             BundleError::OtherCheckpoint { .. } => Some("give the checkpoint that was converted".into()),
             BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with ‹output›".into()),
             BundleError::PartTooSmall { .. } => Some("give a larger ‹part_size›".into()),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::Explain;
 use super::io::help_for;
+use super::shown::shown;
+use crate::digest::Digest;
 use crate::mention;
 
 /// A conversion could not be finished.
@@ -57,6 +59,40 @@ pub enum ConvertError {
         /// The name.
         name: String,
     },
+    /// A text that the manifest would hold has not the form that its readers insist on.
+    #[error("{} cannot stand in a manifest", shown(text))]
+    BadWord {
+        /// The text.
+        text: String,
+        /// The form.
+        rule: &'static str,
+    },
+    /// A file of the bundle would have the name of a folder in it.
+    #[error("a file of the bundle has the name of a folder: `{file}`, and `{inside}` lies in it")]
+    FileForFolder {
+        /// The file.
+        file: String,
+        /// The other.
+        inside: String,
+    },
+    /// The manifest that was just written is none that `verify` takes: the fault is mgpack's.
+    #[error("the manifest that was written does not pass its own check")]
+    BadManifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file of a hub's cache has other bytes than its name says.
+    #[error("a file in the hub's cache is damaged")]
+    DamagedCache {
+        /// The file.
+        path: PathBuf,
+        /// The digest that it is named by.
+        named: Digest,
+        /// That of its bytes.
+        found: Digest,
+    },
     /// Two files of the bundle would differ only by letter case.
     #[error("two files of the bundle differ only by letter case: `{first}` and `{second}`")]
     CaseClash {
@@ -92,6 +128,8 @@ impl Explain for ConvertError {
             // Threads have no place.
             ConvertError::Io { path, .. } if path.as_os_str().is_empty() => None,
             ConvertError::OtherUnfinished { path }
+            | ConvertError::BadManifest { path, .. }
+            | ConvertError::DamagedCache { path, .. }
             | ConvertError::Tower { path, .. }
             | ConvertError::Io { path, .. } => Some(path.display().to_string()),
             ConvertError::BadFileName { name } => Some(name.escape_debug().to_string()),
@@ -108,8 +146,13 @@ impl Explain for ConvertError {
             }
             ConvertError::Overflow { .. } => Some("it would become infinite in the bundle".into()),
             ConvertError::BadFileName { .. } => {
-                Some("control characters, backslashes, colons and names above 255 bytes do not survive every file system".into())
+                Some("control characters, those that turn the direction of text, backslashes, colons, dots and blanks at the end, names of devices (CON, AUX, …) and names above 255 bytes do not survive every file system".into())
             }
+            ConvertError::BadManifest { why, .. } => Some(why.clone()),
+            ConvertError::DamagedCache { named, found, .. } => {
+                Some(format!("the cache names it by sha256 {named}, and its bytes have {found}"))
+            }
+            ConvertError::BadWord { rule, .. } => Some((*rule).to_owned()),
             ConvertError::CaseClash { .. } => Some("on macOS and Windows one would overwrite the other".into()),
             ConvertError::Io { cause, .. } => Some(cause.to_string()),
             _ => None,
@@ -130,7 +173,14 @@ impl Explain for ConvertError {
             ),
             ConvertError::Tower { .. } => Some("give another folder with ‹towers›, or copy it as it is with ‹keep_towers=true›".into()),
             ConvertError::BadFileName { .. } => Some("rename the file in the checkpoint".into()),
-            ConvertError::CaseClash { .. } => Some("rename one of the two in the checkpoint".into()),
+            ConvertError::BadManifest { .. } => {
+                Some("please report this with the command and the versions: nothing was put at the target".into())
+            }
+            ConvertError::DamagedCache { path, .. } => Some(match path.canonicalize() {
+                Ok(blob) => format!("remove {} and ‹pull()› the checkpoint again", blob.display()),
+                Err(_) => "remove it and ‹pull()› the checkpoint again".into(),
+            }),
+            ConvertError::CaseClash { .. } | ConvertError::FileForFolder { .. } => Some("rename one of the two in the checkpoint".into()),
             ConvertError::Io { cause, .. } => help_for(cause),
             _ => None,
         }

@@ -122,7 +122,11 @@ impl Error {
                         | BundleError::OutputNotEmpty { .. }
                 )
                 | Error::Load(LoadError::DoesNotFit { .. })
-                | Error::Plan(PlanError::AlreadyQuantized { .. } | PlanError::NoClient { .. })
+                | Error::Plan(
+                    PlanError::AlreadyQuantized { .. }
+                        | PlanError::IsBundle { .. }
+                        | PlanError::NoClient { .. }
+                )
                 | Error::Convert(ConvertError::NotFinite { .. } | ConvertError::Overflow { .. })
         )
     }

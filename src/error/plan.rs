@@ -1,5 +1,7 @@
 //! Errors of planning a conversion.
 
+use std::path::PathBuf;
+
 use super::Explain;
 use crate::size::counted;
 
@@ -40,6 +42,12 @@ pub enum PlanError {
     AlreadyQuantized {
         /// `quantization_config.quant_method` of its config.json.
         method: String,
+    },
+    /// The checkpoint is a bundle.
+    #[error("this is a bundle, not a checkpoint")]
+    IsBundle {
+        /// The folder.
+        path: PathBuf,
     },
     /// Nothing could load the bundle.
     #[error("no client loads {what} with scheme {scheme}")]
@@ -90,6 +98,7 @@ impl Explain for PlanError {
         match self {
             PlanError::IgnoreMatchesNothing { .. } | PlanError::BadPattern { .. } => Some("‹ignore›".into()),
             PlanError::SchemeInLayout { .. } | PlanError::LayoutForFamily { .. } => Some("‹format›".into()),
+            PlanError::IsBundle { path } => Some(path.display().to_string()),
             _ => None,
         }
     }
@@ -115,6 +124,9 @@ impl Explain for PlanError {
             PlanError::AlreadyQuantized { .. } => {
                 Some("its config.json has a quantization_config; mgpack reads floats, and codes quantized again would only lose precision".into())
             }
+            PlanError::IsBundle { .. } => {
+                Some("its mgpack.json begins as a bundle's manifest does: its weights are converted already".into())
+            }
             PlanError::NoClient { why, .. } => Some((*why).into()),
             PlanError::LayoutForFamily { .. } => {
                 Some("its pinned transformers knows bitsandbytes, GPTQ and AWQ, not compressed-tensors".into())
@@ -135,7 +147,7 @@ impl Explain for PlanError {
             PlanError::NothingToQuantize { .. } => {
                 Some("‹scheme=\"bf16\"› and ‹scheme=\"fp16\"› cast everything".into())
             }
-            PlanError::AlreadyQuantized { .. } => {
+            PlanError::AlreadyQuantized { .. } | PlanError::IsBundle { .. } => {
                 Some("convert from the original bf16 or fp16 checkpoint".into())
             }
             PlanError::NoClient { .. } => {

@@ -8,7 +8,8 @@ use std::num::NonZeroU64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::text::{BundleStem, FamilyName, HubId, Source};
+use super::text::{BundleStem, HubId, Source};
+use crate::names::{FamilyName, Line, PackageName, Pin, Range};
 
 /// One size of MiniGemini: its checkpoints, shapes, requirements and rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,15 +238,15 @@ pub struct VariantConfig {
 #[serde(deny_unknown_fields)]
 pub struct Requirement {
     /// Name on the package index; `python` is the interpreter.
-    pub package: String,
+    pub package: PackageName,
     /// The version a bundle asks for.
-    pub pin: String,
+    pub pin: Pin,
     /// Versions known or reasoned to work, as a PEP 440 specifier.
-    pub range: String,
+    pub range: Range,
     /// Versions seen running with this class of model; empty where none was recorded.
-    pub ran: Vec<String>,
+    pub ran: Vec<Pin>,
     /// Why this version.
-    pub reason: String,
+    pub reason: Line,
     /// Where these facts come from.
     pub source: Source,
     /// What other versions, or none, are known to end in.

@@ -14,13 +14,14 @@ use std::sync::LazyLock;
 use crate::error::FamilyError;
 use crate::tiny;
 
+pub use crate::names::FamilyName;
 pub use detect::{Detected, Match, ShapeDifference};
 pub use facts::{
     Conversation, Failure, Family, KeepRule, ModelClass, ModelType, NameEnd, Placement, Published,
     QuantizationRules, Requirement, Shapes, Sizes, Tower, TowerRole, Variant, VariantConfig,
 };
 pub use folder::{Misnamed, class_by_name, name_from_path, template_by_name};
-pub use text::{BundleStem, FamilyName, HubId, Source};
+pub use text::{BundleStem, HubId, Source};
 
 /// The embedded files, smallest model first.
 const FILES: [&str; 6] = [

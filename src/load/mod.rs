@@ -136,7 +136,8 @@ impl Bundle {
             let folder = tower.get("path")?.as_str()?;
             let names = tower.get("weights_one_of")?.as_array()?.iter().filter_map(Value::as_str);
             let mut paths = names.map(|name| format!("{folder}/{name}"));
-            let file = paths.find_map(|path| self.manifest().files.iter().find(|file| file.path == path))?;
+            let file = paths
+                .find_map(|path| self.manifest().files.iter().find(|file| file.path == path.as_str()))?;
             Some(TowerFile { module: tower.get("module")?.as_str()?, file })
         })
     }

@@ -124,10 +124,11 @@ pub struct Histogram {
 }
 
 impl Report {
-    /// Compares every float tensor, on the current rayon pool. `worst`: how many get a histogram.
+    /// Compares every float tensor, on the current rayon pool. `worst`: how many get a histogram. First every shard is
+    /// held against the seal: the figures are of the bytes that have the bundle's id.
     ///
     /// # Errors
-    /// [`BundleError::OtherCheckpoint`] where a tensor is missing in the checkpoint or has another shape; reading
+    /// [`BundleError::Digest`] where a shard is damaged; [`BundleError::OtherCheckpoint`] where a tensor is missing in the checkpoint or has another shape; reading
     /// errors; [`ConvertError::Interrupted`].
     pub fn compare(
         bundle: &Bundle,
@@ -136,6 +137,7 @@ impl Report {
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<Self> {
+        bundle.check_shards(progress, stop)?;
         let both = Both { bundle, checkpoint, isa: Isa::detect(), stop };
         let pairs: Vec<(Weight<'_>, &SourceTensor)> =
             bundle.weights().map(|weight| Ok((weight, both.original_of(&weight)?))).collect::<Result<_>>()?;
@@ -184,7 +186,7 @@ impl Report {
             .collect::<Result<_>>()?;
         progress.finish();
         Ok(Self {
-            bundle: bundle.manifest().model.name.clone(),
+            bundle: bundle.manifest().model.name.to_string(),
             id: bundle.id(),
             scheme: bundle.manifest().scheme.name,
             source: source_of(bundle),
@@ -368,7 +370,7 @@ fn source_of(bundle: &Bundle) -> Option<String> {
     let source = &bundle.manifest().source;
     match (&source.name, &source.revision) {
         (Some(name), Some(revision)) => Some(format!("{name}@{revision}")),
-        (name, _) => name.clone(),
+        (name, _) => name.as_ref().map(ToString::to_string),
     }
 }
 

@@ -174,7 +174,7 @@ fn memory_table(sizes: &Sizes) -> PyResult<MemoryTable> {
 /// Converts a checkpoint into a bundle and returns the bundle's path. The options are those of `mgpack convert`.
 #[pyfunction]
 #[pyo3(signature = (model, output, *, scheme, format, ignore, on_overflow, stats, max_shard_size, max_memory,
-    threads, towers, keep_towers, revision, gpus, context, batch, reserve, allow_cpu, attention,
+    threads, towers, keep_towers, hash_source, revision, gpus, context, batch, reserve, allow_cpu, attention,
     force, notice, progress))]
 #[expect(clippy::too_many_arguments, reason = "one for each option of `mgpack convert`, by keyword only")]
 fn convert_checkpoint(
@@ -191,6 +191,7 @@ fn convert_checkpoint(
     threads: Option<usize>,
     towers: Option<PathBuf>,
     keep_towers: bool,
+    hash_source: bool,
     revision: Option<String>,
     gpus: Vec<Table>,
     context: u64,
@@ -261,7 +262,8 @@ fn convert_checkpoint(
         };
         let options = Options { name: is_tiny.then(|| tiny::BUNDLE_NAME.to_owned()), ..options };
         let conversion = Conversion::prepare(located, &places, options)?;
-        let target = output.unwrap_or_else(|| places.cwd.join(&conversion.name));
+        let conversion = if hash_source { conversion.with_source_digests() } else { conversion };
+        let target = output.unwrap_or_else(|| places.cwd.join(conversion.name.as_str()));
         conversion
             .notices
             .iter()

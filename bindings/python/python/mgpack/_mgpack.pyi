@@ -37,6 +37,7 @@ def convert_checkpoint(
     threads: int | None,
     towers: str | PathLike[str] | None,
     keep_towers: bool,
+    hash_source: bool,
     revision: str | None,
     gpus: Sequence[str | Mapping[str, int]],
     context: int,

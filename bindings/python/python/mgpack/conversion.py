@@ -50,6 +50,7 @@ def convert(
     threads: int | None = None,
     towers: AnyPath | None = None,
     keep_towers: bool = False,
+    hash_source: bool = False,
     revision: str | None = None,
     gpus: MemoryTables = (),
     context: int = 2048,
@@ -76,6 +77,7 @@ def convert(
     threads: how many; None and -1 are one for each core.
     towers: the folder that holds MGM's vision towers, where they are not beside the checkpoint or in the cache.
     keep_towers: copy the towers' weights as they are, not only what MGM reads, as fp16.
+    hash_source: seal the SHA-256 of each source weight file, for which all of them are read once more.
     revision: branch, tag or commit in the Hugging Face cache.
     gpus: GPUs to place the model on, `"2x24GiB"`, `{0: "22GiB", 1: "24GiB"}`, or `"auto"` for those of this machine;
         several of these give a device map for each. `"cpu"` among them is `allow_cpu`.
@@ -109,6 +111,7 @@ def convert(
     on_overflow = arguments.choice("on_overflow", on_overflow, OnOverflow)
     ignore = arguments.texts("ignore", ignore)
     stats, keep_towers = arguments.flag("stats", stats), arguments.flag("keep_towers", keep_towers)
+    hash_source = arguments.flag("hash_source", hash_source)
     force, progress = arguments.flag("force", force), arguments.function("progress", progress)
     threads = arguments.threads(threads)
     attention = None if attention is None else arguments.choice("attention", attention, Attention)
@@ -141,6 +144,7 @@ def convert(
         threads=threads,
         towers=towers,
         keep_towers=keep_towers,
+        hash_source=hash_source,
         revision=revision,
         gpus=memory,
         context=context,

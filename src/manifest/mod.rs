@@ -2,19 +2,34 @@
 //!
 //! Canonical: these structs in this order, pretty JSON with two blanks, one final newline. The same input and
 //! options give the same bytes, and `verify` refuses a manifest that is not in this form. The bundle's id is
-//! the SHA-256 of these bytes. Carries out formats/bundle.md, "Manifest", and manifest.schema.json.
+//! the SHA-256 of these bytes. Every text has a type that checks its form, in [`crate::names`]. `canonical` owns the form
+//! of the bytes, `rules` what must hold between the fields, `lists` the texts of a bundle that follow from its manifest.
+//! Carries out formats/bundle.md, "Manifest", and manifest.schema.json.
+
+mod canonical;
+mod lists;
+mod rules;
 
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::device_map::Profile;
 use crate::digest::Digest;
+use crate::family::Variant;
+use crate::names::{
+    BundleName, BundlePath, Commit, FamilyName, HubId, Line, PackageName, Pin, Range, SourcePath, Word,
+    only_lines,
+};
 use crate::regular;
 use crate::scheme::{Layout, OnOverflow, PartKind, Scheme};
 use crate::tensor::{Dtype, TensorName};
+
+pub use canonical::to_canonical;
+pub use lists::{DEVICE_MAP_NAME, REQUIREMENTS_NAME, device_map_json, index_json, sums};
+pub use rules::Contradiction;
+pub(crate) use rules::is_shard;
 
 /// Name of the manifest in a bundle.
 pub const MANIFEST_NAME: &str = "mgpack.json";
@@ -79,9 +94,9 @@ pub struct Manifest {
 #[serde(deny_unknown_fields)]
 pub struct Producer {
     /// `mgpack`.
-    pub name: String,
+    pub name: Word,
     /// Its version.
-    pub version: String,
+    pub version: Word,
 }
 
 /// The model a bundle holds.
@@ -89,16 +104,17 @@ pub struct Producer {
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// Name of the bundle; MGM's loader chooses its class by it.
-    pub name: String,
+    pub name: BundleName,
     /// `mgm-7b`, …, or `generic`.
-    pub family: String,
+    pub family: FamilyName,
     /// `plain` or `hd` for MGM.
-    pub variant: Option<String>,
-    /// `architectures[0]` of config.json.
-    pub architecture: Option<String>,
-    /// `model_type` of config.json.
-    pub model_type: Option<String>,
+    pub variant: Option<Variant>,
+    /// `architectures[0]` of config.json, where it is a word.
+    pub architecture: Option<Word>,
+    /// `model_type` of config.json, where it is a word.
+    pub model_type: Option<Word>,
     /// The family's facts as they were used; null for `generic`.
+    #[serde(deserialize_with = "only_lines")]
     pub facts: serde_json::Value,
 }
 
@@ -107,9 +123,9 @@ pub struct Model {
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Hub id, where the checkpoint came from the hub.
-    pub name: Option<String>,
+    pub name: Option<HubId>,
     /// Commit of that repository.
-    pub revision: Option<String>,
+    pub revision: Option<Commit>,
     /// Every file of the checkpoint and the towers, with what became of it.
     pub files: Vec<SourceFileRecord>,
 }
@@ -119,15 +135,15 @@ pub struct Source {
 #[serde(deny_unknown_fields)]
 pub struct SourceFileRecord {
     /// Path in the checkpoint; a tower's begins with `tower:`.
-    pub path: String,
+    pub path: SourcePath,
     /// Length in bytes.
     pub size: u64,
-    /// Digest, where it is known without reading the file once more.
+    /// Digest of the bytes that mgpack read of it; null where it did not hash them.
     pub sha256: Option<Digest>,
     /// What became of it.
     pub fate: FileFate,
     /// Why it was left out or replaced.
-    pub note: Option<String>,
+    pub note: Option<Line>,
 }
 
 /// What became of a file of the checkpoint.
@@ -155,7 +171,7 @@ pub struct SchemeRecord {
     /// `error`, `clamp` or `inf`: what was done beyond the range of the output type.
     pub on_overflow: OnOverflow,
     /// Patterns given by the user.
-    pub ignore: Vec<String>,
+    pub ignore: Vec<Line>,
 }
 
 /// A package that the family needs.
@@ -163,15 +179,15 @@ pub struct SchemeRecord {
 #[serde(deny_unknown_fields)]
 pub struct Requirement {
     /// Name on the package index, or `python`.
-    pub package: String,
+    pub package: PackageName,
     /// The version pinned.
-    pub pin: String,
+    pub pin: Pin,
     /// The range that works, as a PEP 440 specifier.
-    pub range: String,
+    pub range: Range,
     /// What fails outside it.
-    pub reason: String,
+    pub reason: Line,
     /// Where that is known from.
-    pub source: String,
+    pub source: Line,
 }
 
 /// Sums over a bundle.
@@ -194,8 +210,8 @@ pub struct Totals {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRecord {
-    /// Path in the bundle, parts joined by `/`.
-    pub path: String,
+    /// Path in the bundle.
+    pub path: BundlePath,
     /// Length in bytes.
     pub size: u64,
     /// Digest.
@@ -215,7 +231,7 @@ pub struct TensorRecord {
     /// Shape in elements.
     pub shape: Vec<u64>,
     /// Path of its shard.
-    pub shard: String,
+    pub shard: BundlePath,
     /// Begin and end in the shard, in bytes from the start of the file.
     pub range: [u64; 2],
     /// The tensor of the checkpoint it was made from.
@@ -223,7 +239,7 @@ pub struct TensorRecord {
     /// Type of that tensor.
     pub source_dtype: Dtype,
     /// Arithmetic by its name in schemes.md.
-    pub arithmetic: String,
+    pub arithmetic: Word,
     /// Error figures, on the codes or the cast values.
     pub error: Option<ErrorFigures>,
 }
@@ -271,9 +287,7 @@ impl Manifest {
 
     /// The canonical bytes.
     pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec_pretty(self)?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        to_canonical(self)
     }
 
     /// Reads a manifest and insists on its canonical form.
@@ -312,60 +326,4 @@ pub enum ManifestFault {
     /// The right content in another form.
     #[error("it is not in canonical form: something rewrote it")]
     NotCanonical,
-}
-
-/// The content of SHA256SUMS: what `sha256sum -c --strict` reads. Lists every file but itself (and the
-/// manifest and signature, which are not in `files`).
-pub fn sums(files: &[FileRecord]) -> String {
-    files
-        .iter()
-        .filter(|file| file.path != SUMS_NAME)
-        .map(|file| format!("{}  {}\n", file.sha256, file.path))
-        .collect()
-}
-
-/// The weight map of `model.safetensors.index.json`, in the form transformers writes.
-pub fn index_json(total_size: u64, weight_map: &IndexMap<&str, &str>) -> serde_json::Result<Vec<u8>> {
-    let mut sorted: Vec<_> = weight_map.iter().collect();
-    sorted.sort();
-    let map: IndexMap<_, _> = sorted.into_iter().collect();
-    let mut bytes = serde_json::to_vec_pretty(
-        &serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": map }),
-    )?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-/// True for a path that may stand in a bundle: relative, plain parts joined by `/`, no control characters,
-/// backslashes or other trouble for `sha256sum`, tar or another operating system.
-pub fn is_bundle_path(path: &str) -> bool {
-    !path.is_empty()
-        && path.len() <= 1024
-        && !path.contains(['\\', ':'])
-        && !path.chars().any(char::is_control)
-        && path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255)
-}
-
-/// True for a name that a bundle may have: letters, digits, `.`, `_` and `-`, not beginning with a dot, at most
-/// 200 bytes. It becomes a file name in a release and stands in the card's shell and Python lines.
-pub fn is_bundle_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=200).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bundle_name_is_safe_in_a_path_a_shell_and_a_string() {
-        for good in ["MGM-34B-HD-int8", "all-MiniLM_L6.v2-w8a16"] {
-            assert!(is_bundle_name(good), "{good}");
-        }
-        for bad in
-            ["", "..", ".x", "../../evil", "a/b", "a b", "a\nb", "a\"); print(1) #", "é", &"a".repeat(201)]
-        {
-            assert!(!is_bundle_name(bad), "{bad:?}");
-        }
-    }
 }
