@@ -14,9 +14,9 @@ pub fn agreed(count: impl Display, one: &str, many: &str) -> String {
     format!("{count} {words}")
 }
 
-/// Bytes as GiB with two decimals, for texts.
+/// Bytes as GiB with two decimals, for texts; what would be hundredths of one, as [`shown`].
 pub fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+    if bytes < 10 << 20 { shown(bytes) } else { format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64) }
 }
 
 /// Bytes in GiB or MiB with two decimals; small sizes in KiB or bytes.

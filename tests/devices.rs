@@ -237,7 +237,7 @@ fn doctor_holds_the_map_of_a_bundle_against_what_is_free() {
     let two = |free: u64| gpu(1250, 24576, UUIDS[0]) + &gpu(free, 24576, UUIDS[1]);
     assert_eq!(findings(Machine::new().nvml(&two(500))), Vec::<String>::new());
     let short = findings(Machine::new().nvml(&two(2)));
-    assert!(short[0].starts_with("gpu 1 has 0.00 GiB free, and the map takes"), "{short:?}");
+    assert!(short[0].starts_with("gpu 1 has 2.00 MiB free, and the map takes"), "{short:?}");
     let one = findings(Machine::new().nvml(&gpu(1250, 24576, UUIDS[0])));
     assert_eq!(one, ["the map uses gpu 1, which is not here"]);
     assert_eq!(findings(Machine::new()), Vec::<String>::new(), "without a GPU there is nothing to compare");

@@ -157,7 +157,8 @@ def test_a_map_for_one_gpu_and_for_several_has_a_place_for_every_parameter(mgpac
     assert json.loads((tmp_path / "one/device_map.json").read_text()) == {"": 0}
     if built.folder.name in ONE_DEVICE_ONLY:
         return
-    for share in [0.4, 0.6, 0.8, 0.99]:  # What stands on the first GPU as a whole differs.
+    # What stands on the first GPU as a whole differs, and what its layers work in: some configurations are of full size.
+    for share in [0.4, 0.6, 0.8, 0.99, 1.3, 1.7, 2.3, 3, 4]:
         each = f"{int(built.bytes * share) // 1024}KiB"
         gpus = ["--gpus", ",".join(f"{at}={each}" for at in range(4)), "--reserve", "1KiB", "--context", "1"]
         done = mgpack("convert", built.folder, "--bf16", "--no-stats", *gpus, "-o", tmp_path / "several")
