@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::work::{self, OLD, TARGET, Work};
 use super::{Replace, sync_dir};
-use crate::error::{OutputError, Result};
+use crate::error::{Explain as _, OutputError, Result};
 
 /// An output at its target.
 #[derive(Debug)]
@@ -42,7 +42,8 @@ pub(super) fn place(work: &mut Work, target: &Path, replace: Replace<'_>) -> Res
             if content.symlink_metadata().is_ok() && !matches!(replace, Replace::Never) =>
         {
             // What is at the target changed while the output was made.
-            return Err(stays(work, target, io::Error::other(error.to_string())));
+            let why = error.why().map(|why| format!("{error}: {why}"));
+            return Err(stays(work, target, io::Error::other(why.unwrap_or_else(|| error.to_string()))));
         }
         Err(Failed::Refused(error)) => return Err(error),
         Err(Failed::System(cause)) => return Err(stays(work, target, cause)),
