@@ -11,19 +11,46 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::files::{self, Fingerprint};
 use super::limits::Left;
 use super::{Checkpoint, SourceFile, safetensors};
-use crate::error::{CheckpointError, Result};
+use crate::digest::{Digest, Hasher};
+use crate::error::{CheckpointError, HeaderFault, Result};
 
-/// A safetensors file that is yet to come.
-#[derive(Clone, Debug)]
-pub struct Awaited {
+/// Bytes of a file's head that are read at once.
+const BUFFER_LEN: usize = 64 << 10;
+
+/// A safetensors file that is yet to come. Its head may have 100 MB, so of many only the digests are kept.
+#[derive(Debug)]
+pub(super) struct Awaited {
     /// Below the root, with `/`.
-    pub path: String,
+    pub(super) path: String,
     /// Length in bytes.
-    pub len: u64,
+    pub(super) len: u64,
     /// SHA-256 in lower-case hexadecimal digits, as whoever sends it tells.
-    pub sha256: Option<String>,
-    /// Its first bytes: the eight of the length and the header.
-    pub head: Vec<u8>,
+    pub(super) sha256: Option<String>,
+    pub(super) header: safetensors::Header,
+    pub(super) head: Head,
+}
+
+/// The first bytes of a file: the eight of the length and the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    len: u64,
+    sha256: Digest,
+}
+
+impl Head {
+    /// The `len` first bytes of an open file.
+    fn read(file: &File, len: u64) -> std::io::Result<Self> {
+        let (mut hasher, mut at) = (Hasher::default(), 0);
+        let mut buffer = vec![0; BUFFER_LEN];
+        while at < len {
+            let wanted = usize::try_from(len - at).map_or(BUFFER_LEN, |left| left.min(BUFFER_LEN));
+            let Some(part) = buffer.get_mut(..wanted) else { break };
+            file.read_exact_at(part, at)?;
+            hasher.update(part);
+            at += wanted as u64;
+        }
+        Ok(Self { len, sha256: hasher.finish() })
+    }
 }
 
 /// Whether a file of weights can be read now.
@@ -31,8 +58,8 @@ pub struct Awaited {
 pub(super) enum Held {
     /// It is open.
     Open(File, Fingerprint),
-    /// It is yet to come, and must begin with these bytes.
-    Awaited(Vec<u8>),
+    /// It is yet to come, and must begin so.
+    Awaited(Head),
     /// It was read to the end, and may be gone.
     LetGo,
 }
@@ -73,12 +100,9 @@ impl Checkpoint {
         let missing = || CheckpointError::NotHere { path: shown.clone() };
         let found = self.root.find(&source.path)?.ok_or_else(missing)?;
         let opened = self.root.open(&source.path, &found.fingerprint)?;
-        let mut begin = vec![0; head.len()];
-        if found.len == source.len {
-            let read = opened.read_exact_at(&mut begin, 0);
-            read.map_err(|cause| CheckpointError::io(&shown, "read", cause))?;
-        }
-        if found.len != source.len || begin != *head {
+        let read =
+            || Head::read(&opened, head.len).map_err(|cause| CheckpointError::io(&shown, "read", cause));
+        if found.len != source.len || read()? != *head {
             return Err(CheckpointError::NotAsAwaited { path: shown }.into());
         }
         *held = Held::Open(opened, found.fingerprint);
@@ -106,8 +130,16 @@ impl Checkpoint {
 }
 
 impl Awaited {
-    /// The header that the head holds.
-    pub(super) fn header(&self, left: &mut Left) -> Result<safetensors::Header, crate::error::HeaderFault> {
-        safetensors::parse_head(&self.head, self.len, left)
+    /// The file at `path` below the root, `len` bytes long, that begins with `head`. `sha256`: as whoever sends it
+    /// tells. `left`: what the checkpoint may still hold.
+    pub(super) fn new(
+        (path, len): (&str, u64),
+        sha256: Option<String>,
+        head: &[u8],
+        left: &mut Left,
+    ) -> Result<Self, HeaderFault> {
+        let header = safetensors::parse_head(head, len, left)?;
+        let head = Head { len: head.len() as u64, sha256: Digest::of(head) };
+        Ok(Self { path: path.to_owned(), len, sha256, header, head })
     }
 }

@@ -1,17 +1,20 @@
 //! The files of a checkpoint's folder: which there are, where links lead, and that they stay the same.
 //!
 //! Owns every touch of the file system but the hub's `refs/`. Links are followed where they stay in the
-//! folder or lead into the `blobs/` of the same hub cache, which is how a download looks there. Pipes,
-//! sockets and devices are never read. Knows no file format.
+//! folder or lead to contents of the same hub cache (`blobs`), which is how a download looks there. Pipes,
+//! sockets and devices are never read. Files that are yet to come to the folder stand in for themselves (`ahead`).
+//! Knows no file format.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use super::ahead::Coming;
+use super::blobs::{self, Blobs};
 use super::{SkipReason, Skipped};
 use crate::error::{Change, CheckpointError, NodeKind};
 
@@ -34,7 +37,7 @@ pub(super) struct Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(meta: &Metadata) -> Self {
+    pub(super) fn of(meta: &Metadata) -> Self {
         Self {
             dev: meta.dev(),
             ino: meta.ino(),
@@ -75,8 +78,10 @@ pub(super) struct Root {
     pub(super) given: PathBuf,
     /// Without links.
     real: PathBuf,
-    /// The `blobs` folder that links may lead to, where this is a snapshot of a hub cache.
-    blobs: Option<PathBuf>,
+    /// The contents that links may lead to, where this is a snapshot of a hub cache.
+    blobs: Option<Blobs>,
+    /// Files that are yet to come.
+    ahead: Coming,
 }
 
 impl Root {
@@ -86,8 +91,21 @@ impl Root {
         if !real.is_dir() {
             return Err(CheckpointError::NotAFolder { path: given.to_owned() });
         }
-        let blobs = blobs_of(&real);
-        Ok(Self { given: given.to_owned(), real, blobs })
+        let blobs = Blobs::of(given, &real);
+        Ok(Self { given: given.to_owned(), real, blobs, ahead: Coming::default() })
+    }
+
+    /// The same of a folder to which files are yet to come: all of them, where it is not there.
+    pub(super) fn awaiting(given: &Path, ahead: Coming) -> Result<Self, CheckpointError> {
+        match Self::new(given) {
+            Ok(root) => Ok(Self { ahead, ..root }),
+            Err(CheckpointError::NotFound { .. }) if !ahead.is_empty() => {
+                let real = std::path::absolute(given)
+                    .map_err(|source| CheckpointError::NotFound { path: given.to_owned(), source })?;
+                Ok(Self { given: given.to_owned(), real, blobs: None, ahead })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The path of a file below the root, for errors.
@@ -99,6 +117,9 @@ impl Root {
     /// `Ok(None)` where there is nothing.
     pub(super) fn find(&self, path: &str) -> Result<Option<Found>, CheckpointError> {
         let shown = self.shown(path);
+        if let Some(text) = self.ahead.text(path) {
+            return text.found(path).map(Some).map_err(|source| CheckpointError::io(shown, "open", source));
+        }
         let full = self.real.join(path);
         let real = match fs::canonicalize(&full) {
             Ok(real) => real,
@@ -110,8 +131,9 @@ impl Root {
             }
             Err(source) => return Err(CheckpointError::io(shown, "open", source)),
         };
-        let in_blobs = self.blobs.as_deref().is_some_and(|blobs| real.parent() == Some(blobs));
-        if !in_blobs && !real.starts_with(&self.real) {
+        let is_outside = !real.starts_with(&self.real);
+        let blobs = self.blobs.as_ref().filter(|_| is_outside);
+        if is_outside && !blobs.is_some_and(|blobs| blobs.may_be(&real)) {
             return Err(CheckpointError::LinkLeavesRoot { path: shown, target: real });
         }
         let meta =
@@ -119,7 +141,7 @@ impl Root {
         if let Some(kind) = irregular(meta.file_type()) {
             return Err(CheckpointError::NotRegular { path: shown, kind });
         }
-        let sha256 = if in_blobs { sha256_name(&real) } else { None };
+        let sha256 = blobs.and_then(|blobs| blobs.sha256_of(&full));
         Ok(Some(Found {
             path: path.to_owned(),
             len: meta.len(),
@@ -131,6 +153,9 @@ impl Root {
     /// Opens a file found before. The same file must still be there.
     pub(super) fn open(&self, path: &str, before: &Fingerprint) -> Result<File, CheckpointError> {
         let shown = self.shown(path);
+        if let Some(text) = self.ahead.text(path) {
+            return text.open().map_err(|source| CheckpointError::io(shown, "open", source));
+        }
         let file = open_regular(&self.real.join(path), &shown)?;
         recheck_open(&file, &shown, before)?;
         Ok(file)
@@ -139,6 +164,9 @@ impl Root {
     /// Checks that the file found before is still the one its name leads to, unchanged.
     pub(super) fn recheck(&self, path: &str, before: &Fingerprint) -> Result<(), CheckpointError> {
         let shown = || self.shown(path);
+        if self.ahead.text(path).is_some() {
+            return Ok(());
+        }
         let change = match fs::metadata(self.real.join(path)) {
             Ok(meta) => before.change_to(&Fingerprint::of(&meta)),
             Err(source) if is_absent(&source) => Some(Change::Removed),
@@ -150,18 +178,24 @@ impl Root {
         }
     }
 
-    /// The names in the root folder, sorted.
+    /// The names in the root folder, sorted, and of what is yet to come to it.
     pub(super) fn top_names(&self) -> Result<Vec<String>, CheckpointError> {
-        let mut names = Vec::new();
+        let mut names: Vec<String> =
+            self.ahead.paths().filter(|path| !path.contains('/')).map(str::to_owned).collect();
         for entry in self.entries("")? {
             names.push(entry.0);
         }
+        names.sort();
+        names.dedup();
         Ok(names)
     }
 
     /// Every regular file below the root, and what was passed over; both sorted by path.
     pub(super) fn walk(&self) -> Result<(Vec<Found>, Vec<Skipped>), CheckpointError> {
         let (mut files, mut skipped) = (Vec::new(), Vec::new());
+        for path in self.ahead.texts() {
+            files.extend(self.find(path)?);
+        }
         let mut folders = vec![(String::new(), 0)];
         while let Some((folder, depth)) = folders.pop() {
             if depth > MAX_DEPTH {
@@ -170,6 +204,10 @@ impl Root {
             }
             for (name, kind) in self.entries(&folder)? {
                 let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+                // A link that leads nowhere may have the name of what is yet to come.
+                if self.ahead.has(&path) {
+                    continue;
+                }
                 if let Some(reason) = skip_reason(&name, kind) {
                     skipped.push(Skipped { path, reason });
                 } else if kind.is_dir() && !name.ends_with(".safetensors") {
@@ -209,7 +247,11 @@ impl Root {
         let shown = self.shown(folder);
         let failed = |source| CheckpointError::io(shown.as_path(), "list", source);
         let mut entries = Vec::new();
-        for entry in fs::read_dir(self.real.join(folder)).map_err(failed)? {
+        let listed = match fs::read_dir(self.real.join(folder)) {
+            Err(source) if is_absent(&source) && !self.ahead.is_empty() => return Ok(entries),
+            listed => listed.map_err(failed)?,
+        };
+        for entry in listed {
             let entry = entry.map_err(failed)?;
             let name = plain_name(&entry.file_name())
                 .ok_or_else(|| CheckpointError::BadFileName { path: shown.join(entry.file_name()) })?;
@@ -233,8 +275,7 @@ pub(super) fn find_single(path: &Path) -> Result<Found, CheckpointError> {
     if let Some(kind) = irregular(meta.file_type()) {
         return Err(CheckpointError::NotRegular { path: path.to_owned(), kind });
     }
-    let in_blobs = real.parent().and_then(Path::file_name).is_some_and(|folder| folder == "blobs");
-    let sha256 = if in_blobs { sha256_name(&real) } else { None };
+    let sha256 = blobs::sha256_of_single(path, &real);
     Ok(Found { path: name, len: meta.len(), sha256, fingerprint: Fingerprint::of(&meta) })
 }
 
@@ -321,25 +362,6 @@ fn irregular(kind: FileType) -> Option<NodeKind> {
     }
 }
 
-/// The `blobs` folder of the hub cache that `real` (or a folder above it) is a snapshot in:
-/// `models--ORG--NAME/snapshots/COMMIT/…`.
-fn blobs_of(real: &Path) -> Option<PathBuf> {
-    real.ancestors().find_map(|snapshot| {
-        let snapshots = snapshot.parent()?;
-        let repo = snapshots.parent()?;
-        let named = snapshots.file_name()? == "snapshots"
-            && repo.file_name()?.to_str()?.starts_with("models--")
-            && matches!(snapshot.components().next_back(), Some(Component::Normal(_)));
-        named.then(|| repo.join("blobs"))
-    })
-}
-
-/// The hash that a blob is named by. Small files are named by a git hash of 40 digits, which is none.
-fn sha256_name(blob: &Path) -> Option<String> {
-    let name = blob.file_name()?.to_str()?;
-    is_hex(name, 64).then(|| name.to_owned())
-}
-
 /// True for `len` lower-case hexadecimal digits.
 pub(super) fn is_hex(text: &str, len: usize) -> bool {
     text.len() == len && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -353,16 +375,6 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn knows_the_blobs_folder_of_a_snapshot_and_of_folders_in_it() {
-        let blobs = Some(PathBuf::from("/c/models--a--b/blobs"));
-        assert_eq!(blobs_of(Path::new("/c/models--a--b/snapshots/0123")), blobs);
-        assert_eq!(blobs_of(Path::new("/c/models--a--b/snapshots/0123/part/deep")), blobs);
-        assert_eq!(blobs_of(Path::new("/c/models--a--b/snapshots")), None);
-        assert_eq!(blobs_of(Path::new("/c/a--b/snapshots/0123")), None);
-        assert_eq!(blobs_of(Path::new("/c/models--a--b/blobs")), None);
-    }
 
     #[test]
     fn takes_only_lower_case_digits_of_the_right_number_as_a_hash() {

@@ -41,7 +41,7 @@ impl Limits {
 }
 
 /// What is left of [`Limits`] while the files of one checkpoint are opened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Left {
     limits: Limits,
     used: Limits,
@@ -50,6 +50,11 @@ pub(super) struct Left {
 impl Left {
     pub(super) fn of(limits: Limits) -> Self {
         Self { limits, used: Limits { tensors: 0, text: 0 } }
+    }
+
+    /// All that there may be.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Counts `len` bytes of text, before they are read.

@@ -5,7 +5,9 @@
 //! number of threads. Leaves to others what a model is (`family`) and what becomes of a tensor (`plan`).
 //! Stricter than the usual loaders: where two of them would read one file differently, it is refused.
 
+mod ahead;
 mod awaited;
+mod blobs;
 mod files;
 mod folder;
 mod hashing;
@@ -34,7 +36,7 @@ use awaited::{Handle, Held};
 use files::{Fingerprint, Found, Root};
 use index::{Listed, TORCH_INDEX_NAME};
 
-pub use awaited::Awaited;
+pub use ahead::Ahead;
 pub use files::{MAX_DEPTH, MAX_FILES};
 pub use folder::Folder;
 pub(crate) use limits::TENSOR_LEN;
@@ -115,23 +117,21 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`], for anything that is missing, unsound, or read differently by different loaders.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::open_awaiting(dir, &[], Limits::default())
+        Self::open_awaiting(dir, Ahead::within(Limits::default()))
     }
 
-    /// The same within `limits`, where some files of weights are yet to come: [`Checkpoint::arrived`] opens each. All
-    /// other files of the checkpoint must be there.
+    /// The same, where files are yet to come: [`Checkpoint::arrived`] opens each file of weights. All other files of
+    /// the checkpoint must be there, or be among the texts of `ahead`.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
-    pub fn open_awaiting(dir: &Path, awaited: &[Awaited], limits: Limits) -> Result<Self> {
-        let root = Root::new(dir)?;
-        let mut names = root.top_names()?;
-        names.extend(awaited.iter().map(|file| file.path.clone()));
-        names.sort();
-        names.dedup();
+    pub fn open_awaiting(dir: &Path, ahead: Ahead) -> Result<Self> {
+        let (coming, awaited, left) = ahead.split();
+        let root = Root::awaiting(dir, coming)?;
+        let names = root.top_names()?;
         let mut notices = Vec::new();
         let shards::Weights { kind, files, mut tensors } =
-            shards::open(&root, &names, awaited, limits, &mut notices)?;
+            shards::open(&root, &names, (awaited, left), &mut notices)?;
         let has_config = names.iter().any(|name| name == "config.json");
         let config = if has_config { Some(read_config(&root)?) } else { None };
         notices.extend(tied::resolve(&mut tensors, config.as_deref()));

@@ -36,8 +36,7 @@ pub(super) struct Weights {
 pub(super) fn open(
     root: &Root,
     names: &[String],
-    awaited: &[Awaited],
-    limits: Limits,
+    awaited: (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
 ) -> Result<Weights, CheckpointError> {
     let has = |name: &str| names.iter().any(|other| other == name);
@@ -49,7 +48,7 @@ pub(super) fn open(
         (Listed::Torch, TORCH_INDEX_NAME, TORCH_SINGLE_NAME, torch_files(&root.given, names)?)
     };
     let (files, tensors) = if has(index_name) {
-        let index = read_index(root, index_name, kind, limits)?;
+        let index = read_index(root, index_name, kind, awaited.1.limits())?;
         let listed_single = index.entries.iter().any(|entry| entry.shard == single_name);
         if has(single_name) && !listed_single {
             return Err(CheckpointError::TwoSetsOfWeights {
@@ -57,12 +56,12 @@ pub(super) fn open(
                 file: single_name.to_owned(),
             });
         }
-        open_indexed(root, (index_name, kind), &index, (awaited, limits), notices)?
+        open_indexed(root, (index_name, kind), &index, awaited, notices)?
     } else {
         if loose.is_empty() {
             return Err(no_weights(&root.given, names));
         }
-        let opened = open_shards(root, kind, &loose, (awaited, limits), notices, |_| None)?;
+        let opened = open_shards(root, kind, &loose, awaited, notices, |_| None)?;
         if loose.len() > 1 {
             notices.push(Notice::NoIndex { shards: loose });
         }
@@ -88,11 +87,11 @@ fn open_indexed(
     root: &Root,
     (index_name, kind): (&str, Listed),
     index: &Index,
-    within: (&[Awaited], Limits),
+    awaited: (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
 ) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
     let shards: Vec<String> = index.shards().into_iter().map(str::to_owned).collect();
-    let (files, tensors) = open_shards(root, kind, &shards, within, notices, |shard| {
+    let (files, tensors) = open_shards(root, kind, &shards, awaited, notices, |shard| {
         let tensor = index.entries.iter().find(|entry| entry.shard == shard)?.name.to_string();
         Some(CheckpointError::MissingShard { index: root.shown(index_name), shard: shard.to_owned(), tensor })
     })?;
@@ -157,15 +156,16 @@ fn open_shards(
     root: &Root,
     kind: Listed,
     shards: &[String],
-    (awaited, limits): (&[Awaited], Limits),
+    (awaited, mut left): (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
     missing: impl Fn(&str) -> Option<CheckpointError>,
 ) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
     let mut opened = Vec::with_capacity(shards.len());
-    let mut left = Left::of(limits);
+    let mut awaited: HashMap<String, Awaited> =
+        awaited.into_iter().map(|awaited| (awaited.path.clone(), awaited)).collect();
     for shard in shards {
-        if let Some(awaited) = awaited.iter().find(|awaited| awaited.path == *shard) {
-            opened.push(await_shard(root, awaited, &mut left)?);
+        if let Some(awaited) = awaited.remove(shard) {
+            opened.push(await_shard(awaited));
             continue;
         }
         let Some(found) = root.find(shard)? else {
@@ -219,19 +219,11 @@ fn open_shard(
 }
 
 /// A safetensors file that is yet to come, by its head.
-fn await_shard(root: &Root, awaited: &Awaited, left: &mut Left) -> Result<Shard, CheckpointError> {
-    let shown = root.shown(&awaited.path);
-    let header = awaited.header(left).map_err(|fault| CheckpointError::header(&shown, fault))?;
+fn await_shard(awaited: Awaited) -> Shard {
+    let Awaited { path, len, sha256, header, head } = awaited;
     let (metadata, tensors) = of_header(header);
-    let file = SourceFile {
-        path: awaited.path.clone(),
-        len: awaited.len,
-        sha256: awaited.sha256.clone(),
-        metadata,
-        storages: Vec::new(),
-        handle: Handle::new(Held::Awaited(awaited.head.clone())),
-    };
-    Ok((file, tensors))
+    let handle = Handle::new(Held::Awaited(head));
+    (SourceFile { path, len, sha256, metadata, storages: Vec::new(), handle }, tensors)
 }
 
 /// Metadata and tensors of a safetensors header.

@@ -50,11 +50,17 @@ pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMod
     if absent {
         let hub_id = locate::hub_id(model)?;
         known = family_of(&hub_id);
-        downloads.push(hub.plan(&hub_id, places.revision.as_deref(), Wanted::Checkpoint, &STOP)?);
+        downloads.push(hub.plan(
+            &hub_id,
+            places.revision.as_deref(),
+            Wanted::Checkpoint,
+            &ui::Notes,
+            &STOP,
+        )?);
     }
     if !absent && let Some(snapshot) = without_tokenizer(model, places) {
         // Of this commit, so that the weights stay those that are here.
-        match hub.plan(&snapshot.repo_id, Some(&snapshot.commit), Wanted::Checkpoint, &STOP) {
+        match hub.plan(&snapshot.repo_id, Some(&snapshot.commit), Wanted::Checkpoint, &ui::Notes, &STOP) {
             Ok(download) => downloads.push(download),
             // There may be none, and then nothing is missing.
             Err(Error::Hub(HubError::Answer { .. })) => {}
@@ -99,13 +105,15 @@ pub(super) fn towers_of(
 
 /// The download of a tower, or why there is none, and what else there is to do.
 fn plan_tower<'a>(hub: &'a Hub, tower: &'a Tower) -> Result<Download<'a>> {
-    hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP).map_err(|error| match error {
-        Error::Hub(HubError::Interrupted) => error,
-        error => {
-            let name = tower.path.rsplit('/').next().unwrap_or(&tower.path).to_owned();
-            LocateError::TowerNotFetched { name, cause: Box::new(error) }.into()
-        }
-    })
+    hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &ui::Notes, &STOP).map_err(
+        |error| match error {
+            Error::Hub(HubError::Interrupted) => error,
+            error => {
+                let name = tower.path.rsplit('/').next().unwrap_or(&tower.path).to_owned();
+                LocateError::TowerNotFetched { name, cause: Box::new(error) }.into()
+            }
+        },
+    )
 }
 
 /// The snapshot that `model` names, where it has no tokenizer and only the hub knows whether there is one.

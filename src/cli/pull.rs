@@ -33,9 +33,9 @@ pub(super) fn run(args: &PullArgs) -> Result<Verdict> {
         Some(tower) if args.include.is_empty() && args.exclude.is_empty() => Wanted::Tower(tower),
         _ => Wanted::Patterns { include: &args.include, exclude: &args.exclude },
     };
-    let mut downloads = vec![hub.plan(&hub_id, revision, wanted, &STOP)?];
+    let mut downloads = vec![hub.plan(&hub_id, revision, wanted, &ui::Notes, &STOP)?];
     for tower in known.into_iter().flat_map(|family| &family.towers) {
-        downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &STOP)?);
+        downloads.push(hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &ui::Notes, &STOP)?);
     }
     if args.dry_run {
         return show_plan(&downloads, args);
@@ -46,7 +46,7 @@ pub(super) fn run(args: &PullArgs) -> Result<Verdict> {
         && let Some(config) = fetch::config(&snapshots[0].dir)
         && let Detected::Mgm(found) = Family::detect(&config)
     {
-        let plan = |tower| hub.plan(tower_id(tower), None, Wanted::Tower(tower), &STOP);
+        let plan = |tower| hub.plan(tower_id(tower), None, Wanted::Tower(tower), &ui::Notes, &STOP);
         let downloads: Vec<_> = found.family.towers.iter().map(plan).collect::<Result<_>>()?;
         snapshots.extend(fetch::fetch(&hub, &downloads, args.talk.progress)?);
     }

@@ -30,14 +30,20 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Verdict> {
     }
     let hub_id = locate::hub_id(model)?;
     let hub = fetch::hub(&places)?.ok_or_else(|| HubError::Offline { repo_id: hub_id.clone() })?;
-    let download = hub.plan(&hub_id, places.revision.as_deref(), Wanted::Checkpoint, &STOP)?;
-    let stream = Stream::open(download, &ui::Bars::new(args.talk.progress), &STOP)?;
+    let download = hub.plan(&hub_id, places.revision.as_deref(), Wanted::Checkpoint, &ui::Notes, &STOP)?;
+    let bars = ui::Bars::new(args.talk.progress);
+    let options = convert::options(&args.recipe);
+    let limits = Limits::within(options.max_memory);
+    let open = if args.dry_run { Stream::preview } else { Stream::open };
+    let mut stream = open(download, limits, &bars, &STOP)?;
+    drop(bars);
     let snapshot = stream.download().snapshot();
-    fetch::towers_of(&snapshot.dir, &places, &hub, args.talk.progress)?;
+    if !args.dry_run {
+        fetch::towers_of(&snapshot.dir, &places, &hub, args.talk.progress)?;
+    }
     let located =
         Located { dir: snapshot.dir, hub_id: Some(snapshot.repo_id), revision: Some(snapshot.commit) };
-    let options = convert::options(&args.recipe);
-    let checkpoint = stream.checkpoint(Limits::within(options.max_memory))?;
+    let checkpoint = stream.checkpoint()?;
     let conversion = Conversion::prepare_opened(checkpoint, located, &places, options)?;
     if args.dry_run {
         return convert::show_plan(&conversion, args.talk.json);
@@ -91,5 +97,9 @@ impl Progress for Both<'_> {
 
     fn finish(&self) {
         self.bars.finish();
+    }
+
+    fn note(&self, text: &str) {
+        self.bars.note(text);
     }
 }

@@ -25,7 +25,7 @@ use serde_json::Value;
 pub use pipeline::Resources;
 pub use supply::{Present, Supply};
 
-use crate::checkpoint::{Checkpoint, Folder, Limits};
+use crate::checkpoint::{Ahead, Checkpoint, Folder, Limits};
 use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::environment;
@@ -168,7 +168,12 @@ impl Conversion {
     /// Whatever makes the conversion impossible and can be known now.
     pub fn prepare(located: Located, places: &Places, options: Options) -> Result<Self> {
         let limits = Limits::within(options.max_memory);
-        Self::prepare_opened(Checkpoint::open_awaiting(&located.dir, &[], limits)?, located, places, options)
+        Self::prepare_opened(
+            Checkpoint::open_awaiting(&located.dir, Ahead::within(limits))?,
+            located,
+            places,
+            options,
+        )
     }
 
     /// The same for a checkpoint that is open, and of which files of weights may be yet to come.

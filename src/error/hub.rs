@@ -1,6 +1,6 @@
 //! Errors of downloading from the hub.
 
-use crate::size::agreed;
+use crate::size::{agreed, counted};
 use std::io;
 use std::path::PathBuf;
 
@@ -21,6 +21,12 @@ pub enum HubError {
     BadEndpoint {
         /// As given.
         text: String,
+    },
+    /// The token is none that a request can carry.
+    #[error("the hub's token in {place} is not usable")]
+    BadToken {
+        /// The variable or the file.
+        place: String,
     },
     /// The proxy that the environment names cannot be used.
     #[error("the proxy in {name} is not usable")]
@@ -126,6 +132,30 @@ pub enum HubError {
         /// Digest of what came.
         received: String,
     },
+    /// A file of another length than the listing says, twice.
+    #[error("the hub does not send `{file}` as long as its listing says")]
+    WrongLength {
+        /// The file, in its repository.
+        file: String,
+        /// Bytes, by the listing.
+        listed: u64,
+        /// Bytes, by the answer.
+        found: Option<u64>,
+    },
+    /// Another program removes what is fetched.
+    #[error("files of `{repo_id}` were removed from the cache while they were fetched")]
+    Removed {
+        /// The repository.
+        repo_id: String,
+    },
+    /// A link where the cache has a folder or a file of its own.
+    #[error("the cache has a link where mgpack would write")]
+    LinkInCache {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
     /// The disk has no room.
     #[error("not enough free space for the download")]
     NoSpace {
@@ -160,7 +190,11 @@ impl Explain for HubError {
             | HubError::Certificate { url, .. }
             | HubError::Redirect { url, .. } => Some(url.clone()),
             HubError::WrongBytes { file, .. } => Some(file.clone()),
-            HubError::NoSpace { path, .. } | HubError::Io { path, .. } => Some(path.display().to_string()),
+            HubError::NoSpace { path, .. }
+            | HubError::Io { path, .. }
+            | HubError::LinkInCache { path, .. } => {
+                Some(path.display().to_string()).filter(|path| !path.is_empty())
+            }
             _ => None,
         }
     }
@@ -176,6 +210,16 @@ impl Explain for HubError {
             }
             HubError::WrongBytes { listed, received, .. } => {
                 Some(format!("the listing says {listed}, the bytes are {received}"))
+            }
+            HubError::WrongLength { listed, found, .. } => {
+                let found = found.map_or("another number".to_owned(), |found| found.to_string());
+                Some(format!("the listing says {}, the answer {found}", counted(listed, "byte")))
+            }
+            HubError::BadToken { .. } => {
+                Some("it has letters that are not ASCII, or control characters".into())
+            }
+            HubError::LinkInCache { target, .. } => {
+                Some(format!("what is written there would land in {}", target.display()))
             }
             HubError::NoSpace { needed, free, .. } => Some(format!(
                 "{}, {free} free: {} too few",
@@ -217,7 +261,16 @@ impl Explain for HubError {
             HubError::NoRevision { .. } => {
                 "give a branch, a tag or a whole commit with ‹revision›, or leave it out for `main`".into()
             }
-            HubError::NoFile { .. } => {
+            HubError::BadToken { .. } => {
+                "copy it again from the hub's settings page, or unset it to ask without a token".into()
+            }
+            HubError::LinkInCache { .. } => {
+                "remove the link; to keep the cache on another disk set HF_HUB_CACHE, or link the whole folder".into()
+            }
+            HubError::Removed { .. } => {
+                "wait for the conversion with ‹discard_source› that runs, then repeat the command".into()
+            }
+            HubError::NoFile { .. } | HubError::WrongLength { .. } => {
                 "try again later; if it stays so, tell the repository's owner, or leave it out with ‹exclude›"
                     .into()
             }

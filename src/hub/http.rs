@@ -1,36 +1,37 @@
-//! Requests to the hub: redirects, the token, which answers are worth another attempt, and the waits.
+//! Requests to the hub: redirects, the token, and which answers are worth another attempt.
 //!
 //! Redirects are followed here, not by the HTTP crate, so that one rule holds in one place: the token goes to
 //! the endpoint's own origin and nowhere else, and https never becomes http. Every address is asked through the
-//! proxy that `proxy` chooses for it.
+//! proxy that `proxy` chooses for it. Addresses are shown without what may be secret in them ([`bare`]).
+//!
+//! A name that is looked up and a host that does not answer cannot be interrupted, so every request is sent by a
+//! thread of its own, which is left alone when nobody waits for it any more.
 
 use std::ffi::OsString;
 use std::fs;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
+use ureq::config::Config;
 use ureq::http::{Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
+use super::patience::{self, Halt, TICK};
 use super::proxy::Proxies;
 use crate::error::HubError;
-use crate::progress::Stop;
-
-/// Attempts in a row that bring nothing before a request is given up.
-pub(super) const MAX_ATTEMPTS: u32 = 6;
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 8;
 
-/// First wait between attempts; it doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Longest body of a redirect that is read so that its connection can be used again.
+const MAX_REDIRECT_LEN: u64 = 64 << 10;
 
-/// Longest wait of our own, and the longest that a server may ask for.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Connections kept for the next requests to a host.
+const IDLE: usize = 16;
 
 /// Longest file of certificates. Those of the systems have about 250 KiB.
 const MAX_CERTIFICATES_LEN: u64 = 16 << 20;
@@ -45,9 +46,9 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// One that another attempt may mend. The address is told without its query.
+    /// One that another attempt may mend. The address is shown bare.
     pub(super) fn again(url: &str, why: String) -> Self {
-        Failure::Again { url: bare(url).to_owned(), why, wait: None }
+        Failure::Again { url: bare(url), why, wait: None }
     }
 }
 
@@ -66,12 +67,22 @@ pub(super) struct Subject<'a> {
     pub(super) file: Option<&'a str>,
 }
 
+/// The part of a file that is asked for: from a byte on, and up to a byte that does not belong to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    pub(super) first: u64,
+    /// `None`: to the file's end.
+    pub(super) end: Option<u64>,
+}
+
 /// Sends requests.
 pub(super) struct Client {
-    agent: Agent,
+    config: Config,
+    agent: RwLock<Agent>,
     endpoint: Uri,
     token: Option<String>,
     proxies: Proxies,
+    patience: Duration,
 }
 
 impl Client {
@@ -89,7 +100,7 @@ impl Client {
                 && uri.query().is_none()
         });
         let Some(endpoint) = uri else {
-            return Err(HubError::BadEndpoint { text: endpoint.to_owned() });
+            return Err(HubError::BadEndpoint { text: without_secrets(endpoint) });
         };
         let config = Agent::config_builder()
             .max_redirects(0)
@@ -97,61 +108,96 @@ impl Client {
             .timeout_connect(Some(stall))
             .timeout_recv_response(Some(stall))
             .timeout_per_read(Some(stall))
+            .max_idle_connections(2 * IDLE)
+            .max_idle_connections_per_host(IDLE)
             .user_agent(concat!("mgpack/", env!("CARGO_PKG_VERSION")))
             // Without this, ureq would choose one for all addresses.
             .proxy(None)
             .tls_config(TlsConfig::builder().root_certs(roots(&var)?).build())
             .build();
-        Ok(Self { agent: config.new_agent(), endpoint, token, proxies: Proxies::from_env(var) })
+        let agent = RwLock::new(config.new_agent());
+        let (proxies, patience) = (Proxies::from_env(var), patience::limit(stall));
+        Ok(Self { config, agent, endpoint, token, proxies, patience })
     }
 
-    /// Ends all requests at once, and refuses new ones: nobody waits for a silent server.
-    pub(super) fn shut_down(&self) {
-        self.agent.clone().shutdown();
+    /// How long a transfer is kept up while nothing comes of it.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
-    /// One GET of `url`, redirects followed. `from`: the first byte wanted, where it is not the file's first.
-    pub(super) fn get(&self, url: &str, from: u64, subject: Subject<'_>) -> Result<Response<Body>, Failure> {
-        self.send(url, (from > 0).then(|| format!("bytes={from}-")), subject)
+    /// Ends all requests at once: nobody waits for a silent server. Later ones have connections of their own.
+    pub(super) fn end_requests(&self) {
+        let mut agent = self.agent.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *agent, self.config.new_agent()).shutdown();
     }
 
-    /// The same for the first `len` bytes; a server that knows no ranges sends more.
-    pub(super) fn get_first(
+    /// One GET of `url`, or of a range of it, redirects followed. A server that knows no ranges sends all.
+    pub(super) fn get(
         &self,
         url: &str,
-        len: u64,
+        range: Option<Range>,
         subject: Subject<'_>,
+        halt: Halt<'_>,
     ) -> Result<Response<Body>, Failure> {
-        self.send(url, Some(format!("bytes=0-{}", len.saturating_sub(1))), subject)
-    }
-
-    fn send(
-        &self,
-        url: &str,
-        range: Option<String>,
-        subject: Subject<'_>,
-    ) -> Result<Response<Body>, Failure> {
-        let mut at: Uri = url.parse().map_err(|_| HubError::BadEndpoint { text: bare(url).to_owned() })?;
+        let range = range.map(|Range { first, end }| match end {
+            Some(end) => format!("bytes={first}-{}", end.saturating_sub(1)),
+            None => format!("bytes={first}-"),
+        });
+        let mut at: Uri = url.parse().map_err(|_| HubError::BadEndpoint { text: without_secrets(url) })?;
         for _ in 0..=MAX_REDIRECTS {
-            let proxy = self.proxies.of(&at)?.cloned();
-            let request = self.agent.get(&at).config().proxy(proxy).build();
-            let mut request = request.header("accept-encoding", "identity");
-            if let Some(range) = &range {
-                request = request.header("range", range);
-            }
             let token = self.token.as_ref().filter(|_| same_origin(&at, &self.endpoint));
-            if let Some(token) = token {
-                request = request.header("authorization", format!("Bearer {token}"));
-            }
-            let shown = bare(&at.to_string()).to_owned();
-            let answer = request.call().map_err(|error| transport(&shown, &error))?;
+            let shown = bare(&at.to_string());
+            let answer = self.ask(&at, range.as_deref(), token.map(String::as_str), halt)?;
             if !answer.status().is_redirection() {
                 return judge(answer, shown, subject, token.is_some());
             }
             let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
             at = redirect(&at, location).map_err(|why| HubError::Redirect { url: shown, why })?;
+            // Best effort: read to its end, the connection serves the next request.
+            let _ = read_at_most(answer, MAX_REDIRECT_LEN);
         }
-        Err(HubError::Redirect { url: bare(url).to_owned(), why: "too many redirects in a row" }.into())
+        Err(HubError::Redirect { url: bare(url), why: "too many redirects in a row" }.into())
+    }
+
+    /// One request, without what it leads to.
+    fn ask(
+        &self,
+        at: &Uri,
+        range: Option<&str>,
+        token: Option<&str>,
+        halt: Halt<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        let proxy = self.proxies.of(at)?.cloned();
+        let agent = self.agent.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if halt.is_asked() {
+            return Err(HubError::Interrupted.into());
+        }
+        let request = agent.get(at).config().proxy(proxy).build();
+        let mut request = request.header("accept-encoding", "identity");
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let shown = bare(&at.to_string());
+        let (give, take) = mpsc::sync_channel(1);
+        let send = move || {
+            // Nobody waits any more where the other end is gone.
+            let _ = give.send(request.call());
+        };
+        let spawned = std::thread::Builder::new().name("request".into()).spawn(send);
+        spawned.map_err(|cause| HubError::Io { doing: "starting a thread", path: PathBuf::new(), cause })?;
+        loop {
+            match take.recv_timeout(TICK) {
+                Ok(answer) => return answer.map_err(|error| transport(&shown, &error)),
+                Err(RecvTimeoutError::Timeout) if halt.is_asked() => return Err(HubError::Interrupted.into()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Failure::again(&shown, "the request was not carried out".to_owned()));
+                }
+            }
+        }
     }
 }
 
@@ -202,8 +248,7 @@ fn judge(
         }
         .into()),
         408 | 429 | 500..=599 => {
-            let wait =
-                header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+            let wait = patience::asked(answer.headers(), SystemTime::now());
             Err(Failure::Again { url, why: format!("HTTP status {status}"), wait })
         }
         _ => Err(HubError::Answer { url, why: format!("HTTP status {status}") }.into()),
@@ -251,9 +296,21 @@ fn same_origin(a: &Uri, b: &Uri) -> bool {
     a.scheme_str() == b.scheme_str() && host(a) == host(b) && port(a) == port(b)
 }
 
-/// An address without its query, which may hold a signature.
-fn bare(url: &str) -> &str {
-    url.split(['?', '#']).next().unwrap_or_default()
+/// An address without its query, which may hold a signature, and without the name and password before its host.
+pub(super) fn bare(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
+/// What is no address, without all before its last `@`: a password may hold any letter.
+fn without_secrets(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, rest)) => format!("…@{}", bare(rest)),
+        None => bare(text),
+    }
 }
 
 /// The begin of an answer's body, at most `len` bytes.
@@ -265,46 +322,6 @@ pub(super) fn read_at_most(answer: Response<Body>, len: u64) -> Result<Vec<u8>, 
     let body = answer.into_body().into_with_config().limit(u64::MAX).reader();
     body.take(len).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
-}
-
-/// Tries until it succeeds, fails for good or has failed [`MAX_ATTEMPTS`] times, with waits between.
-///
-/// # Errors
-/// The final failure, [`HubError::Answer`] after the last attempt, [`HubError::Interrupted`].
-pub(super) fn retried<T>(
-    stop: &Stop,
-    mut attempt: impl FnMut() -> Result<T, Failure>,
-) -> Result<T, HubError> {
-    for number in 1..=MAX_ATTEMPTS {
-        match attempt() {
-            Ok(value) => return Ok(value),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Again { url, why, .. }) if number == MAX_ATTEMPTS => {
-                return Err(HubError::Answer { url, why: format!("{why}, {number} times in a row") });
-            }
-            Err(Failure::Again { wait, .. }) => pause(number, wait, stop)?,
-        }
-    }
-    Err(HubError::Interrupted)
-}
-
-/// Waits before attempt number `attempt` (from 1), unless asked to stop.
-pub(super) fn pause(attempt: u32, asked: Option<Duration>, stop: &Stop) -> Result<(), HubError> {
-    let doubled = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(MAX_WAIT);
-    // Between half and the whole, so that many clients do not come back together.
-    let jitter = RandomState::new().build_hasher().finish() % 512;
-    let own = doubled.mul_f64(0.5 + jitter as f64 / 1024.0);
-    let until = Instant::now() + asked.map_or(own, |asked| asked.min(MAX_RETRY_AFTER).max(own));
-    loop {
-        if stop.requested() {
-            return Err(HubError::Interrupted);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        std::thread::sleep(left.min(Duration::from_millis(50)));
-    }
 }
 
 #[cfg(test)]
@@ -332,6 +349,21 @@ mod tests {
         assert!(same_origin(&uri("https://HUB.test:443/a"), &hub));
         for other in ["http://hub.test/a", "https://hub.test:8443/a", "https://cdn.hub.test/a"] {
             assert!(!same_origin(&uri(other), &hub), "{other}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_shown_without_names_passwords_and_signatures() {
+        for (url, shown) in [
+            ("https://me:secret@hub.test:8443/a@b?sig=secret", "https://hub.test:8443/a@b"),
+            ("https://hub.test#secret", "https://hub.test"),
+            ("http://a@b:secret@hub.test", "http://hub.test"),
+            ("https://hub.test/a", "https://hub.test/a"),
+        ] {
+            assert_eq!(bare(url), shown);
+        }
+        for bad in ["htp:/me:secret@hub.test", "me:se/cr?et@hub.test", "https://me:secret#@@hub.test"] {
+            assert_eq!(without_secrets(bad), "…@hub.test", "{bad}");
         }
     }
 }

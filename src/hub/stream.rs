@@ -4,23 +4,20 @@
 //! weight comes. [`Stream::run`] then fetches the files in the order in which the shards read them. Where they are
 //! removed, no more are fetched ahead than [`AHEAD`], so the disk holds the files of the shard in work and these.
 
-use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::http::{Failure, read_at_most, retried};
 use super::listing::{BlobHash, Listed};
-use super::{Download, PARALLEL, io_error};
+use super::patience::Halt;
+use super::{Download, PARALLEL};
+use crate::checkpoint::index::INDEX_NAME;
 use crate::checkpoint::safetensors::{PREFIX_LEN, head_len};
-use crate::checkpoint::{Awaited, Checkpoint, Limits, SourceFile};
+use crate::checkpoint::{Ahead, Checkpoint, Limits, SourceFile};
 use crate::convert::Supply;
 use crate::error::{CheckpointError, HeaderFault, HubError, Result};
 use crate::progress::{Progress, Stage, Stop};
-use crate::size::counted;
 
 /// Files fetched beyond those asked for, where files are removed on the way: one, so that the network is not idle while a
 /// shard is computed.
@@ -32,44 +29,66 @@ const FIRST_LEN: u64 = 64 << 10;
 /// Longest time until a request to stop is seen.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Longest text that a dry run fetches: a plan is made from what configurations and templates say, and they are
+/// shorter. Of longer ones the length is enough.
+const MAX_TEXT_LEN: u64 = 16 << 20;
+
 /// A download whose files of weights come later.
 pub struct Stream<'a> {
     download: Download<'a>,
-    awaited: Vec<Awaited>,
+    ahead: Option<Ahead>,
 }
 
 impl<'a> Stream<'a> {
-    /// Fetches all files but the weights, and the head of each file of weights that is not in the cache.
+    /// Fetches all files but the weights, and the head of each file of weights that is not in the cache. `limits`: how
+    /// much these may hold.
     ///
     /// # Errors
     /// [`HubError::NotStreamable`] where the weights are torch files; all that fetching can meet.
-    pub fn open(download: Download<'a>, progress: &dyn Progress, stop: &Stop) -> Result<Self> {
-        let (weights, rest): (Vec<_>, Vec<_>) = download.files.iter().partition(|file| is_weights(file));
-        if weights.is_empty() {
-            return Err(HubError::NotStreamable { repo_id: download.repo_id.clone() }.into());
+    pub fn open(
+        download: Download<'a>,
+        limits: Limits,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let (weights, rest) = parts(&download)?;
+        download.fetch(&download.missing_of(&rest), progress, stop)?;
+        download.link(&rest)?;
+        download.link(&weights)?;
+        let mut ahead = Ahead::within(limits);
+        download.heads(&weights, &mut ahead, progress, stop)?;
+        Ok(Self { download, ahead: Some(ahead) })
+    }
+
+    /// The same for a look at what a conversion would do: what is missing is held in memory, nothing is written and
+    /// nothing is removed.
+    ///
+    /// # Errors
+    /// As [`Stream::open`].
+    pub fn preview(
+        download: Download<'a>,
+        limits: Limits,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let (weights, rest) = parts(&download)?;
+        let mut ahead = Ahead::within(limits);
+        let texts: Vec<&Listed> =
+            rest.iter().filter(|file| !download.store.is_linked(&download.commit, file)).collect();
+        progress.begin(Stage::Download, texts.iter().map(|file| file.size).sum());
+        for file in texts {
+            let len = if file.path == INDEX_NAME || file.size <= MAX_TEXT_LEN { file.size } else { 0 };
+            let text = download.first(file, len, progress, stop)?;
+            progress.advance(file.size);
+            let failed =
+                |cause| HubError::Io { doing: "holding a text in memory", path: (&file.path).into(), cause };
+            ahead.add_text(&file.path, &text, file.size).map_err(failed)?;
         }
-        let missing: Vec<Listed> =
-            download.missing_files.iter().filter(|file| !is_weights(file)).cloned().collect();
-        download.make_folders()?;
-        if !missing.is_empty() {
-            let len = missing.iter().map(|file| file.size).sum();
-            download.hub.check_space(len)?;
-            progress.begin(Stage::Download, len);
-            download.fetch_all(&missing, progress, stop)?;
-            progress.finish();
-        }
-        rest.into_iter().try_for_each(|file| download.link(file))?;
-        let mut awaited = Vec::new();
-        for file in weights {
-            if download.blob(file).exists() {
-                download.link(file)?;
-            } else {
-                // A link that an earlier run left leads nowhere.
-                remove_if_there(&download.snapshot().dir.join(&file.path))?;
-                awaited.push(download.hub.until(stop, || download.head(file, stop))?);
-            }
-        }
-        Ok(Self { download, awaited })
+        progress.finish();
+        let linked = |file: &&Listed| !download.store.is_linked(&download.commit, file);
+        let weights: Vec<Listed> = weights.iter().filter(linked).cloned().collect();
+        download.heads(&weights, &mut ahead, progress, stop)?;
+        Ok(Self { download, ahead: Some(ahead) })
     }
 
     /// The download.
@@ -77,12 +96,13 @@ impl<'a> Stream<'a> {
         &self.download
     }
 
-    /// The checkpoint, within `limits`, with the files that are yet to come.
+    /// The checkpoint, with the files that are yet to come. What is known of them goes into it, so there is one.
     ///
     /// # Errors
     /// As [`Checkpoint::open_awaiting`].
-    pub fn checkpoint(&self, limits: Limits) -> Result<Checkpoint> {
-        Checkpoint::open_awaiting(&self.download.snapshot().dir, &self.awaited, limits)
+    pub fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let ahead = self.ahead.take().unwrap_or_else(|| Ahead::within(Limits::default()));
+        Checkpoint::open_awaiting(&self.download.snapshot().dir, ahead)
     }
 
     /// Bytes that are yet to be fetched, without what an earlier run left of them. `reads`: numbers of the files that
@@ -90,7 +110,7 @@ impl<'a> Stream<'a> {
     pub fn awaited_len(&self, checkpoint: &Checkpoint, reads: &[Vec<usize>]) -> u64 {
         let awaited = order(reads).into_iter().filter(|file| !checkpoint.is_here(*file));
         let listed = awaited.filter_map(|file| self.listed(checkpoint.files().get(file)?));
-        listed.map(|file| self.download.left(file)).sum()
+        listed.map(|file| self.download.store.left(file)).sum()
     }
 
     fn listed(&self, file: &SourceFile) -> Option<&Listed> {
@@ -127,7 +147,9 @@ impl<'a> Stream<'a> {
         (progress, stop): (&dyn Progress, &Stop),
         work: impl FnOnce(&Arrivals<'_>) -> Result<T>,
     ) -> Result<T> {
-        let listed = checkpoint.files().iter().map(|file| self.listed(file)).collect();
+        let by_path: HashMap<&str, &Listed> =
+            self.download.files.iter().map(|file| (file.path.as_str(), file)).collect();
+        let listed = checkpoint.files().iter().map(|file| by_path.get(file.path.as_str()).copied()).collect();
         let here = (0..checkpoint.files().len()).filter(|file| checkpoint.is_here(*file));
         let files = here.map(|file| (file, State::Here)).collect();
         let state = Mutex::new(Shared { order: order(reads), files, asked: 0, over: false, error: None });
@@ -155,8 +177,15 @@ impl<'a> Stream<'a> {
         if let Some(error) = arrivals.lock().error.take() {
             return Err(error);
         }
-        if outcome.is_ok() && !discard {
-            self.download.write_ref()?;
+        if outcome.is_ok()
+            && !discard
+            && let Err(error) = self.download.store.write_ref(&self.download.revision, &self.download.commit)
+        {
+            // What was asked for is done, and the cache is as good as before.
+            progress.note(&format!(
+                "the cache does not say that `{}` is {}: {error}",
+                self.download.revision, self.download.commit
+            ));
         }
         outcome
     }
@@ -164,17 +193,18 @@ impl<'a> Stream<'a> {
 
 /// The files in the order in which shards first read them.
 fn order(reads: &[Vec<usize>]) -> Vec<usize> {
-    let mut order = Vec::new();
-    for file in reads.iter().flatten() {
-        if !order.contains(file) {
-            order.push(*file);
-        }
-    }
-    order
+    let mut seen = HashSet::new();
+    reads.iter().flatten().copied().filter(|file| seen.insert(*file)).collect()
 }
 
-fn is_weights(file: &Listed) -> bool {
-    file.path.ends_with(".safetensors") && !file.path.contains('/')
+/// The files of weights, which come later, and all others.
+fn parts(download: &Download<'_>) -> Result<(Vec<Listed>, Vec<Listed>), HubError> {
+    let is_weights = |file: &Listed| file.path.ends_with(".safetensors") && !file.path.contains('/');
+    let (weights, rest): (Vec<_>, Vec<_>) = download.files.iter().cloned().partition(is_weights);
+    if weights.is_empty() {
+        return Err(HubError::NotStreamable { repo_id: download.repo_id.clone() });
+    }
+    Ok((weights, rest))
 }
 
 /// Where one file is.
@@ -241,7 +271,8 @@ impl Supply for Arrivals<'_> {
             return Ok(());
         };
         self.checkpoint.let_go(file);
-        self.download.remove(listed)?;
+        let halt = Halt::of(self.stop);
+        self.download.discard(listed, halt)?;
         Ok(())
     }
 
@@ -299,80 +330,67 @@ impl Arrivals<'_> {
 
     fn fetch_one(&self, file: usize) -> Result<()> {
         let Some(listed) = self.listed.get(file).copied().flatten() else { return Ok(()) };
-        let job = self.download.job(listed, self.progress, self.stop, &self.failed);
-        self.download.hub.until(self.stop, || job.run())?;
-        self.download.link(listed)?;
+        let halt = Halt::of_many(self.stop, &self.failed);
+        let download = self.download;
+        // One request for each: several files come at once, and their buffers are no part of the memory planned.
+        download.hub.until(halt, || download.fetch_file(listed, 1, self.progress, halt))?;
+        download.link(std::slice::from_ref(listed))?;
         self.checkpoint.arrived(file)
     }
 }
 
 impl Download<'_> {
+    /// The heads of those files that are not in the cache, one after the other: each may have 100 MB.
+    fn heads(
+        &self,
+        weights: &[Listed],
+        ahead: &mut Ahead,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<()> {
+        for file in weights.iter().filter(|file| !self.store.has(&self.commit, file)) {
+            self.head(file, ahead, progress, stop)?;
+        }
+        Ok(())
+    }
+
     /// The first bytes of a safetensors file: its length and its header.
-    fn head(&self, file: &Listed, stop: &Stop) -> Result<Awaited> {
+    fn head(&self, file: &Listed, ahead: &mut Ahead, progress: &dyn Progress, stop: &Stop) -> Result<()> {
         let fault = |fault| CheckpointError::header(&file.path, fault);
-        let mut head = self.first(file, FIRST_LEN.min(file.size), stop)?;
+        let mut head = self.first(file, FIRST_LEN.min(file.size), progress, stop)?;
         let prefix = head.first_chunk::<{ PREFIX_LEN as usize }>();
         let short = HeaderFault::TooShort { len: file.size };
         let len = head_len(*prefix.ok_or_else(|| fault(short))?, file.size).map_err(fault)?;
+        // Before it is fetched.
+        ahead.check_text(len).map_err(fault)?;
         if len > head.len() as u64 {
-            head = self.first(file, len, stop)?;
+            head = self.first(file, len, progress, stop)?;
         }
         head.truncate(len as usize);
         let sha256 = match &file.hash {
             BlobHash::Sha256(hex) => Some(hex.clone()),
             BlobHash::Git(_) => None,
         };
-        Ok(Awaited { path: file.path.clone(), len: file.size, sha256, head })
+        Ok(ahead.add_weights(&file.path, file.size, sha256, &head).map_err(fault)?)
     }
 
     /// The first `len` bytes of a file.
-    fn first(&self, file: &Listed, len: u64, stop: &Stop) -> Result<Vec<u8>, HubError> {
-        let url = self.url(file);
-        retried(stop, || {
-            let answer = self.hub.client.get_first(&url, len, self.subject(file))?;
-            let bytes = read_at_most(answer, len).map_err(|why| Failure::again(&url, why))?;
-            if bytes.len() as u64 != len {
-                let why = format!("the answer ended after {} of {}", bytes.len(), counted(len, "byte"));
-                return Err(Failure::again(&url, why));
-            }
-            Ok(bytes)
-        })
+    fn first(
+        &self,
+        file: &Listed,
+        len: u64,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<Vec<u8>, HubError> {
+        let (url, halt, mut bytes) = (self.url(file), Halt::of(stop), Vec::new());
+        self.hub.until(halt, || self.transfer(file, &url, progress, halt).fetch(0, len, &mut bytes))?;
+        Ok(bytes)
     }
 
-    /// Removes a file of the snapshot, and its content unless another snapshot leads to it.
-    fn remove(&self, file: &Listed) -> Result<(), HubError> {
-        remove_if_there(&self.snapshot().dir.join(&file.path))?;
-        let blob = self.blob(file);
-        let snapshots = self.repo.join("snapshots");
-        if leads_to(&snapshots, &blob).map_err(io_error("listing the cache", &snapshots))? {
-            return Ok(());
-        }
-        remove_if_there(&blob)
+    /// Removes a file of the snapshot, and its content unless something else in the cache leads to it. Nobody else is
+    /// about to use it meanwhile: whoever fetches it has its lock.
+    fn discard(&self, file: &Listed, halt: Halt<'_>) -> Result<(), HubError> {
+        let _lock = self.store.lock(file, halt)?;
+        self.store.remove(&self.commit, file)
     }
-}
-
-fn remove_if_there(path: &Path) -> Result<(), HubError> {
-    match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            Err(io_error("removing a file from the cache", path)(cause))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// True where a link below `dir` leads to `blob`.
-fn leads_to(dir: &Path, blob: &Path) -> io::Result<bool> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        let path = entry.path();
-        if kind.is_dir() && leads_to(&path, blob)? {
-            return Ok(true);
-        }
-        // One that is gone meanwhile was of a file that is being linked under another name.
-        if kind.is_symlink() && fs::read_link(&path).is_ok_and(|to| to.file_name() == blob.file_name()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::work::{self, CONTENT, LOCK, PREFIX, TARGET};
+use super::work::{self, CONTENT, LOCK, TARGET};
 use crate::progress::Progress;
 use crate::size;
 
@@ -21,11 +21,7 @@ const FOREIGN: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) fn sweep(parent: &Path, progress: &dyn Progress) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_work = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).is_some_and(|random| {
-            random.len() == 16 && random.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        });
-        if is_work && is_ours(&entry.path()) {
+        if work::is_random_name(&entry.file_name()) && is_ours(&entry.path()) {
             // The lock is held until the folder is gone: two processes do not sweep one.
             if let Some(_lock) = dead(&entry.path()) {
                 clear(parent, &entry.path(), progress);
@@ -40,12 +36,14 @@ fn is_ours(dir: &Path) -> bool {
     dir.symlink_metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == user)
 }
 
+/// True for what did not change for [`FOREIGN`].
+pub(super) fn is_old(path: &Path) -> bool {
+    let changed = path.symlink_metadata().and_then(|meta| meta.modified());
+    changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > FOREIGN))
+}
+
 /// The lock of a work folder whose process is dead.
 fn dead(dir: &Path) -> Option<Option<File>> {
-    let old = |path: &Path| {
-        let changed = path.symlink_metadata().and_then(|meta| meta.modified());
-        changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > FOREIGN))
-    };
     let flags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
     let open = std::os::unix::fs::OpenOptionsExt::custom_flags(File::options().read(true), flags)
         .open(dir.join(LOCK));
@@ -60,11 +58,11 @@ fn dead(dir: &Path) -> Option<Option<File>> {
             // Empty: its process died before it wrote the id. One that lives has the lock before it writes.
             let of_this_boot = io::Read::read_to_string(&mut io::Read::take(&file, 64), &mut boot).is_ok()
                 && (boot.is_empty() || boot == work::boot_id());
-            (free && of_this_boot || old(dir)).then_some(Some(file))
+            (free && of_this_boot || is_old(dir)).then_some(Some(file))
         }
         // Made and not locked yet, or never: one without a lock is empty or old.
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-            (fs::remove_dir(dir).is_err() && old(dir)).then_some(None)
+            (fs::remove_dir(dir).is_err() && is_old(dir)).then_some(None)
         }
         Err(_) => None,
     }

@@ -33,6 +33,37 @@ pub enum Replace<'a> {
     If(&'a (dyn Fn(&Path) -> Result<()> + Sync)),
 }
 
+/// Makes something at `path`, or in the place of what is there, in one step for readers: `make` makes it in the folder
+/// `aside`, on the same file system, under a name that no other process has and that no reader of `path`'s folder sees.
+///
+/// # Errors
+/// The system's; then nothing is left in `aside`.
+#[cfg(feature = "hub")]
+pub(crate) fn replace(
+    path: &Path,
+    aside: &Path,
+    make: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let staged = aside.join(work::random_name()?);
+    let made = make(&staged).and_then(|()| fs::rename(&staged, path));
+    if made.is_err() {
+        // Best effort: it is hidden, and `sweep_aside` removes it.
+        let _ = fs::remove_file(&staged);
+    }
+    made
+}
+
+/// Removes what processes that died in [`replace`] left in `aside`: names a day old, since the step takes milliseconds.
+#[cfg(feature = "hub")]
+pub(crate) fn sweep_aside(aside: &Path) {
+    for entry in fs::read_dir(aside).into_iter().flatten().flatten() {
+        if work::is_random_name(&entry.file_name()) && leftovers::is_old(&entry.path()) {
+            // Best effort: nobody reads it.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Where something is to be written.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
@@ -243,13 +274,21 @@ fn sync_tree(path: &Path) -> io::Result<()> {
     sync_dir(path)
 }
 
-/// Makes the names in a folder durable; a file system that cannot do so for folders is taken at its word.
+/// Makes the names in a folder durable, as [`sync`] does.
 ///
 /// # Errors
 /// The system's.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    sync(&File::open(dir)?)
+}
+
+/// Makes a file durable; a file system that cannot do so is taken at its word.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn sync(file: &File) -> io::Result<()> {
     use rustix::io::Errno;
-    match rustix::fs::fsync(File::open(dir)?) {
+    match rustix::fs::fsync(file) {
         Ok(()) | Err(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(()),
         Err(cause) => Err(cause.into()),
     }

@@ -42,9 +42,7 @@ impl Work {
     pub(super) fn make(parent: &Path) -> Result<Self> {
         let failed = |path: &Path, cause| io_error("making the work folder", path, cause);
         for _ in 0..TRIES {
-            let mut random = [0; 8];
-            getrandom(&mut random, GetRandomFlags::empty()).map_err(|cause| failed(parent, cause.into()))?;
-            let dir = parent.join(format!("{PREFIX}{:016x}", u64::from_le_bytes(random)));
+            let dir = parent.join(random_name().map_err(|cause| failed(parent, cause))?);
             match fs::create_dir(&dir) {
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made.map_err(|cause| failed(&dir, cause))?,
@@ -102,6 +100,20 @@ impl Drop for Work {
             let _ = remove(&self.dir);
         }
     }
+}
+
+/// A name that no other process has.
+pub(super) fn random_name() -> io::Result<String> {
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    Ok(format!("{PREFIX}{:016x}", u64::from_le_bytes(random)))
+}
+
+/// True for a name that [`random_name`] gives.
+pub(super) fn is_random_name(name: &std::ffi::OsStr) -> bool {
+    name.to_str().and_then(|name| name.strip_prefix(PREFIX)).is_some_and(|random| {
+        random.len() == 16 && random.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// Takes the lock of a work folder. `None`: another process has it, or removed the folder meanwhile.

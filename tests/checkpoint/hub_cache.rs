@@ -185,28 +185,53 @@ fn refuses_a_ref_that_holds_no_commit() {
 }
 
 #[test]
-fn lets_links_lead_only_into_the_blobs_of_the_same_repository() {
+fn links_lead_only_to_contents_of_the_same_cache() {
     let other = format!("hub/models--YanweiLi--MGM-7B/blobs/{SHA256}");
+    let shared = format!("hub/blobs/00/{SHA256}");
     let targets = [
-        ("../../../models--YanweiLi--MGM-7B/blobs/".to_owned() + SHA256, "another repository's blob"),
-        ("../../refs/main".to_owned(), "a file beside the blobs"),
-        ("../../blobs/deep/x".to_owned(), "a file below the blobs"),
-        ("../0000000000000000000000000000000000000000/x".to_owned(), "another snapshot"),
+        (format!("../../../models--YanweiLi--MGM-7B/blobs/{SHA256}"), true, "another repository's blob"),
+        (format!("../../../blobs/00/{SHA256}"), true, "a content of the shared store"),
+        (format!("../../../blobs/00/{SHA256}.refs"), false, "another file of the shared store"),
+        (format!("../../../blobs/{SHA256}"), false, "a file beside those of the shared store"),
+        (format!("../../../../{SHA256}"), false, "a file outside of the cache"),
+        ("../../../notes.txt".to_owned(), false, "another file in the cache"),
+        ("../../refs/main".to_owned(), false, "a file beside the blobs"),
+        ("../../blobs/deep/x".to_owned(), false, "a file below the blobs"),
+        ("../0000000000000000000000000000000000000000/x".to_owned(), false, "another snapshot"),
     ];
-    for (target, what) in targets {
+    for (target, is_allowed, what) in targets {
         let mut cache = downloaded();
         cache.folder = cache
             .folder
             .file(&other, "x")
+            .file(&shared, "x")
+            .file(&format!("{shared}.refs"), "x")
+            .file(&format!("hub/blobs/{SHA256}"), "x")
+            .file(SHA256, "x")
+            .file("hub/notes.txt", "x")
             .file(&format!("{REPO}/blobs/deep/x"), "x")
             .file(&format!("{REPO}/snapshots/0000000000000000000000000000000000000000/x"), "x")
             .link(&format!("{REPO}/snapshots/{COMMIT}/extra.txt"), target);
         let opened = Checkpoint::open(&cache.snapshot);
-        assert!(
-            matches!(opened, Err(Error::Checkpoint(CheckpointError::LinkLeavesRoot { .. }))),
-            "{what}: {opened:?}"
-        );
+        let is_refused = matches!(opened, Err(Error::Checkpoint(CheckpointError::LinkLeavesRoot { .. })));
+        assert_eq!((opened.is_ok(), is_refused), (is_allowed, !is_allowed), "{what}: {opened:?}");
     }
+}
+
+#[test]
+fn blobs_moved_to_another_disk_give_their_contents_and_nothing_else() {
+    let mut cache = downloaded();
+    let blobs = cache.folder.path().join(REPO).join("blobs");
+    let moved = cache.folder.path().join("elsewhere");
+    fs::rename(&blobs, &moved).expect("moved");
+    std::os::unix::fs::symlink(&moved, &blobs).expect("a link");
+    let checkpoint = Checkpoint::open(&cache.snapshot).expect("a checkpoint");
+    assert_eq!(checkpoint.files()[0].sha256.as_deref(), Some(SHA256));
+    // `blobs` may lead to any folder, a home too: what is not named as a content is none.
+    let extra = format!("{REPO}/snapshots/{COMMIT}/extra.txt");
+    cache.folder = cache.folder.file("elsewhere/id_rsa", "x").link(&extra, "../../blobs/id_rsa");
+    let opened = Checkpoint::open(&cache.snapshot);
+    assert!(matches!(opened, Err(Error::Checkpoint(CheckpointError::LinkLeavesRoot { .. }))), "{opened:?}");
 }
 
 #[test]

@@ -24,12 +24,22 @@ class Hub:
         self.heads = {}  # path to the bytes that a request for a file's begin gets
         self.log = []  # (path, first byte, bytes sent, authorization)
         self.asked = []  # (path, authorization) of every request
+        self.ranges = []  # (path, Range header) of every GET of a file's bytes
+        self.times = []  # (path, monotonic time) of the same
+        self.sizes = {}  # path to the size that the listing tells instead of the true one
+        self.lengthless = False  # answers tell no length: only their end does
+        self.insists = 1 << 60  # files of this length are refused without a range
+        self.connections = 0
         self.rate = None
         self.stall = 3
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                hub.connections += 1
+                super().setup()
 
             def log_message(self, *_):
                 pass
@@ -72,9 +82,10 @@ class Hub:
     def listing(self, commit):
         siblings = []
         for path, data in self.commits[commit].items():
-            one = {"rfilename": path, "size": len(data), "blobId": self.digest(path, commit)[:40]}
+            size = self.sizes.get(path, len(data))
+            one = {"rfilename": path, "size": size, "blobId": self.digest(path, commit)[:40]}
             if len(data) >= 1000:
-                one["lfs"] = {"sha256": self.digest(path, commit), "size": len(data), "pointerSize": 130}
+                one["lfs"] = {"sha256": self.digest(path, commit), "size": size, "pointerSize": 130}
             siblings.append(one)
         return {"id": self.repo, "modelId": self.repo, "sha": commit, "siblings": siblings, "tags": [], "private": False}
 
@@ -124,10 +135,17 @@ class Hub:
             return self.send(request, *fault, b"", body)
         first = 0
         asked = request.headers.get("Range")
-        if asked and fault != "no range":
+        if body:
+            self.ranges.append((name, asked))
+            self.times.append((name, time.monotonic()))
+        if not asked and len(data) >= self.insists:
+            return self.send(request, 403, {}, b"", body)
+        if asked and int(asked.removeprefix("bytes=").split("-")[0]) >= len(data):
+            return self.send(request, 416, {"Content-Range": f"bytes */{len(data)}"}, b"", body)
+        if asked and fault not in ("no range", "cut and no range"):
             start, end = asked.removeprefix("bytes=").split("-")
             first, last = int(start), min(int(end or len(data)), len(data) - 1)
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            headers["Content-Range"] = f"bytes {first}-{last}/{'*' if self.lengthless else len(data)}"
             if end and name in self.heads:
                 data = self.heads[name]
         else:
@@ -135,9 +153,10 @@ class Hub:
         if fault == "wrong":
             data = bytes(255 - b for b in data)
         data = data[first : last + 1]
-        cut = len(data) // 2 if fault in ("cut", "stall") else len(data)
+        cut = len(data) // 2 if fault in ("cut", "cut and no range", "stall") else len(data)
         request.send_response(206 if "Content-Range" in headers else 200)
-        for key, value in (headers | {"Content-Length": str(len(data))}).items():
+        length = {"Connection": "close"} if self.lengthless else {"Content-Length": str(len(data))}
+        for key, value in (headers | length).items():
             request.send_header(key, value)
         request.end_headers()
         if not body:

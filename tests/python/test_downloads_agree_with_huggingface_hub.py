@@ -232,13 +232,13 @@ def test_convert_fetches_what_the_cache_lacks_of_a_model(made, tmp_path):
     assert "tokenizer.json" in fetched and not fetched & {"config.json", *weights}
     assert (tmp_path / "out/tokenizer.json").read_bytes() == hub.files["tokenizer.json"]
     # All of it from nothing, and then without the hub.
-    done = run(["convert", REPO, "--fp16", "-o", tmp_path / "two"], hub, tmp_path / "empty")
+    done = run(["convert", REPO, "--fp16", "-o", tmp_path / "two/out"], hub, tmp_path / "empty")
     assert done.returncode == 0, done.stderr
     hub.server.shutdown()
     hub.server.server_close()
-    done = run(["convert", REPO, "--fp16", "-o", tmp_path / "three"], hub, tmp_path / "empty")
+    done = run(["convert", REPO, "--fp16", "-o", tmp_path / "three/out"], hub, tmp_path / "empty")
     assert done.returncode == 0, done.stderr
-    digests = [(tmp_path / name / "SHA256SUMS").read_bytes() for name in ("out", "two", "three")]
+    digests = [(tmp_path / name / "SHA256SUMS").read_bytes() for name in ("out", "two/out", "three/out")]  # the card names the folder
     assert digests[0] == digests[1] == digests[2]
 
 
