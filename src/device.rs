@@ -166,7 +166,7 @@ impl<'de> Deserialize<'de> for MemoryTable {
             }
         }
         let entries = deserializer.deserialize_map(Entries)?;
-        Self::new(entries).ok_or_else(|| de::Error::custom("a device stands twice, or the disk has a size"))
+        Self::new(entries).ok_or_else(|| de::Error::custom("a device is there twice, or the disk has a size"))
     }
 }
 

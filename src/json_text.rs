@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for JsonText {
                 let mut map = IndexMap::new();
                 while let Some(key) = access.next_key::<String>()? {
                     if map.contains_key(&key) {
-                        return Err(A::Error::custom(format_args!("the key `{key}` stands twice")));
+                        return Err(A::Error::custom(format_args!("the key `{key}` is there twice")));
                     }
                     map.insert(key, access.next_value()?);
                 }

@@ -138,7 +138,7 @@ fn a_gpu_whose_query_fails_is_left_out_and_the_others_keep_their_numbers() {
     assert!(said.contains("GPU 2 does not tell its memory and is left out"), "{said}");
     let (table, said) = Machine::new().nvml("gpu 11000 12000 999 GPU-a A\n").auto();
     assert_eq!(table, Value::Null);
-    assert!(said.contains("no GPU here tells how much of its memory is free"), "{said}");
+    assert!(said.contains("no GPU here says how much of its memory is free"), "{said}");
 }
 
 #[test]

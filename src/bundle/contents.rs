@@ -149,7 +149,7 @@ impl Tar {
                 Entry::Other("not a regular file")
             };
             if entries.insert(path.to_owned(), kind).is_some() {
-                return Err(invalid("a file that stands twice"));
+                return Err(invalid("a file twice"));
             }
             if entries.len() > MAX_ENTRIES {
                 return Err(invalid("too many files"));

@@ -118,12 +118,12 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TotalSizeAbsent { actual } => {
-                write!(f, "the index tells no total size; the tensors have {}", counted(actual, "byte"))
+                write!(f, "the index has no total size; the tensors have {}", counted(actual, "byte"))
             }
             Self::TotalSizeDiffers { listed: Some(listed), actual } => {
                 write!(
                     f,
-                    "the index tells a total size of {}; the tensors have {actual}",
+                    "the index has a total size of {}; the tensors have {actual}",
                     counted(listed, "byte")
                 )
             }

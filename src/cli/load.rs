@@ -91,11 +91,11 @@ fn devices(profile: &Profile, free: Option<MemoryTable>, machine: &Machine) -> D
         match Devices::accelerators(&free) {
             Ok(devices) => return devices,
             Err(error) => {
-                ui::say(&format!("note: the GPUs cannot be used ({error}): host memory stands in for them"))
+                ui::say(&format!("note: the GPUs cannot be used ({error}): host memory is used in their place"))
             }
         }
     } else if profile.map.values().any(|device| device.gpu().is_some()) {
-        ui::say("note: no GPU here: host memory stands in for the devices of the map");
+        ui::say("note: no GPU here: host memory is used in place of the devices of the map");
     }
     Devices::host(profile, machine.host.map_or(u64::MAX, |host| host.free))
 }

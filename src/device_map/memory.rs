@@ -89,7 +89,7 @@ impl GpuTable {
                 entries.extend((next..next + count).map(|id| (Device::Gpu(id), bytes)));
             }
         }
-        let memory = MemoryTable::new(entries).ok_or_else(|| bad(text, "a device stands in it twice"))?;
+        let memory = MemoryTable::new(entries).ok_or_else(|| bad(text, "it has a device twice"))?;
         Ok(Self { memory, capabilities })
     }
 }

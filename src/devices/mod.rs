@@ -120,7 +120,7 @@ impl Devices {
             (0, 0) => Some("this machine has no NVIDIA GPU that its driver lists".to_owned()),
             (0, present) => Some(format!("CUDA_VISIBLE_DEVICES hides {}", counted(present, "GPU"))),
             _ if self.free_memory().is_none() => {
-                Some("no GPU here tells how much of its memory is free".to_owned())
+                Some("no GPU here says how much of its memory is free".to_owned())
             }
             _ => None,
         }

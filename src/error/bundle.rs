@@ -125,7 +125,7 @@ impl Explain for BundleError {
                 mention::call("verify", &path.display().to_string(), &[])
             )),
             BundleError::Digest { .. } => {
-                Some("fetch that file again; ‹verify()› tells whether others are damaged".into())
+                Some("fetch that file again; ‹verify()› checks whether others are damaged".into())
             }
             BundleError::Replaced { .. } => Some("run the command again".into()),
             BundleError::OtherCheckpoint { .. } => Some("give the checkpoint that was converted".into()),

@@ -53,7 +53,7 @@ impl Explain for FamilyError {
                 Some("give an alias, a hub id such as YanweiLi/MGM-7B, or a folder".to_owned())
             }
             FamilyError::NotPublished { .. } => {
-                Some("give the folder of your own checkpoint; its config.json tells its variant".to_owned())
+                Some("give the folder of your own checkpoint; its config.json says which variant it is".to_owned())
             }
         }
     }

@@ -113,7 +113,7 @@ impl Explain for IndexFault {
             Self::NotUtf8 { source } => source.to_string(),
             Self::Json { source } | Self::WrongType { source } => source.to_string(),
             Self::DuplicateKey { .. } => "readers disagree on which of the two counts".to_owned(),
-            Self::NoWeightMap | Self::Empty => "its `weight_map` tells which shard holds a tensor".to_owned(),
+            Self::NoWeightMap | Self::Empty => "its `weight_map` says which shard holds a tensor".to_owned(),
             Self::BadTensorName { limit, .. } => name_rule(*limit),
             Self::BadShardName { rule, .. } => rule.to_string(),
         })
