@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use indexmap::{IndexMap, IndexSet};
 
 use mgpack::convert::{Conversion, Options, Outcome};
+use mgpack::error::ConvertError;
 use mgpack::kernels::Isa;
 use mgpack::locate::{self, Places};
 use mgpack::manifest::{ErrorFigures, FileFate};
 use mgpack::plan::{Fate, TensorPlan};
 use mgpack::size::counted;
 use mgpack::tensor::TensorName;
-use mgpack::{Result, convert, output, tiny};
+use mgpack::{Error, Result, convert, output, tiny};
 use serde_json::{Value, json};
 
 use super::args::{ConvertArgs, PlanArgs, ProgressMode, RecipeArgs};
@@ -56,7 +57,9 @@ pub(super) fn carry_out(
     let bars = ui::Bars::new(args.talk.progress);
     let outcome = work(&target, &bars);
     drop(bars);
-    if outcome.is_err()
+    if let Err(error) = &outcome
+        // Of another conversion, the error says what goes on.
+        && !matches!(error, Error::Convert(ConvertError::OtherUnfinished { .. }))
         && let Some(dir) = Conversion::unfinished(&target)
     {
         ui::say(&format!(

@@ -1,5 +1,7 @@
 //! `mgpack pull`.
 
+use std::collections::HashSet;
+
 use mgpack::Result;
 use mgpack::checkpoint::hub::Snapshot;
 use mgpack::error::CacheError;
@@ -75,18 +77,19 @@ fn show(snapshots: &[Snapshot], args: &PullArgs) -> Result<Verdict> {
 }
 
 fn show_plan(downloads: &[Download<'_>], args: &PullArgs) -> Result<Verdict> {
-    let is_missing = |download: &Download<'_>, file: &mgpack::hub::Listed| {
-        download.missing_files.iter().any(|missing| missing.hash == file.hash)
+    let missing_of = |download: &Download<'_>| -> HashSet<String> {
+        download.missing_files.iter().map(|file| file.hash.name().to_owned()).collect()
     };
     if args.talk.json {
         let list: Vec<_> = downloads
             .iter()
             .map(|download| {
+                let missing = missing_of(download);
                 let files: Vec<_> = download
                     .files
                     .iter()
                     .map(|file| {
-                        json!({ "path": file.path, "bytes": file.size, "hash": file.hash.name(), "cached": !is_missing(download, file) })
+                        json!({ "path": file.path, "bytes": file.size, "hash": file.hash.name(), "cached": !missing.contains(file.hash.name()) })
                     })
                     .collect();
                 json!({ "repo": download.repo_id, "commit": download.commit, "fetch_bytes": download.missing, "files": files })
@@ -97,8 +100,9 @@ fn show_plan(downloads: &[Download<'_>], args: &PullArgs) -> Result<Verdict> {
     }
     let mut screen = ui::Screen::new();
     for download in downloads {
+        let missing = missing_of(download);
         let rows = download.files.iter().map(|file| {
-            let state = if is_missing(download, file) { "fetch" } else { "cached" };
+            let state = if missing.contains(file.hash.name()) { "fetch" } else { "cached" };
             vec![file.path.as_str().into(), ui::Cell::Size(file.size), state.into()]
         });
         screen.table(&ui::Table::new(&[download.repo_id.as_str(), "size", ""]).with_rows(rows));

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::block::Figures;
 use crate::digest::{Digest, Hasher};
 use crate::kernels::Moments;
-use crate::output::{Output, sync_dir};
+use crate::output::{Output, sync, sync_dir};
 use crate::shard::Seal;
 
 /// Name of the journal in the work folder.
@@ -61,9 +61,21 @@ impl Line {
 }
 
 /// Which conversion a journal is of.
-#[derive(Serialize, Deserialize, PartialEq)]
-struct Head {
-    conversion: Digest,
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Head {
+    /// What the conversion is made from and how.
+    pub(super) conversion: Digest,
+    /// The commit of its checkpoint, where a hub told one: the branch may have moved when the conversion goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) revision: Option<String>,
+}
+
+/// A journal that was there.
+pub(super) enum Opened {
+    /// Of this conversion, or begun.
+    Ours(Journal),
+    /// Of another.
+    Other(Head),
 }
 
 /// The journal of one conversion, open.
@@ -75,22 +87,23 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens or begins the journal of an output. `conversion`: what the conversion is made from and how. `name` gives a
-    /// shard's file. Shards that are not as they were written are forgotten. `None`: the journal is of another
-    /// conversion.
+    /// Opens or begins the journal of an output. `name` gives a shard's file. Shards that are not as they were written
+    /// are forgotten.
     pub(super) fn open(
         output: &Output<'_>,
-        conversion: Digest,
+        head: Head,
         name: impl Fn(usize) -> Option<PathBuf>,
-    ) -> io::Result<Option<Self>> {
+    ) -> io::Result<Opened> {
         let path = output.beside(JOURNAL_NAME);
         let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let head = Head { conversion };
         let text = match fs::read_to_string(&path) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        let Some(lines) = parse(&text, &head) else { return Ok(None) };
+        let lines = match parse(&text, head.conversion) {
+            Ok(lines) => lines,
+            Err(other) => return Ok(Opened::Other(other)),
+        };
         let mut finished = HashMap::new();
         for line in lines {
             let (shard, record) = (line.shard, line.finished());
@@ -105,11 +118,11 @@ impl Journal {
         }
         let staged = output.beside("journal.new");
         fs::write(&staged, &text)?;
-        File::open(&staged)?.sync_all()?;
+        sync(&File::open(&staged)?)?;
         fs::rename(&staged, &path)?;
         sync_dir(&dir)?;
         let file = Mutex::new(OpenOptions::new().append(true).open(&path)?);
-        Ok(Some(Self { file, dir, finished, added: AtomicBool::new(false) }))
+        Ok(Opened::Ours(Self { file, dir, finished, added: AtomicBool::new(false) }))
     }
 
     /// What is known of a shard that is finished.
@@ -132,7 +145,7 @@ impl Journal {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         self.added.store(true, Ordering::Relaxed);
         file.write_all(&json_line(&Line::of(shard, finished))?)?;
-        file.sync_all()?;
+        sync(&file)?;
         sync_dir(&self.dir)
     }
 }
@@ -140,20 +153,21 @@ impl Journal {
 /// The shards that a journal in `dir` tells to be finished, which is not yet checked.
 pub(super) fn told(dir: &Path, conversion: Digest) -> Vec<usize> {
     let text = fs::read_to_string(dir.join(JOURNAL_NAME)).unwrap_or_default();
-    let lines = parse(&text, &Head { conversion }).unwrap_or_default();
+    let lines = parse(&text, conversion).unwrap_or_default();
     lines.into_iter().map(|line| line.shard).collect()
 }
 
-/// The lines after the head; `None` where the head is another. What follows a line cut off by a crash does not count.
-fn parse(text: &str, head: &Head) -> Option<Vec<Line>> {
+/// The lines after the head; the head where it is another's. What follows a line cut off by a crash does not count.
+fn parse(text: &str, conversion: Digest) -> Result<Vec<Line>, Head> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut lines = whole.lines();
     match lines.next().map(serde_json::from_str::<Head>) {
-        Some(Ok(found)) if found == *head => {
-            Some(lines.map_while(|line| serde_json::from_str(line).ok()).collect())
+        Some(Ok(found)) if found.conversion == conversion => {
+            Ok(lines.map_while(|line| serde_json::from_str(line).ok()).collect())
         }
-        Some(_) => None,
-        None => Some(Vec::new()),
+        Some(Ok(other)) => Err(other),
+        Some(Err(_)) => Err(Head { conversion, revision: None }),
+        None => Ok(Vec::new()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::journal::{self, Journal};
+use super::journal::{self, Head, Journal, Opened};
 use super::supply::{self, Present, Supply};
 use super::{
     CARD_NAME, Conversion, FilePlan, Outcome, block, card, checked, io_error, pipeline, prepare, towers,
@@ -112,10 +112,15 @@ impl Conversion {
         let content = output.content();
         let name = |shard: usize| self.plan.shards.get(shard).map(|shard| shard.name.as_str());
         let path = |shard: usize| name(shard).map(|name| content.join(name));
-        let opened = Journal::open(output, self.identity(), path)
+        let ours = Head { conversion: self.identity(), revision: self.located.revision.clone() };
+        let opened = Journal::open(output, ours, path)
             .map_err(|cause| io_error("opening the journal", &content, cause))?;
-        let Some(journal) = opened else {
-            return Err(ConvertError::OtherUnfinished { path: content }.into());
+        let journal = match opened {
+            Opened::Ours(journal) => journal,
+            Opened::Other(Head { revision, .. }) => {
+                let revision = revision.filter(|commit| self.located.revision.as_ref() != Some(commit));
+                return Err(ConvertError::OtherUnfinished { path: content, revision }.into());
+            }
         };
         let kept: Vec<&str> = journal.shards().filter_map(name).collect();
         clear_all_but(&content, &kept)

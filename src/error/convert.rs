@@ -17,6 +17,8 @@ pub enum ConvertError {
     OtherUnfinished {
         /// Its staging folder.
         path: PathBuf,
+        /// The commit of its checkpoint, where that was another than this one's.
+        revision: Option<String>,
     },
     /// A NaN or an infinity where a scale must be finite.
     #[error("tensor `{tensor}` holds {value} at row {row}, column {column}")]
@@ -127,7 +129,7 @@ impl Explain for ConvertError {
         match self {
             // Threads have no place.
             ConvertError::Io { path, .. } if path.as_os_str().is_empty() => None,
-            ConvertError::OtherUnfinished { path }
+            ConvertError::OtherUnfinished { path, .. }
             | ConvertError::BadManifest { path, .. }
             | ConvertError::DamagedCache { path, .. }
             | ConvertError::Tower { path, .. }
@@ -161,7 +163,11 @@ impl Explain for ConvertError {
 
     fn help(&self) -> Option<String> {
         match self {
-            ConvertError::OtherUnfinished { .. } => {
+            ConvertError::OtherUnfinished { revision: Some(revision), .. } => Some(format!(
+                "its checkpoint was another commit: go on with it by {}, or remove its folder to begin anew",
+                mention::option("revision", revision)
+            )),
+            ConvertError::OtherUnfinished { revision: None, .. } => {
                 Some("run the command as it was to go on with that one, or remove its folder to begin anew".into())
             }
             ConvertError::NotFinite { tensor, .. } => {

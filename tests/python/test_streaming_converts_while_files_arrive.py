@@ -200,6 +200,60 @@ def test_an_interrupted_conversion_is_not_mixed_with_another(hub, tmp_path):
     assert journal.read_bytes() == before
 
 
+def test_after_the_branch_moved_the_commit_to_go_on_with_is_named(hub, plain, tmp_path):
+    # Once, the help was to repeat the command that had just been refused.
+    cache, target = tmp_path / "cache", tmp_path / "streamed"
+    running, journal = begun(hub, cache, target)
+    running.kill()
+    running.communicate()
+    moved = "e" * 40
+    hub.commits[moved] = {name: data.replace(b'"format":"pt"', b'"format":"tp"') for name, data in hub.files.items()}
+    hub.revisions["main"], hub.rate = moved, None
+    time.sleep(0.3)
+    done = convert(hub, cache, target, "--stream", "--discard-source")
+    assert done.returncode == 2 and "its checkpoint was another commit" in done.stderr, done.stderr
+    assert "the same command goes on" not in done.stderr
+    (revision,) = re.findall(r"--revision ([0-9a-f]{40})", done.stderr)
+    assert revision == COMMIT
+    done = convert(hub, cache, target, "--stream", "--discard-source", "--revision", revision)
+    assert done.returncode == 0, done.stderr
+    assert_same(target, plain)
+
+
+def fetched_weights(hub, seen):
+    return {entry[0] for entry in hub.log[seen:] if entry[2] > HEAD_LEN}
+
+
+def test_a_target_that_appears_meanwhile_costs_nothing_that_was_fetched(hub, plain, tmp_path):
+    cache, target = tmp_path / "cache", tmp_path / "streamed"
+    running, journal = begun(hub, cache, target)
+    target.mkdir()
+    (target / "mine").write_text("precious")
+    hub.rate = None
+    _, talk = running.communicate(timeout=100)
+    assert running.returncode == 1 and held(cache) == 0, talk
+    assert [path.name for path in target.iterdir()] == ["mine"]
+    target.rename(tmp_path / "away")
+    seen = len(hub.log)
+    done = convert(hub, cache, target, "--stream", "--discard-source")
+    assert done.returncode == 0 and not fetched_weights(hub, seen), done.stderr
+    assert_same(target, plain)
+
+
+def test_a_kill_at_the_last_step_costs_nothing_that_was_fetched(hub, plain, tmp_path):
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    cache, target = tmp_path / "cache", tmp_path / "streamed"
+    inject = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e", "inject=renameat2:signal=KILL"]
+    line = [*inject, *command(target, "--stream", "--discard-source")]
+    killed = subprocess.run(line, env=environment(hub, cache), capture_output=True, text=True, timeout=100)
+    assert killed.returncode != 0 and not target.exists() and held(cache) == 0, killed.stderr
+    seen = len(hub.log)
+    done = convert(hub, cache, target, "--stream", "--discard-source")
+    assert done.returncode == 0 and not fetched_weights(hub, seen), done.stderr
+    assert_same(target, plain)
+
+
 def test_content_that_another_revision_has_is_not_removed(hub, tmp_path):
     cache = tmp_path / "cache"
     assert convert(hub, cache, tmp_path / "first").returncode == 0
