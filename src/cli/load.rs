@@ -90,9 +90,9 @@ fn devices(profile: &Profile, free: Option<MemoryTable>, machine: &Machine) -> D
     if let Some(free) = free {
         match Devices::accelerators(&free) {
             Ok(devices) => return devices,
-            Err(error) => {
-                ui::say(&format!("note: the GPUs cannot be used ({error}): host memory is used in their place"))
-            }
+            Err(error) => ui::say(&format!(
+                "note: the GPUs cannot be used ({error}): host memory is used in their place"
+            )),
         }
     } else if profile.map.values().any(|device| device.gpu().is_some()) {
         ui::say("note: no GPU here: host memory is used in place of the devices of the map");

@@ -52,9 +52,9 @@ impl Explain for FamilyError {
             FamilyError::UnknownAlias { .. } => {
                 Some("give an alias, a hub id such as YanweiLi/MGM-7B, or a folder".to_owned())
             }
-            FamilyError::NotPublished { .. } => {
-                Some("give the folder of your own checkpoint; its config.json says which variant it is".to_owned())
-            }
+            FamilyError::NotPublished { .. } => Some(
+                "give the folder of your own checkpoint; its config.json says which variant it is".to_owned(),
+            ),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{Hub, PARALLEL};
 use crate::checkpoint::hub::Snapshot;
 use crate::error::{HubError, Result};
 use crate::progress::{Progress, Stage, Stop};
+use crate::threads;
 
 /// Requests at once, of all files together.
 const REQUESTS: usize = 8;
@@ -129,13 +130,7 @@ impl Download<'_> {
                 }
             }
         };
-        self.hub.until(halt, || {
-            std::thread::scope(|scope| {
-                for _ in 0..workers {
-                    scope.spawn(work);
-                }
-            });
-        });
+        self.hub.until(halt, || threads::on_many(workers.saturating_sub(1), work));
         if stop.requested() {
             return Err(HubError::Interrupted);
         }

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -83,6 +84,8 @@ pub(super) struct Client {
     token: Option<String>,
     proxies: Proxies,
     patience: Duration,
+    /// Set by the first answer, whatever it says.
+    is_reached: AtomicBool,
 }
 
 impl Client {
@@ -117,12 +120,18 @@ impl Client {
             .build();
         let agent = RwLock::new(config.new_agent());
         let (proxies, patience) = (Proxies::from_env(var), patience::limit(stall));
-        Ok(Self { config, agent, endpoint, token, proxies, patience })
+        let is_reached = AtomicBool::new(false);
+        Ok(Self { config, agent, endpoint, token, proxies, patience, is_reached })
     }
 
-    /// How long a transfer is kept up while nothing comes of it.
+    /// How long a transfer is kept up while nothing comes of it; little where no server was ever reached, for then there
+    /// is no network, or a name is wrong.
     pub(super) fn patience(&self) -> Duration {
-        self.patience
+        if self.is_reached.load(Ordering::Relaxed) {
+            self.patience
+        } else {
+            self.patience.min(patience::UNREACHED)
+        }
     }
 
     /// Ends all requests at once: nobody waits for a silent server. Later ones have connections of their own.
@@ -190,7 +199,10 @@ impl Client {
         spawned.map_err(|cause| HubError::Io { doing: "starting a thread", path: PathBuf::new(), cause })?;
         loop {
             match take.recv_timeout(TICK) {
-                Ok(answer) => return answer.map_err(|error| transport(&shown, &error)),
+                Ok(answer) => {
+                    self.is_reached.fetch_or(answer.is_ok(), Ordering::Relaxed);
+                    return answer.map_err(|error| transport(&shown, &error));
+                }
                 Err(RecvTimeoutError::Timeout) if halt.is_asked() => return Err(HubError::Interrupted.into()),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {

@@ -41,6 +41,7 @@ use crate::error::{HubError, Result};
 use crate::family::Tower;
 use crate::progress::{Progress, Stop};
 use crate::size::counted;
+use crate::threads;
 use http::{Client, Failure, Subject, read_at_most};
 use patience::{Halt, Patience, TICK};
 use store::{Store, io_error};
@@ -186,7 +187,8 @@ impl Hub {
         };
         std::thread::scope(|scope| {
             let _done = SetOnDrop(&done);
-            scope.spawn(watch);
+            // Where there can be no watch, each request still looks at the halt by itself.
+            threads::also(scope, watch);
             work()
         })
     }
@@ -209,6 +211,7 @@ impl Hub {
                 Ok(text) => break text,
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { url, why, wait }) => {
+                    patience.set_limit(self.client.patience());
                     patience.attend(&url, &why, wait, halt, progress)?
                 }
             }

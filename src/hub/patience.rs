@@ -22,6 +22,9 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 const SILENCES: u32 = 20;
 const LONGEST: Duration = Duration::from_secs(600);
 
+/// Patience with a server that never answered.
+pub(super) const UNREACHED: Duration = Duration::from_secs(5);
+
 /// Longest wait that a header is taken to name: more is more than any patience.
 const MAX_ASKED: Duration = Duration::from_secs(1 << 20);
 
@@ -96,6 +99,11 @@ pub(super) struct Patience {
 impl Patience {
     pub(super) fn new(limit: Duration, now: Instant) -> Self {
         Self { limit, since: now, kept: 0, attempts: 0 }
+    }
+
+    /// The patience is another one from now on.
+    pub(super) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
     }
 
     /// Tells how many bytes of the transfer are there to stay. Only more than ever renews the patience.

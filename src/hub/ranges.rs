@@ -10,6 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::patience::TICK;
 use super::transfer::{Sink, Transfer};
 use crate::error::HubError;
+use crate::threads;
 
 /// Length of a piece: some round trips of a far server are then little beside it.
 const PIECE_LEN: u64 = 4 << 20;
@@ -35,8 +36,9 @@ pub(super) fn fetch(transfer: &Transfer<'_>, sink: &mut dyn Sink, at_once: usize
     let pieces = usize::try_from((size - start).div_ceil(PIECE_LEN)).unwrap_or(usize::MAX);
     let shared = Shared { state: Mutex::new(State::default()), changed: Condvar::new() };
     std::thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| shared.work(transfer, (start, pieces), 2 * at_once));
+        let begin = |_: &usize| threads::also(scope, || shared.work(transfer, (start, pieces), 2 * at_once));
+        if (0..at_once).take_while(begin).count() == 0 {
+            return transfer.fetch(0, size, sink);
         }
         shared.write(transfer, sink, pieces).inspect_err(|_| transfer.halt.fail())
     })

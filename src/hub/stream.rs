@@ -5,6 +5,7 @@
 //! removed, no more are fetched ahead than [`AHEAD`], so the disk holds the files of the shard in work and these.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::checkpoint::{Ahead, Checkpoint, Limits, SourceFile};
 use crate::convert::Supply;
 use crate::error::{CheckpointError, HeaderFault, HubError, Result};
 use crate::progress::{Progress, Stage, Stop};
+use crate::threads;
 
 /// Files fetched beyond those asked for, where files are removed on the way: one, so that the network is not idle while a
 /// shard is computed.
@@ -165,8 +167,11 @@ impl<'a> Stream<'a> {
             failed: AtomicBool::new(false),
         };
         let outcome = std::thread::scope(|scope| {
-            for _ in 0..PARALLEL {
-                scope.spawn(|| arrivals.fetch());
+            let begin = |_: &usize| threads::also(scope, || arrivals.fetch());
+            if (0..PARALLEL).take_while(begin).count() == 0 {
+                // Nothing would ever come.
+                let cause = rustix::io::Errno::AGAIN.into();
+                return Err(HubError::Io { doing: "starting a thread", path: PathBuf::new(), cause }.into());
             }
             let outcome = work(&arrivals);
             arrivals.lock().over = true;

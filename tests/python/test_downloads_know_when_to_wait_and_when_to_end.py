@@ -36,6 +36,14 @@ def test_a_file_that_is_not_as_long_as_listed_is_given_up_the_second_time(hub, t
     assert not (tmp_path / BLOBS / hub.digest(BIG)).exists()
 
 
+def test_a_server_that_was_never_reached_is_not_waited_for_as_one_that_was(hub, tmp_path):
+    # Its patience is ten minutes with this silence; without a network a user would have sat through it.
+    hub.server.shutdown()
+    hub.server.server_close()
+    done = pull(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="60")
+    assert done.returncode == 2 and "of the 5 s that mgpack waits" in done.stderr, done.stderr
+
+
 def test_a_server_without_ranges_that_always_breaks_off_is_given_up(hub, tmp_path):
     hub.faults[BIG] = ["cut"] + ["cut and no range"] * 99
     done = pull(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="30")
