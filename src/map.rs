@@ -20,7 +20,7 @@ use crate::family::{self, Detected, Family, Match, Variant};
 use crate::locate::{self, Places};
 use crate::manifest::Manifest;
 use crate::modules::{MapRequest, ModelModules};
-use crate::plan::{DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
+use crate::plan::{self, DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
 use crate::scheme::{Layout, Scheme};
 use crate::structure::{Role, role_of};
 use crate::tensor::TensorName;
@@ -146,10 +146,15 @@ impl Model {
     /// [`CheckpointError`]; [`DeviceMapError::NoTree`] without weights of a class that has no tree.
     pub fn of_checkpoint(dir: &Path, storage: &Storage, places: &Places) -> Result<Self> {
         let checkpoint = match Checkpoint::open(dir) {
-            Err(Error::Checkpoint(CheckpointError::NoWeights { .. })) => None,
+            Err(Error::Checkpoint(
+                CheckpointError::NoWeights { .. } | CheckpointError::OtherWeights { .. },
+            )) => None,
             opened => Some(opened?),
         };
         let config = checkpoint::config_of(dir)?;
+        if let Some(checkpoint) = &checkpoint {
+            plan::check_stored(checkpoint.tensors())?;
+        }
         if let Some(method) = transformers::quantization_of(&config) {
             return Err(PlanError::AlreadyQuantized { method }.into());
         }

@@ -145,10 +145,30 @@ pub fn natural(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// True for the bias that decides which experts are chosen. Loaders keep it in f32, for rounding it would move tokens
-/// to other experts (transformers: `_keep_in_fp32_modules_strict`).
-pub(crate) fn is_routing_bias(name: &str) -> bool {
-    name.ends_with(".e_score_correction_bias")
+/// True for what decides which experts are chosen, how a state decays, and the sinks of attention. Classes keep them in
+/// f32 (transformers: `_keep_in_fp32_modules_strict`; vLLM: parameters of type float32), for rounding would move tokens to
+/// other experts, and errors of a state add up.
+pub(crate) fn is_precise(name: &str) -> bool {
+    const PRECISE: [&str; 7] =
+        ["e_score_correction_bias", "expert_bias", "A_log", "dt_bias", "D", "attn_sink", "sinks"];
+    let last = name.rsplit('.').next().unwrap_or(name);
+    PRECISE.contains(&last) || name.ends_with(".ffn.gate.bias")
+}
+
+/// True for what clients build without quantization, whatever a configuration says: the weights of DeepSeek's indexer and
+/// what its prediction of further tokens adds (vLLM: `quant_config=None` and `nn.Linear` in deepseek_v2 and deepseek_mtp), and
+/// the two narrow projections of linear attention (vLLM: one layer without quantization).
+fn is_built_float(module: &str) -> bool {
+    const FLOAT: [&str; 5] = [
+        "indexer.weights_proj",
+        "eh_proj",
+        "shared_head.head",
+        "linear_attn.in_proj_a",
+        "linear_attn.in_proj_b",
+    ];
+    FLOAT
+        .iter()
+        .any(|end| module.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
 /// What [`not_a_linear`] calls the choice of experts.
@@ -193,6 +213,9 @@ pub fn not_a_linear(name: &str, shape: &[u64]) -> Option<&'static str> {
     }
     if matches!(last, "gate" | "shared_expert_gate") || module.split('.').any(|part| part == "router") {
         return Some(ROUTER);
+    }
+    if is_built_float(module) {
+        return Some("clients build it without quantization");
     }
     None
 }
@@ -320,5 +343,43 @@ mod tests {
             Some("fused experts (3-D) are not one linear")
         );
         assert_eq!(not_a_linear("lm_head.weight", &square), Some("head"));
+    }
+
+    #[test]
+    fn what_clients_build_without_quantization_is_no_linear_to_quantize() {
+        let reason = |module: &str| not_a_linear(&format!("model.layers.3.{module}.weight"), &[8, 8]);
+        for float in [
+            "self_attn.indexer.weights_proj",
+            "eh_proj",
+            "shared_head.head",
+            "linear_attn.in_proj_a",
+            "linear_attn.in_proj_b",
+        ] {
+            assert_eq!(reason(float), Some("clients build it without quantization"), "{float}");
+        }
+        for linear in
+            ["self_attn.indexer.wq_b", "linear_attn.in_proj_qkv", "mamba.in_proj_b", "mlp.other_eh_proj"]
+        {
+            assert_eq!(reason(linear), None, "{linear}");
+        }
+    }
+
+    #[test]
+    fn routing_states_and_sinks_are_precise() {
+        for name in [
+            "model.layers.0.mlp.gate.e_score_correction_bias",
+            "model.layers.0.feed_forward.expert_bias",
+            "model.layers.0.linear_attn.A_log",
+            "backbone.layers.0.mixer.D",
+            "layers.0.attn.attn_sink",
+            "layers.0.ffn.gate.bias",
+        ] {
+            assert!(is_precise(name), "{name}");
+        }
+        for name in
+            ["model.layers.0.mlp.gate.weight", "model.layers.0.mlp.gate_proj.bias", "a.my_A_log.weight"]
+        {
+            assert!(!is_precise(name), "{name}");
+        }
     }
 }

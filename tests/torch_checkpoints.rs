@@ -277,6 +277,18 @@ fn a_damaged_storage_stops_the_conversion_and_leaves_nothing() {
 }
 
 #[test]
+fn a_trainers_archive_is_read_whatever_its_ending() {
+    let world = World::new();
+    save_torch(&world.path("bin/m"), &[("pytorch_model.bin", plain(&model()))]);
+    world.good(&["convert", "bin/m", "--int8", "-o", "a/out"]);
+    for (place, name) in [("ckpt", "last.ckpt"), ("tar", "best.pth.tar")] {
+        save_torch(&world.path(&format!("{place}/m")), &[(name, plain(&model()))]);
+        world.good(&["convert", &format!("{place}/m"), "--int8", "-o", &format!("{place}/out")]);
+        assert_same_bundle(&world.path("a/out"), &world.path(&format!("{place}/out")), name);
+    }
+}
+
+#[test]
 fn says_which_part_of_a_training_checkpoint_is_read() {
     let world = World::new();
     let inner = plain(&model());

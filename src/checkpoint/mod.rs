@@ -7,6 +7,7 @@
 
 mod ahead;
 mod awaited;
+mod beside;
 mod blobs;
 mod files;
 mod folder;
@@ -21,6 +22,7 @@ pub mod safetensors;
 mod shards;
 mod tied;
 pub mod torch;
+mod wrapped;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -33,6 +35,7 @@ use serde_json::Value;
 use crate::error::{CheckpointError, ConvertError, Result};
 use crate::tensor::{Dtype, TensorName, element_len};
 use awaited::{Handle, Held};
+use beside::Sets;
 use files::{Fingerprint, Found, Root};
 use index::{Listed, TORCH_INDEX_NAME};
 
@@ -111,8 +114,9 @@ impl Checkpoint {
     ///
     /// The weights are those of `model.safetensors.index.json`; without one, every `*.safetensors` in the
     /// folder itself; without any, those of `pytorch_model.bin.index.json`, or `pytorch_model.bin`, or
-    /// `pytorch_model*.bin` and `consolidated*.pth`, or the only torch file. Files in folders below are side
-    /// files, whatever their names.
+    /// `pytorch_model*.bin` and `consolidated*.pth`, or the only torch file. Adapters, `consolidated*` beside
+    /// other weights, and variants (`model.fp16.safetensors`) beside plain ones are not read. Files in folders below
+    /// are side files, whatever their names.
     ///
     /// # Errors
     /// [`CheckpointError`], for anything that is missing, unsound, or read differently by different loaders.
@@ -129,9 +133,13 @@ impl Checkpoint {
         let (coming, awaited, left) = ahead.split();
         let root = Root::awaiting(dir, coming)?;
         let names = root.top_names()?;
+        let sets = Sets::among(names.iter().map(String::as_str));
         let mut notices = Vec::new();
         let shards::Weights { kind, files, mut tensors } =
-            shards::open(&root, &names, (awaited, left), &mut notices)?;
+            shards::open(&root, (&names, &sets), (awaited, left), &mut notices)?;
+        if !files.iter().any(|file| beside::is_adapter(&file.path)) {
+            notices.extend(wrapped::strip(&mut tensors));
+        }
         let has_config = names.iter().any(|name| name == "config.json");
         let config = if has_config { Some(read_config(&root)?) } else { None };
         notices.extend(tied::resolve(&mut tensors, config.as_deref()));
@@ -143,7 +151,8 @@ impl Checkpoint {
             if files.iter().any(|file| file.path == found.path) {
                 continue;
             }
-            match skip_reason(&found.path, kind) {
+            let beside = if found.path.contains('/') { None } else { sets.why_not(&found.path) };
+            match beside.or_else(|| skip_reason(&found.path, kind)) {
                 Some(reason) => skipped.push(Skipped { path: found.path, reason }),
                 None => side_files.push(SideFile::new(found)),
             }
@@ -162,11 +171,17 @@ impl Checkpoint {
         if !unlisted.is_empty() {
             notices.push(Notice::UnlistedWeights { files: unlisted });
         }
+        for reason in [SkipReason::Adapter, SkipReason::Consolidated, SkipReason::Variant] {
+            let files = skipped_for(reason);
+            if !files.is_empty() {
+                notices.push(Notice::Beside { reason, files });
+            }
+        }
         Ok(Self { root, config, files, tensors, side_files, skipped, notices })
     }
 
     /// Opens one file of weights by itself: no configuration, no side files. The root is its folder. Files
-    /// ending in `.bin`, `.pt` and `.pth` are torch files, all others safetensors.
+    /// ending in `.bin`, `.pt`, `.pth`, `.ckpt` and `.pth.tar` are torch files, all others safetensors.
     ///
     /// # Errors
     /// As [`Checkpoint::open`]. Links are followed wherever they lead, for the file was named.

@@ -2,6 +2,7 @@
 //!
 //! The weights in one format, safetensors before .bin, sharded before whole; config, tokenizer and texts.
 
+use super::beside::Sets;
 use super::index::{INDEX_NAME, TORCH_INDEX_NAME};
 
 /// Endings of a checkpoint's files that are no weights and belong to it.
@@ -52,12 +53,14 @@ fn files_with<'a>(paths: &[&'a str], weights: Vec<&'a str>) -> Vec<&'a str> {
 
 /// The ways in which `paths` have the weights, the preferred first.
 fn weight_sets<'a>(paths: &[&'a str]) -> Vec<Vec<&'a str>> {
+    let sets = Sets::among(paths.iter().copied().filter(|path| !path.contains('/')));
     let among = |stem: &str, ending: &str, sharded: bool| -> Vec<&'a str> {
         let fits = |path: &&str| {
             !path.contains('/')
                 && path.starts_with(stem)
                 && path.ends_with(ending)
                 && is_shard(path) == sharded
+                && sets.why_not(path).is_none()
                 && !path.starts_with("consolidated")
                 && !path.starts_with("training_args")
         };
@@ -65,11 +68,12 @@ fn weight_sets<'a>(paths: &[&'a str]) -> Vec<Vec<&'a str>> {
     };
     let ways = [
         ("model-", ".safetensors", true),
-        ("model.", "safetensors", false),
+        ("model.safetensors", ".safetensors", false),
         ("", ".safetensors", true),
         ("", ".safetensors", false),
         ("pytorch_model-", ".bin", true),
-        ("pytorch_model.", "bin", false),
+        ("pytorch_model.bin", ".bin", false),
+        ("pytorch_model.", ".bin", false),
     ];
     let found = ways.into_iter().map(|(stem, ending, sharded)| among(stem, ending, sharded));
     found.filter(|paths| !paths.is_empty()).collect()
@@ -80,6 +84,11 @@ fn index_of(path: &str) -> Option<&'static str> {
     is_shard(path).then_some(if path.ends_with(".bin") { TORCH_INDEX_NAME } else { INDEX_NAME })
 }
 
+/// A file's name without its ending, and without `-00001-of-00003` at its end.
+pub(super) fn without_shard_number(stem: &str) -> &str {
+    shard_number_of(stem).map_or(stem, |(rest, _)| rest)
+}
+
 fn is_shard(path: &str) -> bool {
     shard_number(path).is_some()
 }
@@ -87,10 +96,15 @@ fn is_shard(path: &str) -> bool {
 /// Stem and ending of `STEM-00001-of-00003.ENDING`, and the 3.
 fn shard_number(path: &str) -> Option<(&str, &str, u32)> {
     let (rest, ending) = path.rsplit_once('.')?;
-    let (first, count) = rest.rsplit_once("-of-")?;
+    let (stem, count) = shard_number_of(rest)?;
+    Some((stem, ending, count))
+}
+
+fn shard_number_of(name: &str) -> Option<(&str, u32)> {
+    let (first, count) = name.rsplit_once("-of-")?;
     let (stem, number) = first.rsplit_once('-')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    (digits(count) && digits(number)).then_some((stem, ending, count.parse().ok()?))
+    (digits(count) && digits(number)).then_some((stem, count.parse().ok()?))
 }
 
 /// All shards of the set that `path` is one of by its name, at most `limit`.
@@ -134,6 +148,12 @@ mod tests {
             ]
         );
         assert_eq!(checkpoint_files(&["model.safetensors", "pytorch_model.bin"]), ["model.safetensors"]);
+        let beside = ["adapter_model.safetensors", "model.fp16.safetensors", "model.safetensors"];
+        assert_eq!(checkpoint_files(&beside), ["model.safetensors"]);
+        assert_eq!(
+            checkpoint_files(&["adapter_model.safetensors", "pytorch_model.bin"]),
+            ["pytorch_model.bin"]
+        );
         assert_eq!(
             checkpoint_files(&[
                 "pytorch_model.bin.index.json",

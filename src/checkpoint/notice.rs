@@ -33,6 +33,12 @@ pub enum SkipReason {
     TorchWeights,
     /// A file of weights in the root that the index does not list.
     UnlistedWeights,
+    /// An adapter of the model, or its configuration, by which loaders would attach it.
+    Adapter,
+    /// The same weights under Mistral's or Meta's own names.
+    Consolidated,
+    /// The same weights in another type.
+    Variant,
 }
 
 impl fmt::Display for SkipReason {
@@ -45,6 +51,9 @@ impl fmt::Display for SkipReason {
             Self::NotRegular(kind) => kind.fmt(f),
             Self::TorchWeights => f.write_str("torch weights; the safetensors weights are read"),
             Self::UnlistedWeights => f.write_str("weights that the index does not list"),
+            Self::Adapter => f.write_str("an adapter, which is not the model"),
+            Self::Consolidated => f.write_str("the same weights under other names"),
+            Self::Variant => f.write_str("a variant of the weights; the plain ones are read"),
         }
     }
 }
@@ -105,6 +114,18 @@ pub enum Notice {
         /// The files, sorted.
         files: Vec<String>,
     },
+    /// Files of weights in the root that are not the model's; they are not read.
+    Beside {
+        /// What they are.
+        reason: SkipReason,
+        /// The files, sorted.
+        files: Vec<String>,
+    },
+    /// The names of all tensors begin with what a wrapper of the model put before them; it is stripped.
+    Wrapped {
+        /// What is stripped, with its dot.
+        prefix: String,
+    },
     /// Tensor names that look like paths. They are never used as paths.
     PathLikeNames {
         /// The first of them.
@@ -160,6 +181,13 @@ impl fmt::Display for Notice {
             }
             Self::UnlistedWeights { files } => {
                 write!(f, "the index does not list {}; not read", list(files))
+            }
+            Self::Beside { reason, files } => write!(f, "not read: {} ({reason})", list(files)),
+            Self::Wrapped { prefix } => {
+                write!(
+                    f,
+                    "every tensor's name begins with `{prefix}`, which a wrapper put there; it is stripped"
+                )
             }
             Self::PathLikeNames { first, count } => {
                 write!(f, "{count} tensor names look like paths, the first is `{first}`; they are only names")

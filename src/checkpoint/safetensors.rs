@@ -244,8 +244,25 @@ pub(super) fn disguise(start: &[u8]) -> Option<Disguise> {
         _ if begins(b"<!doctype html") || begins(b"<html") => Some(Disguise::Html),
         _ if begins(b"<?xml") => Some(Disguise::Xml),
         _ if begins(b"{") => Some(Disguise::Json),
+        _ if is_onnx(start) => Some(Disguise::Onnx),
+        _ if is_ctranslate2(start) => Some(Disguise::CTranslate2),
         _ => None,
     }
+}
+
+/// A protobuf message: the version of ONNX (field 1), then the program that wrote it as text (field 2). Bytes 4 to 7 of
+/// a safetensors file are zero.
+fn is_onnx(start: &[u8]) -> bool {
+    let [8, 1..=63, 0x12, len @ 1..=127, rest @ ..] = start else { return false };
+    rest.get(..usize::from(*len)).is_some_and(|writer| writer.iter().all(u8::is_ascii_graphic))
+}
+
+/// The version of the format in four bytes, then the length of a specification's name in two, and the name, which ends
+/// in a zero.
+fn is_ctranslate2(start: &[u8]) -> bool {
+    let [1..=63, 0, 0, 0, len @ 2..=127, 0, rest @ ..] = start else { return false };
+    let name = rest.get(..usize::from(*len)).and_then(<[u8]>::split_last);
+    name.is_some_and(|(end, name)| *end == 0 && name.iter().all(u8::is_ascii_alphanumeric))
 }
 
 /// A header as written, before its entries are compared with each other.

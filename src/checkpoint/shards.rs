@@ -5,22 +5,27 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::awaited::{Awaited, Handle, Held};
+use super::beside::Sets;
 use super::files::{self, Found, Root};
 use super::index::{self, INDEX_NAME, Index, IndexEntry, Listed, TORCH_INDEX_NAME, TotalSize};
 use super::limits::{Left, Limits};
 use super::safetensors;
 use super::torch;
 use super::{Notice, SourceFile, SourceTensor};
-use crate::error::{CheckpointError, IndexFault};
+use crate::error::{CheckpointError, Disguise, IndexFault};
 
 /// Name of the one file of weights that loaders prefer to an index.
 const SINGLE_NAME: &str = "model.safetensors";
 
 /// The same for torch files.
 const TORCH_SINGLE_NAME: &str = "pytorch_model.bin";
+
+/// Bytes at a file's start that show of what kind it is.
+const SNIFF_LEN: u64 = 512;
 
 /// The weights of a folder.
 #[derive(Debug)]
@@ -35,17 +40,20 @@ pub(super) struct Weights {
 /// Finds and opens the weights of the folder, whose entries are `names`.
 pub(super) fn open(
     root: &Root,
-    names: &[String],
+    (names, sets): (&[String], &Sets),
     awaited: (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
 ) -> Result<Weights, CheckpointError> {
     let has = |name: &str| names.iter().any(|other| other == name);
-    let safetensors: Vec<String> =
-        names.iter().filter(|name| name.ends_with(".safetensors")).cloned().collect();
+    let safetensors: Vec<String> = names
+        .iter()
+        .filter(|name| name.ends_with(".safetensors") && sets.why_not(name).is_none())
+        .cloned()
+        .collect();
     let (kind, index_name, single_name, loose) = if has(INDEX_NAME) || !safetensors.is_empty() {
         (Listed::Safetensors, INDEX_NAME, SINGLE_NAME, safetensors)
     } else {
-        (Listed::Torch, TORCH_INDEX_NAME, TORCH_SINGLE_NAME, torch_files(&root.given, names)?)
+        (Listed::Torch, TORCH_INDEX_NAME, TORCH_SINGLE_NAME, torch_files(&root.given, names, sets)?)
     };
     let (files, tensors) = if has(index_name) {
         let index = read_index(root, index_name, kind, awaited.1.limits())?;
@@ -59,7 +67,7 @@ pub(super) fn open(
         open_indexed(root, (index_name, kind), &index, awaited, notices)?
     } else {
         if loose.is_empty() {
-            return Err(no_weights(&root.given, names));
+            return Err(no_weights(root, names));
         }
         let opened = open_shards(root, kind, &loose, awaited, notices, |_| None)?;
         if loose.len() > 1 {
@@ -277,24 +285,44 @@ fn read_index(root: &Root, name: &str, kind: Listed, limits: Limits) -> Result<I
 }
 
 /// The torch files that are the model where no index says so.
-fn torch_files(dir: &Path, names: &[String]) -> Result<Vec<String>, CheckpointError> {
+fn torch_files(dir: &Path, names: &[String], sets: &Sets) -> Result<Vec<String>, CheckpointError> {
     if names.iter().any(|name| name == TORCH_SINGLE_NAME) {
         return Ok(vec![TORCH_SINGLE_NAME.to_owned()]);
     }
-    let named: Vec<String> = names.iter().filter(|name| is_torch_weights(name)).cloned().collect();
+    let some = |fits: &dyn Fn(&str) -> bool| -> Vec<String> {
+        names.iter().filter(|name| fits(name) && sets.why_not(name).is_none()).cloned().collect()
+    };
+    let named = some(&is_torch_weights);
     if !named.is_empty() {
         return Ok(named);
     }
-    let loose: Vec<String> = names.iter().filter(|name| may_be_weights(name)).cloned().collect();
+    let loose = some(&|name| may_be_weights(name, &TORCH_ENDINGS));
+    let loose = if loose.is_empty() { some(&|name| may_be_weights(name, &TRAINER_ENDINGS)) } else { loose };
     match loose.len() {
         0 | 1 => Ok(loose),
         _ => Err(CheckpointError::UnclearWeights { path: dir.to_owned(), files: loose }),
     }
 }
 
-fn no_weights(dir: &Path, names: &[String]) -> CheckpointError {
-    let path = dir.to_owned();
-    if names.iter().any(|name| name == "config.json") {
+/// Most files whose first bytes are looked at where there are no weights.
+const MAX_SNIFFED: usize = 64;
+
+fn no_weights(root: &Root, names: &[String]) -> CheckpointError {
+    let path = root.given.clone();
+    if names.iter().any(|name| name == "model_index.json") {
+        return CheckpointError::IsPipeline { path };
+    }
+    let kind_of = |name: &String| {
+        let found = root.find(name).ok()??;
+        let mut start = vec![0; usize::try_from(found.len.min(SNIFF_LEN)).ok()?];
+        root.open(name, &found.fingerprint).ok()?.read_exact_at(&mut start, 0).ok()?;
+        let others = [Disguise::Gguf, Disguise::Onnx, Disguise::CTranslate2];
+        safetensors::disguise(&start).filter(|kind| others.contains(kind))
+    };
+    let other = names.iter().take(MAX_SNIFFED).find_map(|name| Some((kind_of(name)?, name.clone())));
+    if let Some((kind, file)) = other {
+        CheckpointError::OtherWeights { path, kind, file }
+    } else if names.iter().any(|name| name == "config.json") {
         CheckpointError::NoWeights { path }
     } else {
         CheckpointError::NotACheckpoint { path }
@@ -308,14 +336,20 @@ pub(super) fn is_torch_weights(name: &str) -> bool {
     of("pytorch_model", ".bin") || of("open_clip_pytorch_model", ".bin") || of("consolidated", ".pth")
 }
 
+/// Endings of torch files that hold a model and little else.
+const TORCH_ENDINGS: [&str; 3] = [".bin", ".pt", ".pth"];
+
+/// Endings of those that a trainer goes on from: a model's own file is preferred to them.
+const TRAINER_ENDINGS: [&str; 2] = [".ckpt", ".pth.tar"];
+
 fn is_torch_file(name: &str) -> bool {
-    [".bin", ".pt", ".pth"].iter().any(|end| name.ends_with(end))
+    TORCH_ENDINGS.iter().chain(&TRAINER_ENDINGS).any(|end| name.ends_with(end))
 }
 
-/// A torch file, but for what a trainer leaves behind.
-fn may_be_weights(name: &str) -> bool {
+/// A torch file of one of these endings, but for what a trainer leaves behind.
+fn may_be_weights(name: &str, endings: &[&str]) -> bool {
     let left_behind = ["training_args", "optimizer", "scheduler", "rng_state"];
-    is_torch_file(name) && !left_behind.iter().any(|start| name.starts_with(start))
+    endings.iter().any(|end| name.ends_with(end)) && !left_behind.iter().any(|start| name.starts_with(start))
 }
 
 impl safetensors::ReadFault {

@@ -27,11 +27,12 @@ const OWN: [&str; 8] = [
 ];
 
 /// Endings of weights in other formats, and of what training leaves behind.
-const LEFT_OUT: [(&str, &str); 13] = [
+const LEFT_OUT: [(&str, &str); 14] = [
     (".bin", "weights in another format"),
     (".pt", "weights in another format"),
     (".pth", "weights in another format"),
     (".ckpt", "weights in another format"),
+    (".pth.tar", "weights in another format"),
     (".h5", "weights in another format"),
     (".msgpack", "weights in another format"),
     (".onnx", "weights in another format"),

@@ -39,7 +39,7 @@ use crate::manifest::{
 };
 use crate::modules::{MapRequest, ModelModules};
 use crate::names::{BundleName, BundlePath, Clash, Line, clash};
-use crate::plan::{Plan, Precision, Recipe, Skip, TensorPlan};
+use crate::plan::{self, Plan, Precision, Recipe, Skip, TensorPlan};
 use crate::scheme::{Layout, OnOverflow, Scheme};
 use crate::tensor::TensorName;
 use crate::transformers;
@@ -204,6 +204,7 @@ impl Conversion {
             Recipe::choose(precision, layout, &options.ignore, options.max_shard_len, family)
         };
         let of_user = recipe(options.precision, layout)?;
+        plan::check_stored(checkpoint.tensors())?;
         if let Some(method) = transformers::quantization_of(&config) {
             return Err(PlanError::AlreadyQuantized { method }.into());
         }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::shown::{listed, shown, shown_bare, shown_path};
-use super::{Explain, HeaderFault, IndexFault, TorchFault};
+use super::{Disguise, Explain, HeaderFault, IndexFault, TorchFault};
 use crate::mention;
 use crate::size::{agreed, counted};
 
@@ -40,6 +40,22 @@ pub enum CheckpointError {
     /// The folder has a `config.json` but no weights.
     #[error("the checkpoint holds no weights")]
     NoWeights {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder has weights of another program alone.
+    #[error("the checkpoint's weights are {kind}")]
+    OtherWeights {
+        /// The folder.
+        path: PathBuf,
+        /// What they are.
+        kind: Disguise,
+        /// The first file of them.
+        file: String,
+    },
+    /// The folder is a pipeline of diffusers: each of its models is in a folder below.
+    #[error("this is a pipeline of diffusers, not one model")]
+    IsPipeline {
         /// The folder.
         path: PathBuf,
     },
@@ -348,6 +364,8 @@ impl Explain for CheckpointError {
             | Self::NotAFolder { path }
             | Self::NotACheckpoint { path }
             | Self::NoWeights { path }
+            | Self::OtherWeights { path, .. }
+            | Self::IsPipeline { path }
             | Self::UnclearWeights { path, .. }
             | Self::TwoSetsOfWeights { index: path, .. }
             | Self::Io { path, .. }
@@ -388,6 +406,13 @@ impl Explain for CheckpointError {
             }
             Self::NoWeights { .. } => {
                 "it has a `config.json` but neither `*.safetensors` nor `pytorch_model*.bin`".to_owned()
+            }
+            Self::OtherWeights { file, .. } => format!(
+                "the first bytes of `{}` show it; there are neither `*.safetensors` nor `pytorch_model*.bin`",
+                shown_bare(file)
+            ),
+            Self::IsPipeline { .. } => {
+                "its model_index.json names the models in the folders below, which load one by one".to_owned()
             }
             Self::UnclearWeights { files, .. } => format!("found {}", listed(files)),
             Self::TwoSetsOfWeights { .. } => {
@@ -451,6 +476,10 @@ impl Explain for CheckpointError {
             Self::NotACheckpoint { .. } => "give the folder that holds the weights".to_owned(),
             Self::NoWeights { .. } | Self::MissingShard { .. } | Self::DanglingLink { .. } => {
                 "the download may not be complete: fetch the model again".to_owned()
+            }
+            Self::OtherWeights { .. } => "give the checkpoint they were made from".to_owned(),
+            Self::IsPipeline { .. } => {
+                "give the folder of one of its models, as `unet` or `transformer`".to_owned()
             }
             Self::UnclearWeights { .. } => {
                 "name the model's file `pytorch_model.bin`, or move the others out of the checkpoint"

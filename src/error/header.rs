@@ -229,6 +229,10 @@ pub enum Disguise {
     Json,
     /// A GGUF model.
     Gguf,
+    /// An ONNX model.
+    Onnx,
+    /// A CTranslate2 model.
+    CTranslate2,
     /// A tar archive, which is how torch 0.1 wrote.
     Tar,
 }
@@ -243,6 +247,8 @@ impl fmt::Display for Disguise {
             Self::Xml => "an XML document",
             Self::Json => "bare JSON text",
             Self::Gguf => "a GGUF model",
+            Self::Onnx => "an ONNX model",
+            Self::CTranslate2 => "a CTranslate2 model",
             Self::Tar => "a tar archive",
         })
     }
@@ -315,7 +321,9 @@ impl Explain for HeaderFault {
                 Self::OtherKind(Disguise::Html | Disguise::Xml | Disguise::Json) => {
                     "fetch that file again: a server's message was saved in its place"
                 }
-                Self::OtherKind(Disguise::Gguf) => "give the checkpoint it was made from",
+                Self::OtherKind(Disguise::Gguf | Disguise::Onnx | Disguise::CTranslate2) => {
+                    "give the checkpoint it was made from"
+                }
                 Self::TooShort { .. } | Self::HeaderCutOff { .. } | Self::MissingBytes { .. } => {
                     "the download may have been cut off: fetch that file again"
                 }

@@ -124,6 +124,7 @@ impl Error {
                 | Error::Load(LoadError::DoesNotFit { .. })
                 | Error::Plan(
                     PlanError::AlreadyQuantized { .. }
+                        | PlanError::Codes { .. }
                         | PlanError::IsBundle { .. }
                         | PlanError::NoClient { .. }
                 )

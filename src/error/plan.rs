@@ -43,6 +43,16 @@ pub enum PlanError {
         /// `quantization_config.quant_method` of its config.json.
         method: String,
     },
+    /// A weight is codes, by its type and what is beside it.
+    #[error("the checkpoint is already quantized: `{tensor}` holds codes of {form}")]
+    Codes {
+        /// The kind of codes.
+        form: &'static str,
+        /// The first such tensor.
+        tensor: String,
+        /// What is beside it: its scales, or how it is coded.
+        beside: String,
+    },
     /// The checkpoint is a bundle.
     #[error("this is a bundle, not a checkpoint")]
     IsBundle {
@@ -124,6 +134,9 @@ impl Explain for PlanError {
             PlanError::AlreadyQuantized { .. } => {
                 Some("its config.json has a quantization_config; mgpack reads floats, and codes quantized again would only lose precision".into())
             }
+            PlanError::Codes { beside, .. } => Some(format!(
+                "`{beside}` is beside it; mgpack reads floats, and codes that were cast would mean nothing"
+            )),
             PlanError::IsBundle { .. } => {
                 Some("its mgpack.json begins as a bundle's manifest does: its weights are converted already".into())
             }
@@ -147,7 +160,7 @@ impl Explain for PlanError {
             PlanError::NothingToQuantize { .. } => {
                 Some("‹scheme=\"bf16\"› and ‹scheme=\"fp16\"› cast everything".into())
             }
-            PlanError::AlreadyQuantized { .. } | PlanError::IsBundle { .. } => {
+            PlanError::AlreadyQuantized { .. } | PlanError::Codes { .. } | PlanError::IsBundle { .. } => {
                 Some("convert from the original bf16 or fp16 checkpoint".into())
             }
             PlanError::NoClient { .. } => {

@@ -364,7 +364,7 @@ impl Explain for TorchFault {
             match self {
                 Self::OverLimit(over) => return over.help(),
                 Self::OtherKind(Disguise::LfsPointer) => "run `git lfs pull` in its repository",
-                Self::OtherKind(Disguise::Gguf) => "give the checkpoint it was made from",
+                Self::OtherKind(Disguise::Gguf | Disguise::Onnx | Disguise::CTranslate2) => "give the checkpoint it was made from",
                 Self::TorchScript => "load it with torch.jit.load and save its state_dict with torch.save",
                 Self::Global { .. } => {
                     "if you trust who wrote it, load it where it can do no harm and save the tensors as safetensors"

@@ -100,8 +100,8 @@ pub(super) fn decide(source: &SourceTensor, recipe: &Recipe, transposed: &HashSe
     }
     // An ignored tensor of a plain cast keeps its type; that of a quantized bundle follows the rest, since
     // the model is loaded in one float type.
-    let is_kept = ignored.is_some() && !recipe.scheme.is_quantized()
-        || structure::is_routing_bias(source.name.as_str());
+    let is_kept =
+        ignored.is_some() && !recipe.scheme.is_quantized() || structure::is_precise(source.name.as_str());
     let target = if is_kept { None } else { recipe.rest };
     match target {
         Some(dtype) if dtype != source.dtype && is_castable(source.dtype) => {

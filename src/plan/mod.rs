@@ -7,6 +7,7 @@
 mod fate;
 mod layout;
 mod recipe;
+mod stored;
 
 use std::collections::HashSet;
 
@@ -22,6 +23,14 @@ use crate::scheme::{PartKind, Scheme};
 use crate::structure::{Role, layer_order, role_of};
 use crate::tensor::{self, Dtype, TensorName};
 use crate::transformers;
+
+/// Refuses a checkpoint whose weights are codes, whether its config.json says so or not.
+///
+/// # Errors
+/// [`PlanError::Codes`].
+pub(crate) fn check_stored(sources: &[SourceTensor]) -> Result<()> {
+    stored::codes(sources).map_or(Ok(()), |error| Err(error.into()))
+}
 
 /// What becomes of every tensor, in layer order, and of every shard.
 #[derive(Clone, Debug)]

@@ -185,6 +185,30 @@ fn refuses_what_is_no_checkpoint() {
     assert!(mgpack::Explain::help(&file).expect("help").contains("‹inspect(\""));
 }
 
+/// First bytes as the programs write them: torch.onnx 2.13, CTranslate2 4, llama.cpp.
+#[test]
+fn names_the_program_whose_weights_it_cannot_read() {
+    let onnx = b"\x08\x08\x12\x07pytorch\x1a\x062.13.0:\x02\x12\x00";
+    let ctranslate2 = b"\x06\0\0\0\x17\0TransformerDecoderSpec\0\x08\0\0\0\x01\0\0\0";
+    let gguf = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0";
+    for (name, bytes, kind) in [
+        ("model.onnx", &onnx[..], "an ONNX model"),
+        ("model-Q4_K_M.gguf", gguf, "a GGUF model"),
+        ("weights", ctranslate2, "a CTranslate2 model"),
+        ("pytorch_model.bin", onnx, "an ONNX model"),
+        ("model.bin", ctranslate2, "a CTranslate2 model"),
+        ("model.safetensors", onnx, "an ONNX model"),
+        ("model.safetensors", ctranslate2, "a CTranslate2 model"),
+    ] {
+        let error = Folder::new().file("config.json", "{}").file(name, bytes).refused();
+        assert!(error.to_string().contains(kind), "{name}: {error}");
+        let help = mgpack::Explain::help(&error).expect("help");
+        assert!(help.starts_with("give the checkpoint"), "{name}: {help}");
+    }
+    let pipeline = Folder::new().file("model_index.json", "{}").file("unet/config.json", "{}").refused();
+    assert!(matches!(pipeline, E::IsPipeline { .. }), "{pipeline:?}");
+}
+
 #[test]
 fn refuses_a_config_that_is_not_text_or_too_large() {
     let binary = small().file("config.json", b"{\"a\":\"\xff\"}").refused();

@@ -240,10 +240,44 @@ fn refuses_torch_files_of_which_none_says_that_it_is_the_model() {
 #[test]
 fn gives_a_notice_of_weights_that_the_index_does_not_list() {
     let checkpoint =
-        two_shards().file(INDEX, index("6", &MAP)).file("consolidated.safetensors", "not even read").good();
-    let files = vec!["consolidated.safetensors".to_owned()];
+        two_shards().file(INDEX, index("6", &MAP)).file("older.safetensors", "not even read").good();
+    let files = vec!["older.safetensors".to_owned()];
     assert_eq!(checkpoint.notices(), [Notice::UnlistedWeights { files }]);
     assert_eq!(checkpoint.tensors().len(), 3);
+}
+
+/// What is beside the model is not even opened. Its names are what transformers, peft and Mistral write.
+#[test]
+fn reads_the_model_and_not_what_lies_beside_it() {
+    let beside = [
+        ("adapter_model.safetensors", SkipReason::Adapter),
+        ("consolidated.safetensors", SkipReason::Consolidated),
+        ("model.fp16.safetensors", SkipReason::Variant),
+    ];
+    for (name, reason) in beside {
+        let checkpoint = Folder::with_weights(&sound(&[("a", 1)])).file(name, "not even read").good();
+        assert_eq!(checkpoint.notices(), [Notice::Beside { reason, files: vec![name.to_owned()] }]);
+        assert_eq!(checkpoint.tensors().len(), 1);
+        // Where it is all that there is, it is the model.
+        assert_eq!(Folder::new().file(name, sound(&[("b", 1)])).good().tensors()[0].name.as_str(), "b");
+    }
+    let adapted = Folder::with_weights(&sound(&[("a", 1)])).file("adapter_config.json", "{}").good();
+    assert!(adapted.side_files().is_empty(), "loaders attach the adapter that its configuration names");
+}
+
+#[test]
+fn strips_what_a_wrapper_put_before_every_name_and_only_then() {
+    let names = |all: &[(&str, usize)]| {
+        let checkpoint = Folder::with_weights(&sound(all)).good();
+        checkpoint.tensors().iter().map(|tensor| tensor.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[("module.a", 1), ("module.b", 1)]), ["a", "b"]);
+    assert_eq!(names(&[("_orig_mod.module.a", 1), ("_orig_mod.module.module.b", 1)]), ["a", "module.b"]);
+    assert_eq!(names(&[("base_model.model.a", 1)]), ["a"]);
+    assert_eq!(names(&[("module.a", 1), ("b", 1)]), ["b", "module.a"]);
+    assert_eq!(names(&[("module.", 1), ("module.b", 1)]), ["module.", "module.b"]);
+    let adapter = Folder::new().file("adapter_model.safetensors", sound(&[("base_model.model.a", 1)])).good();
+    assert_eq!(adapter.tensors()[0].name.as_str(), "base_model.model.a");
 }
 
 /// transformers would read the single file and never look at the index; others do the opposite.
