@@ -100,9 +100,9 @@ def bare(command, hub, folder):
     return subprocess.run(line, env=environment(hub, folder), capture_output=True, text=True, timeout=100)
 
 
-def test_the_digests_in_a_manifest_are_of_the_contents_not_those_of_xet(checkpoint_hub, tmp_path):
+def test_contents_of_a_shared_store_are_held_to_the_names_in_blobs_not_to_those_of_xet(checkpoint_hub, tmp_path):
     in_a_shared_store(checkpoint_hub, tmp_path)
-    done = run(["convert", REPO, "--fp16", "--offline", "-o", tmp_path / "out"], checkpoint_hub, tmp_path)
+    done = run(["convert", REPO, "--fp16", "--offline", "--hash-source", "-o", tmp_path / "out"], checkpoint_hub, tmp_path)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out/mgpack.json").read_text()
     for name, data in checkpoint_hub.files.items():
