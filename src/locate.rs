@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::hub::{HubCache, Snapshot};
-use crate::error::{CacheError, Error, FamilyError, LocateError, Result};
+use crate::error::{CacheError, CheckpointError, Error, FamilyError, LocateError, Result};
 use crate::family::{Family, Tower};
+use crate::regular;
 use crate::tensor;
 use crate::tiny::ALIAS;
 
@@ -76,7 +77,7 @@ pub struct Located {
 /// path or a hub id; the cache's own errors, whose help is the command that fetches what is missing.
 pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
     let path = Path::new(model);
-    if path.exists() {
+    if regular::is_there(path).map_err(|cause| CheckpointError::io(path, "look at", cause))? {
         return Ok(in_cache(path));
     }
     let id = hub_id(model)?;

@@ -21,6 +21,7 @@ use crate::locate::{self, Places};
 use crate::manifest::Manifest;
 use crate::modules::{MapRequest, ModelModules};
 use crate::plan::{self, DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
+use crate::regular;
 use crate::scheme::{Layout, Scheme};
 use crate::structure::{Role, role_of};
 use crate::tensor::TensorName;
@@ -86,7 +87,9 @@ impl Model {
             return Self::of_bundle(path);
         }
         let storage = storage.ok_or_else(|| DeviceMapError::NoPrecision { model: name.to_owned() })?;
-        if !path.exists() && !name.contains('/') {
+        let is_there =
+            regular::is_there(path).map_err(|cause| CheckpointError::io(path, "look at", cause))?;
+        if !is_there && !name.contains('/') {
             if locate::is_tiny(name) {
                 return Err(LocateError::BuiltIn.into());
             }

@@ -32,6 +32,23 @@ pub(crate) fn check(file: &File) -> io::Result<()> {
     }
 }
 
+/// Whether anything is at `path`. Links are followed.
+///
+/// # Errors
+/// The system's, where it does not know: a disk or a server that fails is no absence.
+pub fn is_there(path: &Path) -> io::Result<bool> {
+    use rustix::io::Errno;
+    match path.metadata() {
+        Ok(_) => Ok(true),
+        Err(cause) => match Errno::from_io_error(&cause) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP) => Ok(false),
+            // A zero in the path, which no file has.
+            None => Ok(false),
+            Some(_) => Err(cause),
+        },
+    }
+}
+
 /// True where the environment of this process failed, not the file: too many open files, no memory.
 pub fn is_of_environment(cause: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -42,6 +59,18 @@ pub fn is_of_environment(cause: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_file_can_be_called_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        for name in ["none", "file/below", "loop", "zero\0", &"x".repeat(300)] {
+            assert!(!is_there(&dir.path().join(name)).unwrap(), "{name}");
+        }
+        assert!(is_there(&file).unwrap());
+    }
 
     #[test]
     fn pipes_devices_and_folders_are_refused_without_waiting() {

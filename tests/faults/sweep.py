@@ -13,6 +13,9 @@ After each fault:
 - the same command then succeeds, with the bytes of an undisturbed run, or says that the target is there, and it is good;
 - then nothing of the earlier run is left beside the target.
 
+Commands that only read have their looks at files fail: 0 means the output of an undisturbed run, and 1 (what is read is at
+fault) comes from `verify` alone, for a file that it could not read and with these words.
+
 Prints the counts by command and fault, and each point at which one of these does not hold. `--quick` takes some
 points of every call and always the first and the last. Needs strace; writes in a temporary folder only.
 """
@@ -103,6 +106,19 @@ COMMANDS = [
 ]
 
 
+#: Commands that read, and what they read.
+READERS = [
+    ["inspect", "bundle"],
+    ["inspect", "ckpt"],
+    ["verify", "bundle"],
+    ["plan", "ckpt", "--int8"],
+    ["map", "bundle"],
+    ["map", "ckpt", "--int8"],
+    ["env", "bundle", "--json", "-o", "environment"],
+]
+LOOKS = {"statx": ["EIO", "EACCES"], "openat": ["EIO", "EMFILE"], "getdents64": ["EIO"], "pread64": ["EIO"]}
+
+
 class Sweep:
     def __init__(self, mgpack, folder):
         self.mgpack, self.folder = mgpack, folder
@@ -183,6 +199,34 @@ class Sweep:
         self.expect(where, not left, f"left behind: {left}\n{ran.stderr}{again.stderr}")
         self.counts[command.name, "kill" if fault == "signal=SIGKILL" else "error"] += 1
 
+    def read(self, arguments, quick):
+        """Fails each look of a command that reads."""
+        name, log = f"{arguments[0]} {arguments[1]}", self.folder / "log"
+        plain = self.run(self.base, [*arguments, "--force"] if arguments[0] == "env" else arguments,
+                         ["strace", "-f", "-qq", "-e", f"trace={','.join(LOOKS)}", "-o", log])
+        # What the system's loader and the program's start look at is the same for all.
+        calls = collections.Counter(re.findall(r"^(\d+) +(\w+)\(", log.read_text(), re.MULTILINE))
+        for call, errors in LOOKS.items():
+            most = max((count for (_, found), count in calls.items() if found == call), default=0)
+            numbers = range(1, most + 1)
+            if quick and most > 8:
+                numbers = sorted({1 + at * (most - 1) // 7 for at in range(8)})
+            for number in numbers:
+                for error in errors:
+                    world = self.folder / "world"
+                    shutil.rmtree(world, ignore_errors=True)
+                    shutil.copytree(self.base, world)
+                    ran = self.run(world, arguments, ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
+                                                      "-e", f"inject={call}:error={error}:when={number}"])
+                    where = f"{name}: {call} {number} {error}"
+                    # 127: the system's loader found no library.
+                    # `verify` lists a file that cannot be read as that.
+                    unreadable = ran.returncode == 1 and "a readable file" in ran.stdout and "1 finding" in ran.stdout + ran.stderr
+                    self.expect(where, ran.returncode in (0, 2, 127) or unreadable, f"exit {ran.returncode}\n{ran.stdout}{ran.stderr}")
+                    same = ran.stdout == plain.stdout
+                    self.expect(where, ran.returncode != 0 or same, f"exit 0 and another output\n{ran.stdout}{ran.stderr}")
+                    self.counts[name, "error"] += 1
+
     def inputs(self, world):
         return [digest(world / name) for name in ("ckpt", "bundle")]
 
@@ -207,6 +251,9 @@ def main():
         for command in COMMANDS:
             if not options.only or command.name.split()[0] in options.only.split(","):
                 sweep.sweep(command, options.quick)
+        for arguments in READERS:
+            if not options.only or arguments[0] in options.only.split(","):
+                sweep.read(arguments, options.quick)
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
