@@ -41,7 +41,7 @@ pub(crate) enum ProgramFault {
 
 /// A text as one word of a shell.
 pub(crate) fn shell_word(text: &str) -> String {
-    let is_plain = |character: char| character.is_alphanumeric() || "._-/:=,+@%~".contains(character);
+    let is_plain = |character: char| character.is_alphanumeric() || "._-/:=,+@%".contains(character);
     if !text.is_empty() && text.chars().all(is_plain) {
         text.to_owned()
     } else {

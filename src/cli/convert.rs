@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::args::{ConvertArgs, PlanArgs, ProgressMode, RecipeArgs};
 use super::ui::{Cell, Table, Tone};
 use super::{STOP, Verdict, ui};
+use crate::program::shell_word;
 
 /// Tensors shown as the worst.
 const WORST: usize = 10;
@@ -363,7 +364,7 @@ fn show_bundle(conversion: &Conversion, outcome: &Outcome) {
         ),
     );
     screen.whole(&format!("id sha256:{}", outcome.id));
-    screen.whole(&format!("check it: mgpack verify {path}"));
+    screen.whole(&format!("check it: mgpack verify {}", shell_word(&path)));
     screen.print();
 }
 

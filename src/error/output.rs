@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Explain;
 use super::io::help_for;
+use crate::program::shell_word;
 use crate::size::shown;
 
 /// Something could not be written to its target. What was at the target is as it was.
@@ -181,16 +182,6 @@ impl Explain for OutputError {
                 Some("it may not survive a crash of the machine: `sync`, then check it again".into())
             }
         }
-    }
-}
-
-/// A word that a shell reads as it is.
-fn shell_word(text: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:,@".contains(letter);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }
 
