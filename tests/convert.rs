@@ -645,7 +645,7 @@ fn a_target_inside_the_checkpoint_or_around_it_is_refused() {
 
 /// Starts a conversion and waits until its staging folder holds bytes.
 fn start(world: &World, args: &[&str]) -> std::process::Child {
-    let mut child = world.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = world.interruptible(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();
     while !world.names().iter().any(|name| name.starts_with('.')) {
         assert!(child.try_wait().unwrap().is_none(), "it was over before it could be stopped");

@@ -67,7 +67,7 @@ fn the_first_signal_ends_a_command_that_writes_nothing_within_a_second() {
     ];
     for command in commands {
         for kind in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
-            let mut child = quiet(world.command(command));
+            let mut child = quiet(world.interruptible(command));
             std::thread::sleep(Duration::from_millis(400));
             assert!(child.try_wait().unwrap().is_none(), "{command:?} was over before it could be stopped");
             kill_process(Pid::from_child(&child), kind).unwrap();

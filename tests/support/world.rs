@@ -35,7 +35,18 @@ impl World {
 
     /// The binary, ready to be started in this folder, with nothing of the user's environment.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mgpack"));
+        self.prepared(Command::new(env!("CARGO_BIN_EXE_mgpack")), args)
+    }
+
+    /// The same, where signals do what they do by default: a script's background, and so a test run in it, ignores
+    /// SIGINT, and programs inherit that.
+    pub(crate) fn interruptible(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT,TERM,HUP,QUIT", env!("CARGO_BIN_EXE_mgpack")]);
+        self.prepared(command, args)
+    }
+
+    fn prepared(&self, mut command: Command, args: &[&str]) -> Command {
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
