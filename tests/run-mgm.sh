@@ -5,6 +5,7 @@
 # the pinned packages into .venv-mgm at first use (about 5 GB). PYTHON names the interpreter, by default 3.10, else 3.11.
 # Then the environment that an int8 bundle of MGM-7B pins is made as its user makes it, and the bundle loaded there
 # (tests/environments). LISTS=all does so for every list that a bundle can hold: for a nightly run, half an hour and more.
+# With --environment it makes the two environments and nothing else.
 # PROFILE is cargo's profile, `release` by default; MGPACK names a binary that is there already.
 set -eu
 cd "$(dirname "$0")/.."
@@ -45,6 +46,7 @@ python=$(find_python)
 provide "$environment" tests/mgm/requirements.txt ""
 shared=$(cd "$environment" && bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 provide "$environment-2b" tests/mgm/requirements-2b.txt "$shared"
+[ "${1:-}" != --environment ] || exit 0
 
 if [ -z "${MGM:-}" ]; then
     MGM=$PWD/$environment/MGM

@@ -4,8 +4,27 @@
 #
 # Installs the pinned Python packages into .venv at first use (about 4 GB: PyPI's torch for Linux is the CUDA
 # build, and its libraries must be there even without a GPU). PYTHON names the interpreter, 3.11 by default.
+# With --environment that is all it does.
 set -eu
 cd "$(dirname "$0")/.."
+
+provide() {
+    python=${PYTHON:-python3.11}
+    command -v "$python" >/dev/null 2>&1 || python=python3
+    stamp=.venv/requirements.installed
+    if ! cmp -s tests/python/requirements.txt "$stamp"; then
+        rm -rf .venv
+        "$python" -m venv .venv
+        # --no-deps: the list is complete, and says why it must not be resolved again.
+        .venv/bin/pip install --quiet --no-deps --disable-pip-version-check -r tests/python/requirements.txt
+        cp tests/python/requirements.txt "$stamp"
+    fi
+}
+
+if [ "${1:-}" = --environment ]; then
+    provide
+    exit
+fi
 
 cargo test --release --locked
 
@@ -16,16 +35,7 @@ else
     echo "left out: tests/faults/sweep.py, which needs strace"
 fi
 
-python=${PYTHON:-python3.11}
-command -v "$python" >/dev/null 2>&1 || python=python3
-stamp=.venv/requirements.installed
-if ! cmp -s tests/python/requirements.txt "$stamp"; then
-    rm -rf .venv
-    "$python" -m venv .venv
-    # --no-deps: the list is complete, and says why it must not be resolved again.
-    .venv/bin/pip install --quiet --no-deps --disable-pip-version-check -r tests/python/requirements.txt
-    cp tests/python/requirements.txt "$stamp"
-fi
+provide
 
 # The Python package, built with the same target folder so that nothing is compiled twice.
 PATH="$PWD/.venv/bin:$PATH" CARGO_TARGET_DIR="$PWD/target" .venv/bin/pip install --quiet --no-deps --no-build-isolation \
