@@ -49,11 +49,33 @@ pub fn is_there(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// True where the environment of this process failed, not the file: too many open files, no memory.
+/// True where the system could not read a file (a disk or a server that fails, no permission, no memory, too many open
+/// files), which says nothing of what is in it.
+///
+/// False where the cause is the file itself: it is gone, a link, a socket or no regular file, it ends too soon, or its
+/// bytes were refused.
 pub fn is_of_environment(cause: &io::Error) -> bool {
     use rustix::io::Errno;
-    let errno = Errno::from_io_error(cause);
-    errno.is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+    match errno(cause) {
+        Some(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO),
+        None => cause.kind() == io::ErrorKind::OutOfMemory,
+    }
+}
+
+/// The system's number of an error, also where a reader between has put its own words around it.
+fn errno(cause: &io::Error) -> Option<rustix::io::Errno> {
+    use std::error::Error;
+    rustix::io::Errno::from_io_error(cause).or_else(|| {
+        let mut around: Option<&(dyn Error + 'static)> = cause.get_ref().map(|inner| inner as _);
+        while let Some(error) = around {
+            // Its own source would be the one below what it holds.
+            if let Some(inner) = error.downcast_ref::<io::Error>() {
+                return errno(inner);
+            }
+            around = error.source();
+        }
+        None
+    })
 }
 
 #[cfg(test)]
@@ -70,6 +92,27 @@ mod tests {
             assert!(!is_there(&dir.path().join(name)).unwrap(), "{name}");
         }
         assert!(is_there(&file).unwrap());
+    }
+
+    #[test]
+    fn an_error_of_the_system_says_nothing_of_the_file() {
+        use rustix::io::Errno;
+        for errno in
+            [Errno::IO, Errno::ACCESS, Errno::PERM, Errno::STALE, Errno::TIMEDOUT, Errno::MFILE, Errno::NOMEM]
+        {
+            assert!(is_of_environment(&errno.into()), "{errno:?}");
+            // As a reader in between passes it on.
+            let kind = io::Error::from(errno).kind();
+            let around = io::Error::new(kind, io::Error::other(io::Error::from(errno)));
+            assert!(is_of_environment(&around), "{errno:?}");
+        }
+        for errno in [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO] {
+            assert!(!is_of_environment(&errno.into()), "{errno:?}");
+        }
+        for kind in [io::ErrorKind::InvalidInput, io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof] {
+            assert!(!is_of_environment(&io::Error::new(kind, "words")), "{kind}");
+        }
+        assert!(is_of_environment(&io::ErrorKind::OutOfMemory.into()));
     }
 
     #[test]

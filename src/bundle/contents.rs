@@ -12,6 +12,7 @@ use super::finding::{Finding, FindingKind};
 use crate::archive;
 use crate::beneath::{Kind, Root};
 use crate::error::{BundleError, Result};
+use crate::regular;
 use crate::size::counted;
 
 /// Most entries of a folder that are listed before the check gives up.
@@ -26,6 +27,8 @@ pub(super) trait Contents: Sync {
     fn entries(&self) -> &BTreeMap<String, Entry>;
     /// Opens a regular file.
     fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>>;
+    /// Where a file of the bundle lies on the disk, for errors: its own path, or that of the tar that holds it.
+    fn place(&self, path: &str) -> PathBuf;
     /// What is wrong with the bytes that hold the files together.
     fn findings(&self) -> &[Finding] {
         &[]
@@ -51,11 +54,9 @@ impl Folder {
     /// Opens the folder at `path` and lists all that lies in it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed = |path: PathBuf, cause| BundleError::Io { doing: "listing the bundle", path, cause };
-        let root = Root::open(path).map_err(|cause| match cause.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-                BundleError::NotABundle { path: path.to_owned(), why: cause.to_string() }
-            }
-            _ => failed(path.to_owned(), cause),
+        let root = Root::open(path).map_err(|cause| match regular::is_of_environment(&cause) {
+            false => BundleError::NotABundle { path: path.to_owned(), why: cause.to_string() },
+            true => failed(path.to_owned(), cause),
         })?;
         let listed = root.list(MAX_ENTRIES).map_err(|(below, cause)| match root.is_at(path) {
             true => failed(path.join(below), cause),
@@ -105,10 +106,15 @@ impl Contents for Folder {
     fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
         Ok(Box::new(self.file(path)?))
     }
+
+    fn place(&self, path: &str) -> PathBuf {
+        self.path.join(path)
+    }
 }
 
 /// A bundle in a tar, or in the parts of one.
 pub(super) struct Tar {
+    path: PathBuf,
     parts: archive::Parts,
     entries: BTreeMap<String, Entry>,
     findings: Vec<Finding>,
@@ -159,7 +165,7 @@ impl Tar {
             return Err(invalid("a long name without a file"));
         }
         let findings = check_frame(&parts, root.as_deref().unwrap_or_default(), &entries)?;
-        Ok(Self { parts, entries, findings })
+        Ok(Self { path: path.to_owned(), parts, entries, findings })
     }
 }
 
@@ -231,5 +237,9 @@ impl Contents for Tar {
             Some(Entry::File { len, offset }) => Ok(Box::new(self.parts.reader(*offset).take(*len))),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    fn place(&self, _: &str) -> PathBuf {
+        self.path.clone()
     }
 }

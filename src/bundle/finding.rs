@@ -37,7 +37,7 @@ pub enum FindingKind {
     Digest,
     /// A link, folder, pipe or device where a file should be, or an empty folder.
     NotAFile,
-    /// A file that cannot be read.
+    /// A file that was there and is none any more, or ends sooner than it did.
     Unreadable,
     /// A shard whose header and the manifest disagree.
     Header,

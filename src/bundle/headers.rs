@@ -3,14 +3,15 @@
 //! Carries out formats/bundle.md, "Verification", kind `header`.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 
 use super::contents::Contents;
 use super::finding::{Finding, FindingKind};
-use super::verify::unreadable;
+use super::verify::{of_environment, unreadable};
 use crate::checkpoint::safetensors::{self, Header};
 use crate::error::Result;
 use crate::manifest::{FileRecord, Manifest, TensorRecord, is_shard};
+use crate::regular::is_of_environment;
 use crate::size::counted;
 
 /// The shards' headers hold exactly the tensors of the manifest, where it says.
@@ -35,11 +36,18 @@ pub(super) fn check_headers(
         let mut reader = match contents.open(shard) {
             Ok(reader) => reader,
             Err(cause) => {
-                findings.push(unreadable(shard, cause)?);
+                findings.push(unreadable(contents, shard, cause)?);
                 continue;
             }
         };
-        match read_header(&mut reader, file.size) {
+        let read = match read_header(&mut reader, file.size) {
+            Err(cause) if is_of_environment(&cause) => {
+                return Err(of_environment(contents.place(shard), cause));
+            }
+            Err(cause) => Err(cause.to_string()),
+            Ok(read) => read,
+        };
+        match read {
             Err(why) => findings.push(Finding::new(shard, FindingKind::Header, "a safetensors header", why)),
             Ok(header) => findings.extend(compare_header(shard, &header, tensors)),
         }
@@ -80,17 +88,20 @@ fn compare_header(shard: &str, header: &Header, tensors: &[&TensorRecord]) -> Ve
     findings
 }
 
-/// Reads a shard's header through any reader, with the checks of the checkpoint reader.
-fn read_header(reader: &mut dyn Read, len: u64) -> std::result::Result<Header, String> {
+/// Reads a shard's header through any reader, with the checks of the checkpoint reader. What is wrong with it is text.
+///
+/// # Errors
+/// The reader's.
+fn read_header(reader: &mut dyn Read, len: u64) -> io::Result<std::result::Result<Header, String>> {
     let mut prefix = [0; safetensors::PREFIX_LEN as usize];
-    reader.read_exact(&mut prefix).map_err(|cause| cause.to_string())?;
+    reader.read_exact(&mut prefix)?;
     let header_len = u64::from_le_bytes(prefix);
     let data_len = len.checked_sub(safetensors::PREFIX_LEN).and_then(|rest| rest.checked_sub(header_len));
     let Some(data_len) = data_len.filter(|_| header_len <= safetensors::MAX_HEADER_LEN) else {
-        return Err(format!("a header of {} in a file of {len}", counted(header_len, "byte")));
+        return Ok(Err(format!("a header of {} in a file of {len}", counted(header_len, "byte"))));
     };
     let mut text = vec![0; header_len as usize];
-    reader.read_exact(&mut text).map_err(|cause| cause.to_string())?;
+    reader.read_exact(&mut text)?;
     let header = safetensors::parse(&text, data_len);
-    header.map_err(|fault| fault.to_string())
+    Ok(header.map_err(|fault| fault.to_string()))
 }

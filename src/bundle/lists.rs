@@ -70,7 +70,7 @@ fn check(
     let mut bytes = Vec::new();
     let read = contents.open(name).and_then(|file| file.take(most.saturating_add(1)).read_to_end(&mut bytes));
     if let Err(cause) = read {
-        return unreadable(name, cause).map(Some);
+        return unreadable(contents, name, cause).map(Some);
     }
     let passed = if bytes.len() as u64 > most { Err("a longer text") } else { passes(&bytes) };
     Ok(passed.err().map(|found| Finding::new(name, FindingKind::Manifest, expected, found)))

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::finding::{Finding, FindingKind};
+use super::verify::of_environment;
 use crate::archive::{FIRST_PART, MAX_PARTS};
 use crate::digest::{self, Digest};
 use crate::error::{BundleError, ConvertError, Result};
-use crate::manifest::{self, SUMS_NAME};
+use crate::manifest::{self, MANIFEST_NAME, SUMS_NAME};
 use crate::progress::{Progress, Stage, Stop};
 use crate::regular;
 
@@ -36,9 +37,14 @@ pub(super) struct Released {
 impl Released {
     /// The release in `dir`; `None` where that is no folder of a release, such as a bundle.
     pub(super) fn find(dir: &Path) -> Result<Option<Self>> {
-        // What cannot be read may be a manifest: `verify` says so.
-        if manifest::is_in(dir).unwrap_or(true) {
-            return Ok(None);
+        match manifest::is_in(dir) {
+            Ok(false) => {}
+            // Another thing of that name: `verify` says so.
+            Ok(true) => return Ok(None),
+            Err(cause) if regular::is_of_environment(&cause) => {
+                return Err(of_environment(dir.join(MANIFEST_NAME), cause));
+            }
+            Err(_) => return Ok(None),
         }
         let failed = |cause| io_error("listing the release", dir, cause);
         let mut names = BTreeSet::new();
@@ -82,8 +88,8 @@ impl Released {
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<Vec<Finding>> {
-        let mut findings: Vec<Finding> = self.check_id(id).into_iter().collect();
-        let sums = match self.sums() {
+        let mut findings: Vec<Finding> = self.check_id(id)?.into_iter().collect();
+        let sums = match self.sums()? {
             Ok(sums) => sums,
             Err(finding) => {
                 findings.push(finding);
@@ -112,25 +118,30 @@ impl Released {
         Ok(findings)
     }
 
-    fn check_id(&self, id: Option<Digest>) -> Option<Finding> {
+    fn check_id(&self, id: Option<Digest>) -> Result<Option<Finding>> {
         let name = format!("{}.id", self.name);
-        let id = id?;
+        let Some(id) = id else { return Ok(None) };
         let expected = format!("sha256:{id}\n");
-        let found = match read_limited(&self.dir.join(&name), ID_LEN) {
-            Ok(text) if text == expected.as_bytes() => return None,
+        let found = match self.read(&name, ID_LEN)? {
+            Ok(text) if text == expected.as_bytes() => return Ok(None),
             Ok(text) => String::from_utf8_lossy(&text).trim_end().to_owned(),
             Err(cause) => cause.to_string(),
         };
-        Some(Finding::new(&self.shown(&name), FindingKind::Id, expected.trim_end(), found))
+        Ok(Some(Finding::new(&self.shown(&name), FindingKind::Id, expected.trim_end(), found)))
     }
 
-    /// The digests that the release lists.
-    fn sums(&self) -> std::result::Result<BTreeMap<String, Digest>, Finding> {
+    /// The digests that the release lists, or what is wrong with its list.
+    fn sums(&self) -> Result<std::result::Result<BTreeMap<String, Digest>, Finding>> {
+        let read = self.read(SUMS_NAME, MAX_SUMS_LEN)?;
+        let unreadable =
+            |cause| Finding::new(&self.shown(SUMS_NAME), FindingKind::Unreadable, "a list of digests", cause);
+        Ok(read.map_err(unreadable).and_then(|text| self.parse_sums(text)))
+    }
+
+    fn parse_sums(&self, text: Vec<u8>) -> std::result::Result<BTreeMap<String, Digest>, Finding> {
         let path = self.shown(SUMS_NAME);
         let wrong =
             |found: String| Finding::new(&path, FindingKind::Manifest, "lines of a digest and a name", found);
-        let text = read_limited(&self.dir.join(SUMS_NAME), MAX_SUMS_LEN)
-            .map_err(|cause| Finding::new(&path, FindingKind::Unreadable, "a list of digests", cause))?;
         let text = String::from_utf8(text).map_err(|_| wrong("no UTF-8".to_owned()))?;
         let mut sums = BTreeMap::new();
         for line in text.lines() {
@@ -156,6 +167,9 @@ impl Released {
             regular::open(&self.dir.join(name)).and_then(|file| digest::of_file(&file, progress, stop));
         let found = match hashed {
             Ok(found) => found.ok_or(ConvertError::Interrupted)?,
+            Err(cause) if regular::is_of_environment(&cause) => {
+                return Err(of_environment(self.dir.join(name), cause));
+            }
             Err(cause) => return Ok(Some(unreadable(cause))),
         };
         let differs = || {
@@ -163,6 +177,15 @@ impl Released {
             Finding::new(&self.shown(name), FindingKind::Digest, expected, found)
         };
         Ok((found != expected).then(differs))
+    }
+
+    /// All of a short file; the inner error is of the file itself.
+    fn read(&self, name: &str, limit: u64) -> Result<io::Result<Vec<u8>>> {
+        let path = self.dir.join(name);
+        match read_limited(&path, limit) {
+            Err(cause) if regular::is_of_environment(&cause) => Err(of_environment(path, cause)),
+            read => Ok(read),
+        }
     }
 
     /// The path of a file of the release: those of the bundle inside have theirs without a folder.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::contents::{Contents as _, Folder};
 use super::verify::read_manifest;
-use crate::error::{OutputError, Result};
+use crate::error::{BundleError, Error, OutputError, Result};
 use crate::legible::legible;
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME};
+use crate::regular;
 
 /// Names shown of what is in the way.
 const SHOWN: usize = 5;
@@ -16,11 +17,17 @@ const SHOWN: usize = 5;
 /// is not listed does.
 ///
 /// # Errors
-/// [`OutputError::NotOurs`] with the names that are in the way, or with the reason why this is no bundle.
+/// [`BundleError::Io`] where the system could not read it. [`OutputError::NotOurs`] with the names that are in the way, or with the reason why this is no bundle.
 pub fn may_replace(dir: &Path) -> Result<()> {
     let refused = |why: String| Err(OutputError::NotOurs { path: dir.to_owned(), why }.into());
-    if !dir.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-        return refused("it is not a folder".into());
+    match dir.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => {}
+        Err(cause) if regular::is_of_environment(&cause) => {
+            return Err(
+                BundleError::Io { doing: "looking at the target", path: dir.to_owned(), cause }.into()
+            );
+        }
+        _ => return refused("it is not a folder".into()),
     }
     let folder = Folder::open(dir)?;
     if folder.entries().is_empty() {
@@ -28,6 +35,7 @@ pub fn may_replace(dir: &Path) -> Result<()> {
     }
     let manifest = match read_manifest(dir) {
         Ok((manifest, _)) => manifest,
+        Err(error @ Error::Bundle(BundleError::Io { .. })) => return Err(error),
         Err(error) => {
             let why = crate::Explain::why(&error).unwrap_or_else(|| error.to_string());
             return refused(format!("it is neither empty nor a bundle: {why}"));

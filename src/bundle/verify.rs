@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, ErrorKind, Read};
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -52,10 +52,16 @@ pub struct Report {
 /// the current rayon pool.
 ///
 /// # Errors
-/// [`BundleError::NotABundle`] where there is no manifest to check against. Everything else is a finding.
+/// [`BundleError::NotABundle`] where there is no manifest to check against; [`BundleError::Io`] names a file that the
+/// system could not read. Everything else is a finding.
 pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) -> Result<Report> {
     let not_a_bundle = |why: String| BundleError::NotABundle { path: path.to_owned(), why };
-    let meta = fs::metadata(path).map_err(|cause| not_a_bundle(cause.to_string()))?;
+    let unreadable =
+        |cause: io::Error, why: &dyn Fn(&io::Error) -> String| match regular::is_of_environment(&cause) {
+            true => of_environment(path.to_owned(), cause),
+            false => not_a_bundle(why(&cause)).into(),
+        };
+    let meta = fs::metadata(path).map_err(|cause| unreadable(cause, &|cause| cause.to_string()))?;
     if let Some(released) = meta.is_dir().then(|| Released::find(path)).transpose()?.flatten() {
         let inside = verify(&released.tar(), quick, progress, stop);
         let id = inside.as_ref().ok().and_then(|report| report.id);
@@ -78,7 +84,8 @@ pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) ->
         report.notes.extend(misnamed.map(|misnamed| misnamed.note()));
         return Ok(report);
     }
-    let tar = Tar::list(path).map_err(|cause| not_a_bundle(format!("it is no tar of a bundle: {cause}")))?;
+    let tar = Tar::list(path)
+        .map_err(|cause| unreadable(cause, &|cause| format!("it is no tar of a bundle: {cause}")))?;
     check(&tar, &not_a_bundle, quick, progress, stop).map(|(report, _)| report)
 }
 
@@ -99,12 +106,10 @@ pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest)> {
     let path = dir.join(MANIFEST_NAME);
     let not_a_bundle = |why: String| BundleError::NotABundle { path: dir.to_owned(), why };
     let read = regular::open(&path).and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN));
-    let bytes = read.map_err(|cause| match cause.kind() {
+    let bytes = read.map_err(|cause| match regular::is_of_environment(&cause) {
         // Nothing, or something else, or too long.
-        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput | ErrorKind::InvalidData => {
-            not_a_bundle(format!("{MANIFEST_NAME}: {cause}"))
-        }
-        _ => BundleError::Io { doing: "reading the manifest", path: path.clone(), cause },
+        false => not_a_bundle(format!("{MANIFEST_NAME}: {cause}")),
+        true => BundleError::Io { doing: "reading the manifest", path: path.clone(), cause },
     })?;
     let manifest =
         Manifest::from_bytes(&bytes).map_err(|fault| not_a_bundle(format!("{MANIFEST_NAME}: {fault}")))?;
@@ -145,7 +150,7 @@ fn check(
             .open(MANIFEST_NAME)
             .and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN))
             .map_err(|cause| match regular::is_of_environment(&cause) {
-                true => of_environment(MANIFEST_NAME, cause),
+                true => of_environment(contents.place(MANIFEST_NAME), cause),
                 false => not_a_bundle(format!("{MANIFEST_NAME} cannot be read: {cause}")).into(),
             })?,
         Some(Entry::Other(what)) => return Err(not_a_bundle(format!("{MANIFEST_NAME} is {what}")).into()),
@@ -258,7 +263,7 @@ fn check_digest(
     let hashed = contents.open(&file.path).and_then(|mut file| digest::of_reader(&mut file, progress, stop));
     let found = match hashed {
         Ok(found) => found.ok_or(ConvertError::Interrupted)?,
-        Err(cause) => return unreadable(&file.path, cause).map(Some),
+        Err(cause) => return unreadable(contents, &file.path, cause).map(Some),
     };
     Ok((found != file.sha256).then(|| {
         Finding::new(
@@ -270,16 +275,20 @@ fn check_digest(
     }))
 }
 
-/// A finding about the file, unless it is this process that cannot read any.
-pub(super) fn unreadable(path: &str, cause: io::Error) -> Result<Finding> {
+/// A finding about a file of the bundle that changed since it was listed.
+///
+/// # Errors
+/// [`BundleError::Io`] where the system could not read it.
+pub(super) fn unreadable(contents: &dyn Contents, path: &str, cause: io::Error) -> Result<Finding> {
     if regular::is_of_environment(&cause) {
-        return Err(of_environment(path, cause));
+        return Err(of_environment(contents.place(path), cause));
     }
     Ok(Finding::new(path, FindingKind::Unreadable, "a readable file", cause))
 }
 
-fn of_environment(path: &str, cause: io::Error) -> crate::Error {
-    BundleError::Io { doing: "reading a file of the bundle", path: path.into(), cause }.into()
+/// The error of a file that the system could not read.
+pub(super) fn of_environment(path: PathBuf, cause: io::Error) -> Error {
+    BundleError::Io { doing: "reading a file of the bundle", path, cause }.into()
 }
 
 fn read_limited(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
@@ -292,4 +301,92 @@ fn read_limited(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::progress::Silent;
+
+    const EXAMPLE: &[u8] = include_bytes!("../../formats/examples/accepted/manifest-generic-w8a8.json");
+
+    /// A bundle whose manifest can be read; another file answers an error, when it is opened or when it is read.
+    struct Failing {
+        entries: BTreeMap<String, Entry>,
+        name: String,
+        errno: Errno,
+        opens: bool,
+    }
+
+    struct FailingReader(Errno);
+
+    impl Read for FailingReader {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+    }
+
+    impl Contents for Failing {
+        fn entries(&self) -> &BTreeMap<String, Entry> {
+            &self.entries
+        }
+
+        fn open(&self, path: &str) -> io::Result<Box<dyn Read + '_>> {
+            match path {
+                _ if path == self.name && self.opens => Ok(Box::new(FailingReader(self.errno))),
+                _ if path == self.name => Err(self.errno.into()),
+                MANIFEST_NAME => Ok(Box::new(EXAMPLE)),
+                _ => Ok(Box::new(io::empty())),
+            }
+        }
+
+        fn place(&self, path: &str) -> PathBuf {
+            Path::new("bundle").join(path)
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_system_cannot_read_is_an_error_and_one_that_is_gone_a_finding() {
+        // Once, EIO on a shard was the finding `unreadable`: the bundle was blamed for the disk.
+        let manifest = Manifest::from_bytes(EXAMPLE).unwrap();
+        let listed = manifest.files.iter().map(|file| (file.path.to_string(), file.size));
+        let sizes: Vec<_> = listed.chain([(MANIFEST_NAME.to_owned(), EXAMPLE.len() as u64)]).collect();
+        assert!(sizes.iter().any(|(name, _)| manifest::is_shard(name)));
+        let entries: BTreeMap<_, _> =
+            sizes.iter().map(|(name, len)| (name.clone(), Entry::File { len: *len, offset: 0 })).collect();
+        let not_a_bundle = |why| BundleError::NotABundle { path: "bundle".into(), why };
+        let verify = |name: &str, errno, opens, quick| {
+            let failing = Failing { entries: entries.clone(), name: name.to_owned(), errno, opens };
+            check(&failing, &not_a_bundle, quick, &Silent, &Stop::new()).map(|(report, _)| report)
+        };
+        for (name, _) in &sizes {
+            for (errno, opens) in
+                [(Errno::IO, true), (Errno::IO, false), (Errno::ACCESS, false), (Errno::STALE, true)]
+            {
+                match verify(name, errno, opens, false) {
+                    Err(Error::Bundle(BundleError::Io { path, cause, .. })) => {
+                        assert_eq!(path, Path::new("bundle").join(name));
+                        assert_eq!(Errno::from_io_error(&cause), Some(errno), "{name}");
+                    }
+                    other => panic!("{name}: {other:?}"),
+                }
+            }
+            // A quick check reads headers and lists.
+            if manifest::is_shard(name) || name == manifest::SUMS_NAME {
+                assert!(verify(name, Errno::IO, true, true).is_err(), "{name}");
+            }
+            if name == MANIFEST_NAME {
+                continue;
+            }
+            for errno in [Errno::NOENT, Errno::NOTDIR, Errno::LOOP] {
+                let report = verify(name, errno, false, false).unwrap();
+                let kinds = report.findings.iter().filter(|finding| finding.path == *name);
+                assert!(kinds.clone().any(|finding| finding.kind == FindingKind::Unreadable), "{name}");
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,9 @@ from .tensors import Tensors, counted
 
 #: Files up to this size are hashed by every check; larger ones (weights) by a full one.
 SMALL_FILE = 16 << 20
+
+#: Errors that say something of the file: it is gone, or something else has its name. All others are of the system.
+OF_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 #: Findings that the text of a report lists.
 LISTED = 20
@@ -168,7 +172,7 @@ def verify(
     full: False compares sizes, headers and the manifest only, and the digests of small files of a folder.
     threads: how many; None and -1 are one for each core.
 
-    Raises `BundleError` where there is no manifest to compare with.
+    Raises `BundleError` where there is no manifest to compare with, or where the system cannot read a file.
     """
     path = arguments.path("path", path)
     full = arguments.flag("full", full)
@@ -192,6 +196,10 @@ def _small_file_findings(bundle: Bundle, known: set[str]) -> set[Finding]:
         try:
             found = hashlib.sha256((bundle.path / path).read_bytes()).hexdigest()
         except OSError as error:
+            if error.errno not in OF_THE_FILE:
+                raise BundleError(
+                    "reading a file of the bundle failed", path=str(bundle.path / path), why=str(error.strerror)
+                ) from error
             findings.add(Finding(path, "unreadable", "a readable file", str(error)))
             continue
         if found != file["sha256"]:
