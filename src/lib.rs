@@ -5,8 +5,8 @@
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
-//! Imports point down only: `cli` → verbs (`convert`, `map`, `bundle`, `load`, `report`, `release`, `doctor`, `hub`)
-//! → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
+//! Imports point down only: `cli` → [`verbs`] → tasks (`convert`, `map`, `bundle`, `load`, `report`, `release`,
+//! `doctor`, `hub`) → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
 //! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`,
 //! `architectures`) → `error` → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`,
 //! `legible`, `size`, `progress`, `program`, `mention`, `names`, `regular`, `beneath`).
@@ -64,6 +64,7 @@ pub mod threads;
 pub mod tiny;
 mod torch_zip;
 mod transformers;
+pub mod verbs;
 
 pub use bundle::Bundle;
 pub use error::{Error, Explain, Result};

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::bundle;
@@ -30,13 +31,17 @@ use crate::transformers;
 /// Part of its memory that transformers 4.36.2 leaves accelerate on every device with bitsandbytes.
 const BNB_SHARE: f64 = 0.90;
 
-/// Who plans.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who plans: [`device_map::plan_mgm`] or [`device_map::plan_accelerate`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Planner {
-    /// [`device_map::plan_mgm`].
+    /// Layer order, everything MGM needs together on the first GPU, a refusal where it does not fit
     #[default]
+    #[serde(rename = "mgm")]
     Mgm,
-    /// [`device_map::plan_accelerate`], with what transformers 4.36.2 passes to it.
+    /// What transformers 4.36.2 with accelerate 0.25.0 makes of device_map="sequential"
+    #[serde(rename = "accelerate-0.25-sequential")]
+    #[cfg_attr(feature = "cli", value(name = "accelerate-0.25-sequential"))]
     Accelerate,
 }
 
@@ -49,6 +54,13 @@ pub struct Storage {
     pub layout: Option<Layout>,
     /// `--ignore`.
     pub ignore: Vec<String>,
+}
+
+impl Default for Storage {
+    /// int8, in the layout that goes with the model.
+    fn default() -> Self {
+        Self { precision: Precision::Int8, layout: None, ignore: Vec::new() }
+    }
 }
 
 /// A model that maps can be planned for.
@@ -67,11 +79,12 @@ pub struct Model {
 }
 
 /// A map and what is wrong with it.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Planned {
     /// The map and what it was planned for.
     pub profile: Profile,
     /// Rules of MGM that it breaks; empty for maps by `mgm` and for other models.
+    #[serde(rename = "broken_rules")]
     pub broken: Vec<BrokenRule>,
 }
 

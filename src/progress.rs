@@ -55,6 +55,8 @@ pub trait Progress: Sync {
     fn finish(&self);
     /// Something that the user should know and that does not stop the work: one sentence.
     fn note(&self, _text: &str) {}
+    /// What long work is about to do: one line.
+    fn announce(&self, _text: &str) {}
 }
 
 /// Reports to nobody.

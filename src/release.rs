@@ -8,6 +8,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::archive::{MAX_PARTS, member_header};
 use crate::bundle::{self, Folder};
 use crate::digest::{Digest, Hasher};
@@ -22,12 +24,23 @@ use crate::size::counted;
 pub const MIN_PART_LEN: u64 = 1 << 20;
 
 /// What was released.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Release {
     /// The bundle's id.
     pub id: Digest,
-    /// The files written, in order, with length and digest.
-    pub files: Vec<(String, u64, Digest)>,
+    /// The files written, in order.
+    pub files: Vec<ReleasedFile>,
+}
+
+/// A file of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReleasedFile {
+    /// Its name.
+    pub path: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its digest.
+    pub sha256: Digest,
 }
 
 /// Verifies the bundle in `dir`, then writes `<name>.tar` (or `<name>.tar.part-0000`, …), `SHA256SUMS` and
@@ -148,7 +161,7 @@ struct PartWriter {
     name: String,
     part_len: Option<u64>,
     current: Option<(SealedFile, u64)>,
-    done: Vec<(String, u64, Digest)>,
+    done: Vec<ReleasedFile>,
 }
 
 impl PartWriter {
@@ -167,21 +180,21 @@ impl PartWriter {
         if let Some((file, _)) = self.current.take() {
             let name = self.final_name(self.done.len());
             let seal = file.finish()?;
-            self.done.push((name, seal.len, seal.sha256));
+            self.done.push(ReleasedFile { path: name, size: seal.len, sha256: seal.sha256 });
         }
         Ok(())
     }
 
     /// Seals the last part, writes the digests and the id. Returns every file.
-    fn finish(mut self, id: &Digest) -> io::Result<Vec<(String, u64, Digest)>> {
+    fn finish(mut self, id: &Digest) -> io::Result<Vec<ReleasedFile>> {
         self.close()?;
-        let sums: String = self.done.iter().map(|(name, _, digest)| format!("{digest}  {name}\n")).collect();
+        let sums: String = self.done.iter().map(|file| format!("{}  {}\n", file.sha256, file.path)).collect();
         let texts = [(SUMS_NAME.to_owned(), sums), (format!("{}.id", self.name), format!("sha256:{id}\n"))];
         for (name, text) in texts {
             let mut file = SealedFile::create(&self.out.join(&name), 0)?;
             file.write_all(text.as_bytes())?;
             let seal = file.finish()?;
-            self.done.push((name, seal.len, seal.sha256));
+            self.done.push(ReleasedFile { path: name, size: seal.len, sha256: seal.sha256 });
         }
         Ok(self.done)
     }

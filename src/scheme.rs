@@ -33,8 +33,9 @@ pub enum Scheme {
 /// The names under which clients know a quantized layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Layout {
-    /// bitsandbytes: MGM's pinned stack and transformers.
+    /// bitsandbytes: MGM's stack and transformers.
     Bnb,
     /// compressed-tensors: transformers 5 and vLLM.
     CompressedTensors,
@@ -149,12 +150,13 @@ pub enum PartKind {
 /// What happens to a finite value that the output type cannot hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum OnOverflow {
-    /// The conversion stops and names the tensor.
+    /// Stop and name the tensor
     #[default]
     Error,
-    /// The largest finite value of its sign.
+    /// Take the largest finite value
     Clamp,
-    /// Infinity of its sign. Not for tensors that are quantized.
+    /// Take infinity (not for quantized tensors)
     Inf,
 }

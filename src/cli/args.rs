@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use mgpack::convert::DEFAULT_MAX_MEMORY;
-use mgpack::device_map::{Attention, GpuTable, parse_size};
+use mgpack::device_map::{Attention, parse_size};
 use mgpack::digest::Digest;
+use mgpack::kernels::Isa;
 use mgpack::map::{Planner, Storage};
 use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
-use mgpack::scheme::{Layout, OnOverflow, Scheme};
+use mgpack::scheme::{Layout, OnOverflow};
+use mgpack::verbs::words::{Gpus, Preset, Room, named_isa};
 
 /// Convert MiniGemini and other Hugging Face checkpoints into sealed, quantized bundles
 #[derive(Debug, Parser)]
@@ -163,8 +165,8 @@ pub(crate) struct RecipeArgs {
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
     /// What to do with finite values beyond the output type's range
-    #[arg(long, value_enum, default_value_t = Overflow::Error)]
-    pub(crate) on_overflow: Overflow,
+    #[arg(long, value_enum, default_value_t = OnOverflow::Error)]
+    pub(crate) on_overflow: OnOverflow,
     /// Leave out the error figures of every tensor
     #[arg(long)]
     pub(crate) no_stats: bool,
@@ -172,7 +174,7 @@ pub(crate) struct RecipeArgs {
     #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_SHARD_LEN))]
     pub(crate) max_shard_size: Size,
     #[command(flatten)]
-    pub(crate) map: MapRequestArgs,
+    pub(crate) room: RoomArgs,
     /// Folder that holds the vision towers
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) towers: Option<PathBuf>,
@@ -189,8 +191,8 @@ pub(crate) struct RecipeArgs {
     #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
     /// Instruction set, for comparison: scalar, portable, avx2 [default: the fastest]
-    #[arg(long, value_name = "NAME", value_parser = isa)]
-    pub(crate) isa: Option<mgpack::kernels::Isa>,
+    #[arg(long, value_name = "NAME", value_parser = named_isa)]
+    pub(crate) isa: Option<Isa>,
 }
 
 /// How the weights are stored.
@@ -211,7 +213,7 @@ pub(crate) struct StorageArgs {
     pub(crate) scheme: Option<Preset>,
     /// Layout of --int8 [default: bnb for MGM, compressed-tensors for all others]
     #[arg(long, value_enum, conflicts_with_all = ["fp16", "bf16"])]
-    pub(crate) format: Option<Format>,
+    pub(crate) format: Option<Layout>,
     /// Leave a tensor or module as it is; `re:` and a regular expression matches from the start
     #[arg(long, value_name = "NAME|re:REGEX")]
     pub(crate) ignore: Vec<String>,
@@ -231,13 +233,13 @@ impl StorageArgs {
             None if self.bf16 => Precision::Bf16,
             None => Precision::Int8,
         };
-        Storage { precision, layout: self.format.map(Into::into), ignore: self.ignore.clone() }
+        Storage { precision, layout: self.format, ignore: self.ignore.clone() }
     }
 }
 
 /// What a device map is planned for.
 #[derive(Debug, Args)]
-pub(crate) struct MapRequestArgs {
+pub(crate) struct RoomArgs {
     /// GPUs to place the model on: 2x24GiB, 2xRTX-4090, 0=22GiB,1=24GiB or auto (repeatable)
     #[arg(long, visible_alias = "max-memory-map", value_name = "GPUS", value_parser = gpus)]
     pub(crate) gpus: Vec<Gpus>,
@@ -255,23 +257,19 @@ pub(crate) struct MapRequestArgs {
     pub(crate) allow_cpu: Option<Size>,
     /// Attention to reserve memory for [default: what the pinned versions select]
     #[arg(long, value_enum, value_name = "KIND")]
-    pub(crate) attention: Option<AttentionArg>,
+    pub(crate) attention: Option<Attention>,
 }
 
-/// Attention, as transformers calls it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AttentionArg {
-    /// All scores at once: torch before 2.1.1
-    Eager,
-    /// Fused kernels: torch 2.1.1 or later
-    Sdpa,
-}
-
-impl From<AttentionArg> for Attention {
-    fn from(attention: AttentionArg) -> Self {
-        match attention {
-            AttentionArg::Eager => Self::Eager,
-            AttentionArg::Sdpa => Self::Sdpa,
+impl RoomArgs {
+    /// The choice for the library.
+    pub(crate) fn chosen(&self) -> Room {
+        Room {
+            gpus: self.gpus.clone(),
+            context: self.context,
+            batch: self.batch,
+            reserve: self.reserve.0,
+            allow_cpu: self.allow_cpu.map(|size| size.0),
+            attention: self.attention,
         }
     }
 }
@@ -284,10 +282,10 @@ pub(crate) struct MapArgs {
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
     #[command(flatten)]
-    pub(crate) map: MapRequestArgs,
+    pub(crate) room: RoomArgs,
     /// Who plans
-    #[arg(long, value_enum, default_value_t = PlannerName::Mgm)]
-    pub(crate) planner: PlannerName,
+    #[arg(long, value_enum, default_value_t = Planner::Mgm)]
+    pub(crate) planner: Planner,
     /// Tell for every module why it stands where it stands
     #[arg(long)]
     pub(crate) why: bool,
@@ -303,25 +301,6 @@ pub(crate) struct MapArgs {
     /// Print JSON to stdout
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PlannerName {
-    /// Layer order, everything MGM needs together on the first GPU, a refusal where it does not fit
-    #[value(name = "mgm")]
-    Mgm,
-    /// What transformers 4.36.2 with accelerate 0.25.0 makes of device_map="sequential"
-    #[value(name = "accelerate-0.25-sequential")]
-    Accelerate,
-}
-
-impl From<PlannerName> for Planner {
-    fn from(name: PlannerName) -> Self {
-        match name {
-            PlannerName::Mgm => Planner::Mgm,
-            PlannerName::Accelerate => Planner::Accelerate,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -515,62 +494,6 @@ pub(crate) enum ProgressMode {
     Fancy,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Preset {
-    /// One scale a row, activations quantized per token
-    #[value(name = "W8A8", alias = "INT8")]
-    W8A8,
-    /// One scale for 128 columns, packed, float activations
-    #[value(name = "W8A16")]
-    W8A16,
-}
-
-impl From<Preset> for Scheme {
-    fn from(preset: Preset) -> Self {
-        match preset {
-            Preset::W8A8 => Scheme::W8A8,
-            Preset::W8A16 => Scheme::W8A16,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// bitsandbytes: MGM's stack and transformers
-    Bnb,
-    /// compressed-tensors: transformers 5 and vLLM
-    CompressedTensors,
-}
-
-impl From<Format> for Layout {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Bnb => Layout::Bnb,
-            Format::CompressedTensors => Layout::CompressedTensors,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Overflow {
-    /// Stop and name the tensor
-    Error,
-    /// Take the largest finite value
-    Clamp,
-    /// Take infinity (not for quantized tensors)
-    Inf,
-}
-
-impl From<Overflow> for OnOverflow {
-    fn from(overflow: Overflow) -> Self {
-        match overflow {
-            Overflow::Error => OnOverflow::Error,
-            Overflow::Clamp => OnOverflow::Clamp,
-            Overflow::Inf => OnOverflow::Inf,
-        }
-    }
-}
-
 /// A size in bytes, read and shown with its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);
@@ -584,13 +507,6 @@ impl std::fmt::Display for Size {
             _ => write!(f, "{bytes}"),
         }
     }
-}
-
-/// `--gpus`: a table, or a question to the machine.
-#[derive(Clone, Debug)]
-pub(crate) enum Gpus {
-    Table(GpuTable),
-    Auto,
 }
 
 fn size(text: &str) -> Result<Size, String> {
@@ -612,14 +528,32 @@ fn id(text: &str) -> Result<Digest, String> {
 }
 
 fn gpus(text: &str) -> Result<Gpus, String> {
-    if text == "auto" {
-        return Ok(Gpus::Auto);
-    }
-    GpuTable::parse(text).map(Gpus::Table).map_err(|error| error.to_string())
+    Gpus::parse(text).map_err(|error| error.to_string())
 }
 
-fn isa(text: &str) -> Result<mgpack::kernels::Isa, String> {
-    use mgpack::kernels::Isa;
-    let names: Vec<_> = Isa::all().into_iter().map(Isa::name).collect();
-    Isa::by_name(text).ok_or_else(|| format!("this CPU has: {}", names.join(", ")))
+#[cfg(test)]
+mod tests {
+    use mgpack::device_map::Attention;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    /// Every word of an option is the one that Python gives, in JSON.
+    fn words_are_those_of_json<T: ValueEnum + DeserializeOwned + PartialEq + std::fmt::Debug>() {
+        assert!(!T::value_variants().is_empty());
+        for value in T::value_variants() {
+            let word = value.to_possible_value().unwrap();
+            let read: T = serde_json::from_value(word.get_name().into()).unwrap();
+            assert_eq!(&read, value);
+        }
+    }
+
+    #[test]
+    fn an_option_has_the_same_words_here_and_in_json() {
+        words_are_those_of_json::<Layout>();
+        words_are_those_of_json::<OnOverflow>();
+        words_are_those_of_json::<Attention>();
+        words_are_those_of_json::<Planner>();
+        words_are_those_of_json::<Preset>();
+    }
 }

@@ -1,202 +1,74 @@
 //! `mgpack convert` and `mgpack plan`.
 
-use std::path::{Path, PathBuf};
-
 use indexmap::{IndexMap, IndexSet};
 
-use mgpack::convert::{Conversion, Options, Outcome};
-use mgpack::error::ConvertError;
-use mgpack::kernels::Isa;
-use mgpack::locate::{self, Places};
+use mgpack::Result;
+use mgpack::convert::{Conversion, Outcome, worst};
 use mgpack::manifest::{ErrorFigures, FileFate};
 use mgpack::plan::{Fate, TensorPlan};
 use mgpack::size::counted;
 use mgpack::tensor::TensorName;
-use mgpack::{Error, Result, convert, output, tiny};
-use serde_json::{Value, json};
+use mgpack::verbs::convert::{self, ConvertCall, Converted, PlanCall, WORST, kind};
 
-use super::args::{ConvertArgs, PlanArgs, ProgressMode, RecipeArgs};
+use super::args::{ConvertArgs, PlanArgs, RecipeArgs};
 use super::ui::{Cell, Table, Tone};
-use super::{STOP, Verdict, ui};
+use super::{Verdict, ui, work};
 use crate::program::shell_word;
 
-/// Tensors shown as the worst.
-const WORST: usize = 10;
-
 pub(super) fn run(args: &ConvertArgs) -> Result<Verdict> {
-    check_target(args)?;
-    let may_fetch = !args.dry_run && !args.offline;
-    let conversion = prepare(&args.recipe, may_fetch.then_some(args.talk.progress))?;
+    let call = ConvertCall {
+        plan: plan_call(&args.recipe),
+        output: args.output.clone(),
+        offline: args.offline,
+        stream: args.stream,
+        discard_source: args.discard_source,
+        hash_source: args.hash_source,
+        force: args.force,
+    };
+    let bars = ui::Bars::new(args.talk.progress);
     if args.dry_run {
+        let conversion = convert::preview(&call, work(&bars))?;
+        drop(bars);
         return show_plan(&conversion, args.talk.json);
     }
-    let conversion = if args.hash_source { conversion.with_source_digests() } else { conversion };
-    carry_out(args, &conversion, |target, bars| conversion.run(target, args.force, bars, &STOP))
-}
-
-/// Refuses a target that exists before anything is fetched; what `--force` may replace is looked at later.
-pub(super) fn check_target(args: &ConvertArgs) -> Result<()> {
-    let target = args.output.as_ref().filter(|_| !args.force && !args.dry_run);
-    target.map_or(Ok(()), |target| output::check_absent(target, &ui::Notes))
-}
-
-/// Says what should be known before, does the work, and shows the bundle.
-pub(super) fn carry_out(
-    args: &ConvertArgs,
-    conversion: &Conversion,
-    work: impl FnOnce(&Path, &ui::Bars) -> Result<Outcome>,
-) -> Result<Verdict> {
-    let target = args.output.clone().unwrap_or_else(|| PathBuf::from(conversion.name.as_str()));
-    if args.talk.progress != Some(ProgressMode::None) {
-        let what = counted(conversion.plan.totals().source_tensors, "tensor");
-        let size = ui::bytes(conversion.plan.totals().source_bytes);
-        ui::say(&format!("converting {what}, {size}, into {}  ({})", target.display(), kind(conversion)));
-    }
-    for notice in conversion.notices.iter().cloned().chain(conversion.folder_notice(&target)) {
-        ui::say(&format!("note: {notice}"));
-    }
-    let bars = ui::Bars::new(args.talk.progress);
-    let outcome = work(&target, &bars);
+    let converted = convert::convert(&call, work(&bars))?;
     drop(bars);
-    if let Err(error) = &outcome
-        // Of another conversion, the error says what goes on.
-        && !matches!(error, Error::Convert(ConvertError::OtherUnfinished { .. }))
-        && let Some(dir) = Conversion::unfinished(&target)
-    {
-        ui::say(&format!(
-            "note: finished shards are kept in {}; the same command goes on from there",
-            dir.display()
-        ));
-    }
-    let outcome = outcome?;
     if args.talk.json {
-        super::print_json(&json!({
-            "path": outcome.path,
-            "id": outcome.id,
-            "name": outcome.manifest.model.name,
-            "totals": outcome.manifest.totals,
-            "device_map": conversion.profiles.first().map(|profile| &profile.map),
-            "worst": worst_json(&outcome),
-        }))?;
+        super::print_json(&converted.json())?;
     } else {
-        show_bundle(conversion, &outcome);
+        show_bundle(&converted);
     }
     Ok(Verdict::Good)
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<Verdict> {
-    show_plan(&prepare(&args.recipe, None)?, args.json)
+    show_plan(&convert::plan(&plan_call(&args.recipe), work(&ui::Notes))?, args.json)
 }
 
-/// Finds the model and decides everything. `fetch`: what is missing is downloaded, with progress shown so.
-fn prepare(recipe: &RecipeArgs, fetch: Option<Option<ProgressMode>>) -> Result<Conversion> {
-    let places = places(recipe);
-    let is_tiny = locate::is_tiny(&recipe.model);
-    if let Some(progress) = fetch.filter(|_| !is_tiny) {
-        super::fetch::missing(&recipe.model, &places, progress)?;
-    }
-    let located = if is_tiny {
-        locate::tiny(|name| std::env::var_os(name), &places.cwd, &ui::Notes)?
-    } else {
-        locate::checkpoint(&recipe.model, &places)?
-    };
-    let options = Options { name: is_tiny.then(|| tiny::BUNDLE_NAME.to_owned()), ..options(recipe) };
-    Conversion::prepare(located, &places, options)
-}
-
-/// Where models and towers are looked for.
-pub(super) fn places(recipe: &RecipeArgs) -> Places {
-    let mut places = Places::from_env(|name| std::env::var_os(name));
-    places.towers.clone_from(&recipe.towers);
-    places.revision.clone_from(&recipe.revision);
-    places
-}
-
-/// The conversion's options, as the words on the command line say.
-pub(super) fn options(recipe: &RecipeArgs) -> Options {
-    let storage = recipe.storage.chosen();
-    Options {
-        precision: storage.precision,
-        layout: storage.layout,
-        ignore: storage.ignore,
-        max_shard_len: recipe.max_shard_size.0,
-        on_overflow: recipe.on_overflow.into(),
+fn plan_call(recipe: &RecipeArgs) -> PlanCall {
+    PlanCall {
+        model: recipe.model.clone(),
+        storage: recipe.storage.chosen(),
+        on_overflow: recipe.on_overflow,
         stats: !recipe.no_stats,
-        name: None,
-        max_memory: recipe.max_memory.0,
+        max_shard_size: recipe.max_shard_size.0,
+        room: recipe.room.chosen(),
+        towers: recipe.towers.clone(),
         keep_towers: recipe.keep_towers,
-        threads: super::thread_count(recipe.threads),
-        isa: recipe.isa.unwrap_or_else(Isa::detect),
-        capabilities: super::map::capabilities(&recipe.map),
-        map: super::map::request(&recipe.map),
+        revision: recipe.revision.clone(),
+        max_memory: recipe.max_memory.0,
+        threads: recipe.threads.map(usize::from),
+        isa: recipe.isa,
     }
 }
 
-pub(super) fn show_plan(conversion: &Conversion, as_json: bool) -> Result<Verdict> {
+fn show_plan(conversion: &Conversion, as_json: bool) -> Result<Verdict> {
     if as_json {
-        super::print_json(&plan_json(conversion))?;
+        super::print_json(&convert::plan_json(conversion))?;
     } else {
         show_plan_text(conversion);
     }
     Ok(Verdict::Good)
-}
-
-fn plan_json(conversion: &Conversion) -> Value {
-    let shards = &conversion.plan.shards;
-    let tensors: Vec<Value> = conversion
-        .plan
-        .tensors
-        .iter()
-        .map(|tensor| {
-            let outputs: Vec<Value> = tensor
-                .outputs
-                .iter()
-                .map(|output| {
-                    json!({
-                        "name": output.name, "kind": output.kind, "dtype": output.dtype, "shape": output.shape,
-                        "shard": shards[output.shard].name, "offset": output.offset, "bytes": output.byte_len,
-                    })
-                })
-                .collect();
-            let source = &conversion.checkpoint.tensors()[tensor.source];
-            json!({
-                "name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "fate": tensor.fate,
-                "why": tensor.skip.as_ref().map(ToString::to_string),
-                "source": { "file": conversion.checkpoint.files()[source.file].path, "offset": source.offset, "bytes": source.byte_len },
-                "outputs": outputs,
-            })
-        })
-        .collect();
-    let files: Vec<Value> = conversion
-        .files
-        .iter()
-        .map(|file| {
-            json!({
-                "path": file.path, "tower": file.tower.map(|tower| &conversion.towers[tower].facts.path), "bytes": file.len,
-                "fate": file.fate, "target": &file.target, "why": file.note,
-            })
-        })
-        .collect();
-    json!({
-        "name": conversion.name,
-        "family": conversion.family.as_ref().map_or("generic", |found| found.family.name.as_str()),
-        "source": { "hub_id": conversion.located.hub_id, "revision": conversion.located.revision },
-        "scheme": conversion.plan.scheme,
-        "skip_modules": conversion.skip_modules(),
-        "totals": conversion.plan.totals(),
-        "bundle_bytes": conversion.bundle_len,
-        "resources": {
-            "threads": conversion.resources.threads, "lanes": conversion.resources.lanes,
-            "batch_bytes": conversion.resources.batch_len, "peak_memory_bytes": conversion.resources.peak,
-            "instruction_set": conversion.isa().name(),
-        },
-        "requirements": conversion.requirements(),
-        "device_maps": conversion.profiles,
-        "shards": shards.iter().map(|shard| json!({ "name": shard.name, "bytes": shard.data_len })).collect::<Vec<_>>(),
-        "tensors": tensors,
-        "files": files,
-        "notices": conversion.notices,
-    })
 }
 
 /// The plan, with what it comes to at the end, where the prompt will be.
@@ -233,12 +105,6 @@ fn show_plan_text(conversion: &Conversion) {
 
 fn title(conversion: &Conversion) -> String {
     format!("{}  ({})", conversion.name, kind(conversion))
-}
-
-/// The family and the scheme.
-fn kind(conversion: &Conversion) -> String {
-    let family = conversion.family.as_ref().map_or("generic", |found| found.family.name.as_str());
-    format!("{family}, {}", conversion.plan.scheme.name())
 }
 
 fn totals(conversion: &Conversion) -> String {
@@ -336,8 +202,9 @@ fn requirements_table(conversion: &Conversion) -> Table<'_> {
     Table::new(&["needs", "pin", "works", "because"]).with_rows(rows)
 }
 
-fn show_bundle(conversion: &Conversion, outcome: &Outcome) {
-    let (manifest, path) = (&outcome.manifest, outcome.path.display().to_string());
+fn show_bundle(Converted { conversion, outcome }: &Converted) {
+    let Outcome { path, id, manifest } = outcome;
+    let path = path.display().to_string();
     let totals = &manifest.totals;
     let mut screen = ui::Screen::new();
     screen.whole(&path);
@@ -345,7 +212,7 @@ fn show_bundle(conversion: &Conversion, outcome: &Outcome) {
     screen.table(&Table::new(&["file", "size"]).with_rows(rows));
     screen.gap();
     super::map::show_profiles(&conversion.profiles, &mut screen);
-    let worst = convert::worst(manifest, WORST);
+    let worst = worst(manifest, WORST);
     if !worst.is_empty() {
         screen.gap();
         screen.table(&worst_table(&worst));
@@ -363,7 +230,7 @@ fn show_bundle(conversion: &Conversion, outcome: &Outcome) {
             ui::bytes(totals.file_bytes),
         ),
     );
-    screen.whole(&format!("id sha256:{}", outcome.id));
+    screen.whole(&format!("id sha256:{id}"));
     screen.whole(&format!("check it: mgpack verify {}", shell_word(&path)));
     screen.print();
 }
@@ -395,11 +262,4 @@ fn worst_table(worst: &[(&TensorName, &ErrorFigures)]) -> Table<'static> {
     let header = ["worst tensors", "SQNR dB", "max error", "cosine"].into_iter();
     Table::new(&header.chain(counts.iter().map(|(title, _)| *title)).collect::<Vec<_>>())
         .with_rows(rows.collect::<Vec<_>>())
-}
-
-fn worst_json(outcome: &Outcome) -> Vec<Value> {
-    convert::worst(&outcome.manifest, WORST)
-        .into_iter()
-        .map(|(name, error)| json!({ "tensor": name, "error": error }))
-        .collect()
 }

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use mgpack::family::Family;
 use mgpack::locate;
+use mgpack::verbs::Writer;
 use mgpack::{Result, bundle, environment};
 use serde_json::json;
 
 use super::args::EnvArgs;
-use super::write::Writer;
-use super::{Verdict, ui};
+use super::{Verdict, ui, work};
 
 pub(super) fn run(args: &EnvArgs) -> Result<Verdict> {
     let path = Path::new(&args.bundle);
@@ -23,9 +23,14 @@ pub(super) fn run(args: &EnvArgs) -> Result<Verdict> {
     };
     let dir = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{family}-env")));
     let inputs: Vec<&Path> = if path.exists() { vec![path] } else { Vec::new() };
+    let work = work(&ui::Notes);
     let writer = Writer { inputs: &inputs, force: args.force };
-    writer.list(&dir.join("requirements.txt"), &environment::requirements_txt(&requirements, &family))?;
-    writer.list(&dir.join("environment.yml"), &environment::environment_yml(&requirements, &family))?;
+    writer.list(
+        &dir.join("requirements.txt"),
+        &environment::requirements_txt(&requirements, &family),
+        work,
+    )?;
+    writer.list(&dir.join("environment.yml"), &environment::environment_yml(&requirements, &family), work)?;
     let [pip, uv] = environment::install_lines(&requirements);
     if args.json {
         super::print_json(&json!({

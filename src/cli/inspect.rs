@@ -1,74 +1,34 @@
 //! `mgpack inspect`.
 
-use std::path::Path;
-
 use mgpack::Result;
-use mgpack::bundle::{self, Weight};
+use mgpack::bundle::Weight;
 use mgpack::checkpoint::Checkpoint;
-use mgpack::locate::{self, Places};
 use mgpack::manifest::Manifest;
 use mgpack::scheme::PartKind;
 use mgpack::size::counted;
-use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use mgpack::verbs::inspect::{self, InspectCall, Inspected};
 
 use super::args::InspectArgs;
 use super::ui::{Cell, Table, Tone};
-use super::{Verdict, ui};
+use super::{Verdict, ui, work};
 
 pub(super) fn run(args: &InspectArgs) -> Result<Verdict> {
-    let path = Path::new(&args.path);
-    if bundle::is_at(path)? {
-        let (manifest, id) = bundle::read_manifest(path)?;
-        if args.json {
-            super::print_json(&manifest)?;
-        } else {
-            show_bundle(&manifest, &id.to_string());
-        }
-        return Ok(Verdict::Good);
-    }
-    let checkpoint = if path.is_file() {
-        Checkpoint::open_file(path)?
-    } else {
-        let mut places = Places::from_env(|name| std::env::var_os(name));
-        places.revision.clone_from(&args.revision);
-        Checkpoint::open(&locate::checkpoint(&args.path, &places)?.dir)?
-    };
+    let call = InspectCall { path: args.path.clone(), revision: args.revision.clone() };
+    let found = inspect::inspect(&call, work(&ui::Notes))?;
     if args.json {
-        let files = checkpoint.files().iter().map(
-            |file| json!({ "path": file.path, "bytes": file.len, "sha256": file.sha256, "metadata": file.metadata }),
-        );
-        let tensors = checkpoint.tensors().iter().map(|tensor| {
-            json!({
-                "name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "bytes": tensor.byte_len,
-                "file": checkpoint.files()[tensor.file].path, "offset": tensor.offset,
-            })
-        });
-        super::print_json(&Listing { files: Each(files), tensors: Each(tensors) })?;
-    } else {
-        show_checkpoint(&checkpoint);
+        super::print_json(&found)?;
     }
-    for notice in checkpoint.notices() {
-        ui::say(&format!("note: {notice}"));
+    match &found {
+        Inspected::Bundle(manifest, id) if !args.json => show_bundle(manifest, &id.to_string()),
+        Inspected::Checkpoint(checkpoint) if !args.json => show_checkpoint(checkpoint),
+        Inspected::Bundle(..) | Inspected::Checkpoint(_) => {}
+    }
+    if let Inspected::Checkpoint(checkpoint) = &found {
+        for notice in checkpoint.notices() {
+            ui::say(&format!("note: {notice}"));
+        }
     }
     Ok(Verdict::Good)
-}
-
-/// What `--json` prints of a checkpoint.
-#[derive(Serialize)]
-#[serde(bound = "")]
-struct Listing<F: Iterator<Item = Value> + Clone, T: Iterator<Item = Value> + Clone> {
-    files: Each<F>,
-    tensors: Each<T>,
-}
-
-/// A list whose items are made one by one while they are written.
-struct Each<I>(I);
-
-impl<I: Iterator<Item = Value> + Clone> Serialize for Each<I> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.clone())
-    }
 }
 
 fn show_checkpoint(checkpoint: &Checkpoint) {

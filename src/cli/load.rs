@@ -30,7 +30,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<Verdict> {
         ui::say(&format!("note: {}; {}", misnamed.note(), misnamed.mend(&path)));
     }
     let machine = Machine::detect(|name| std::env::var_os(name));
-    let free = machine.free_memory();
+    let free = machine.gpu_memory();
     let profile = choose(&bundle, args.profile, free.as_ref())?;
     let devices = devices(profile, free, &machine);
     let stages = upto(&bundle, args.until.as_deref())?;

@@ -1,86 +1,35 @@
 //! `mgpack map`, and how device maps are shown everywhere.
 
-use std::path::Path;
-
+use mgpack::Result;
 use mgpack::device_map::{ACCELERATE, BrokenRule, Device, Profile};
-use mgpack::devices::Devices;
-use mgpack::gpu_models::Capability;
-use mgpack::locate::Places;
-use mgpack::map::{Model, Planned, Planner};
-use mgpack::modules::MapRequest;
+use mgpack::map::Planned;
 use mgpack::size::counted;
-use mgpack::{Result, drawing};
-use serde_json::json;
+use mgpack::verbs::map::{self, MapCall, title};
 
-use super::args::{Gpus, MapArgs, MapRequestArgs};
+use super::args::MapArgs;
 use super::ui::{Cell, Table, Tone};
-use super::write::Writer;
-use super::{Verdict, ui};
+use super::{Verdict, ui, work};
 
 /// Cells of a bar.
 const BAR_WIDTH: usize = 40;
 
 pub(super) fn run(args: &MapArgs) -> Result<Verdict> {
-    let mut places = Places::from_env(|name| std::env::var_os(name));
-    places.revision.clone_from(&args.revision);
-    let storage = args.storage.is_given().then(|| args.storage.chosen());
-    let model = Model::find(&args.model, storage.as_ref(), &places)?;
-    let request = request(&args.map);
-    let planner = Planner::from(args.planner);
-    let recorded = request.memory.is_empty() && planner == Planner::Mgm && !model.profiles.is_empty();
-    let planned = if recorded {
-        let recorded = model.profiles.iter().cloned();
-        recorded.map(|profile| Planned { profile, broken: Vec::new() }).collect()
-    } else {
-        model.map(planner, &request)?
+    let call = MapCall {
+        model: args.model.clone(),
+        storage: args.storage.is_given().then(|| args.storage.chosen()),
+        room: args.room.chosen(),
+        planner: args.planner,
+        svg: args.svg.clone(),
+        force: args.force,
+        revision: args.revision.clone(),
     };
-    if let (Some(file), Some(first)) = (&args.svg, planned.first()) {
-        let drawing = drawing::memory_bars(&first.profile, &title(&model.name, &first.profile));
-        let path = Path::new(&args.model);
-        let inputs = if path.exists() { &[path][..] } else { &[] };
-        Writer { inputs, force: args.force }.markup(file, &drawing)?;
-    }
+    let mapped = map::map(&call, work(&ui::Notes))?;
     if args.json {
-        let maps: Vec<_> =
-            planned.iter().map(|one| json!({ "profile": one.profile, "broken_rules": one.broken })).collect();
-        super::print_json(&json!({ "model": model.name, "recorded": recorded, "maps": maps }))?;
+        super::print_json(&mapped)?;
     } else {
-        show(&model.name, &planned, args.why);
+        show(&mapped.model, &mapped.maps, args.why);
     }
-    let is_good = planned.iter().all(|one| one.broken.is_empty());
-    Ok(if is_good { Verdict::Good } else { Verdict::Findings })
-}
-
-/// The request of the command line; `auto` asks this machine.
-pub(super) fn request(args: &MapRequestArgs) -> MapRequest {
-    let table = |gpus: &Gpus| match gpus {
-        Gpus::Table(table) => Some(table.memory.clone()),
-        Gpus::Auto => super::devices::table(),
-    };
-    MapRequest {
-        memory: args.gpus.iter().filter_map(table).collect(),
-        context: args.context,
-        batch: args.batch,
-        reserve: args.reserve.0,
-        allow_cpu: args.allow_cpu.map(|size| size.0),
-        attention: args.attention.map(Into::into),
-    }
-}
-
-/// The compute capabilities of the GPUs that the request names, or that are here.
-pub(super) fn capabilities(args: &MapRequestArgs) -> Vec<Capability> {
-    let of = |gpus: &Gpus| match gpus {
-        Gpus::Table(table) => table.capabilities.clone(),
-        Gpus::Auto => Devices::detect(|name| std::env::var_os(name)).capabilities(),
-    };
-    let mut all: Vec<Capability> = args.gpus.iter().flat_map(of).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-fn title(name: &str, profile: &Profile) -> String {
-    if profile.memory.given { format!("{name} by {}", profile.planner.name) } else { name.to_owned() }
+    Ok(if mapped.is_good() { Verdict::Good } else { Verdict::Findings })
 }
 
 fn show(name: &str, planned: &[Planned], why: bool) {

@@ -97,6 +97,7 @@ mod tests {
             "convert/generic",
             "doctor",
             "report/",
+            "verbs/report",
             "family/folder",
             "error/io",
         ];

@@ -4,10 +4,8 @@
 
 mod args;
 mod convert;
-mod devices;
 mod doctor;
 mod env;
-mod fetch;
 mod inspect;
 #[cfg(feature = "load")]
 mod load;
@@ -17,10 +15,8 @@ mod pull;
 mod release;
 mod report;
 mod signals;
-mod stream;
 mod ui;
 mod verify;
-mod write;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -29,8 +25,9 @@ use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
 use args::{Cli, ColorMode, Command};
 use mgpack::error::{ConvertError, HubError};
-use mgpack::progress::Stop;
-use mgpack::{Error, Result, threads};
+use mgpack::progress::{Progress, Stop};
+use mgpack::verbs::Work;
+use mgpack::{Error, Result};
 
 /// Exit code of a command that was interrupted.
 const INTERRUPTED: u8 = 130;
@@ -85,7 +82,6 @@ fn parse(args: &[OsString]) -> std::result::Result<Cli, u8> {
 fn carry_out(cli: Cli) -> u8 {
     signals::handle();
     let outcome = match cli.command {
-        Command::Convert(args) if args.stream => stream::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Plan(args) => convert::plan(&args),
@@ -138,15 +134,9 @@ fn color_mode(args: &[OsString]) -> ColorMode {
     }
 }
 
-/// A pool of the threads asked for.
-fn pool(threads: Option<u16>) -> Result<rayon::ThreadPool> {
-    threads::pool(thread_count(threads)).map_err(|cause| {
-        ConvertError::Io { doing: "starting threads", path: Default::default(), cause }.into()
-    })
-}
-
-fn thread_count(threads: Option<u16>) -> usize {
-    threads::count(threads.map(usize::from))
+/// Work that a signal stops.
+fn work(progress: &dyn Progress) -> Work<'_> {
+    Work::new(progress, &STOP)
 }
 
 /// Prints JSON, or fails with an error of its own.

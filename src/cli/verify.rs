@@ -4,6 +4,7 @@ use mgpack::Result;
 use mgpack::bundle::{self, Finding, FindingKind, Report};
 use mgpack::manifest::MANIFEST_NAME;
 use mgpack::size::counted;
+use mgpack::verbs::on_threads;
 
 use super::args::VerifyArgs;
 use super::ui::Tone;
@@ -11,8 +12,8 @@ use super::{STOP, Verdict, ui};
 
 pub(super) fn run(args: &VerifyArgs) -> Result<Verdict> {
     let bars = ui::Bars::new(args.talk.progress);
-    let mut report =
-        super::pool(args.threads)?.install(|| bundle::verify(&args.bundle, args.quick, &bars, &STOP))?;
+    let check = || bundle::verify(&args.bundle, args.quick, &bars, &STOP);
+    let mut report = on_threads(args.threads.map(usize::from), check)?;
     if let (Some(wanted), Some(found)) = (args.id, report.id)
         && wanted != found
     {

@@ -14,10 +14,11 @@ use super::decoder::{Classes, Decoder};
 /// How the scores of attention are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Attention {
-    /// All scores at once: their memory grows with the square of the prompt.
+    /// All scores at once, which grow with the square of the prompt: torch before 2.1.1
     Eager,
-    /// torch's `scaled_dot_product_attention`, whose kernels keep no scores.
+    /// Fused kernels, which keep no scores: torch 2.1.1 or later
     Sdpa,
 }
 

@@ -101,7 +101,7 @@ impl Devices {
     }
 
     /// Free bytes of every GPU whose memory is known; `None` where that is none.
-    pub fn free_memory(&self) -> Option<MemoryTable> {
+    pub fn gpu_memory(&self) -> Option<MemoryTable> {
         let free = self.gpus.iter().filter_map(|gpu| Some((Device::Gpu(gpu.index), gpu.memory?.free)));
         MemoryTable::new(free).filter(|table| !table.entries().is_empty())
     }
@@ -119,7 +119,7 @@ impl Devices {
         match (self.gpus.len(), self.gpus_present) {
             (0, 0) => Some("this machine has no NVIDIA GPU that its driver lists".to_owned()),
             (0, present) => Some(format!("CUDA_VISIBLE_DEVICES hides {}", counted(present, "GPU"))),
-            _ if self.free_memory().is_none() => {
+            _ if self.gpu_memory().is_none() => {
                 Some("no GPU here says how much of its memory is free".to_owned())
             }
             _ => None,

@@ -50,7 +50,7 @@ def environment(hub, folder):
 
 
 def command(target, *options):
-    words = ["convert", REPO, "--int8", "--max-shard-size", "1MiB", "--progress", "none", "-o", target, *options]
+    words = ["convert", REPO, "--int8", "--max-shard-size", "1MiB", "--progress", "plain", "-o", target, *options]
     return [conftest.BINARY, *words]
 
 

@@ -147,7 +147,7 @@ fn detect_gpus(py: Python<'_>) -> (Sizes, Vec<String>) {
     let mut notes = devices.notes.clone();
     let without = devices.without_gpu();
     notes.extend(without.map(|why| format!("{why}: no device map is planned")));
-    (devices.free_memory().as_ref().map(sizes).unwrap_or_default(), notes)
+    (devices.gpu_memory().as_ref().map(sizes).unwrap_or_default(), notes)
 }
 
 fn sizes(table: &MemoryTable) -> Sizes {

@@ -44,6 +44,15 @@ impl Bars {
         }
     }
 
+    /// Prints a line, above the bar where there is one.
+    fn beside(&self, line: &str) {
+        let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match current.as_ref() {
+            Some((bar, ..)) => bar.suspend(|| say(line)),
+            None => say(line),
+        }
+    }
+
     fn close(&self) {
         let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((bar, stage, total, started)) = current.take() {
@@ -90,11 +99,12 @@ impl Progress for Bars {
     }
 
     fn note(&self, text: &str) {
-        let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let say_it = || say(&format!("note: {text}"));
-        match current.as_ref() {
-            Some((bar, ..)) => bar.suspend(say_it),
-            None => say_it(),
+        self.beside(&format!("note: {text}"));
+    }
+
+    fn announce(&self, text: &str) {
+        if self.mode != ProgressMode::None {
+            self.beside(text);
         }
     }
 }

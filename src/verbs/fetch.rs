@@ -1,33 +1,31 @@
-//! What `convert` and `pull` share: which repositories belong to a model, and fetching them.
+//! What `convert` and `pull` share: which repositories belong to a model, and downloading what is missing of them.
 
 use std::io::Read as _;
 use std::path::Path;
 
-use mgpack::checkpoint::MAX_CONFIG_LEN;
-use mgpack::checkpoint::hub::Snapshot;
-use mgpack::error::{CacheError, HubError, LocateError};
-use mgpack::family::{Detected, Family, Tower};
-use mgpack::hub::{Download, Hub, Wanted, is_offline};
-use mgpack::locate::{self, Places};
-use mgpack::size::counted;
-use mgpack::{Error, Explain as _, Result, regular};
 use serde_json::Value;
 
-use super::args::ProgressMode;
-use super::{STOP, ui};
+use super::Work;
+use crate::checkpoint::MAX_CONFIG_LEN;
+use crate::checkpoint::hub::Snapshot;
+use crate::error::{CacheError, Error, Explain as _, HubError, LocateError, Result};
+use crate::family::{Detected, Family, Tower};
+use crate::hub::{Download, Hub, Wanted, is_offline};
+use crate::locate::{self, Places};
+use crate::regular;
+use crate::size::{counted, shown};
 
 /// The hub of the environment with the cache of `places`, or `None` where the network is forbidden.
-pub(super) fn hub(places: &Places) -> Result<Option<Hub>> {
-    let var = |name: &str| std::env::var_os(name);
-    if is_offline(var) {
+pub(super) fn hub(places: &Places, work: Work<'_>) -> Result<Option<Hub>> {
+    if is_offline(work.variables) {
         return Ok(None);
     }
     let cache = places.cache.clone().ok_or(CacheError::NoCacheFolder)?;
-    Hub::from_env(cache, var).map(Some)
+    Hub::from_env(cache, work.variables).map(Some)
 }
 
 /// Downloads what a conversion of `model` needs and no place holds. Asks the hub for nothing else.
-pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMode>) -> Result<()> {
+pub(super) fn missing(model: &str, places: &Places, work: Work<'_>) -> Result<()> {
     places.check_towers()?;
     let mut doubt = None;
     let absent = match locate::checkpoint(model, places) {
@@ -41,26 +39,22 @@ pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMod
         // Whatever it is, it is no download; the conversion tells it.
         Err(_) => return Ok(()),
     };
-    let Some(hub) = hub(places)? else { return Ok(()) };
+    let Some(hub) = hub(places, work)? else { return Ok(()) };
     if let Some(readings) = doubt {
-        ui::say(&format!("note: `{model}` is asked of the hub; {readings}"));
+        work.progress.note(&format!("`{model}` is asked of the hub; {readings}"));
     }
     let mut downloads = Vec::new();
     let mut known = None;
     if absent {
         let hub_id = locate::hub_id(model)?;
         known = family_of(&hub_id);
-        downloads.push(hub.plan(
-            &hub_id,
-            places.revision.as_deref(),
-            Wanted::Checkpoint,
-            &ui::Notes,
-            &STOP,
-        )?);
+        let revision = places.revision.as_deref();
+        downloads.push(hub.plan(&hub_id, revision, Wanted::Checkpoint, work.progress, work.stop)?);
     }
     if !absent && let Some(snapshot) = without_tokenizer(model, places) {
         // Of this commit, so that the weights stay those that are here.
-        match hub.plan(&snapshot.repo_id, Some(&snapshot.commit), Wanted::Checkpoint, &ui::Notes, &STOP) {
+        let commit = Some(snapshot.commit.as_str());
+        match hub.plan(&snapshot.repo_id, commit, Wanted::Checkpoint, work.progress, work.stop) {
             Ok(download) => downloads.push(download),
             // There may be none, and then nothing is missing.
             Err(Error::Hub(HubError::Answer { .. })) => {}
@@ -71,49 +65,43 @@ pub(super) fn missing(model: &str, places: &Places, progress: Option<ProgressMod
         for tower in &family.towers {
             // The checkpoint is not here yet, so only places that do not depend on it count.
             if is_missing(tower, None, &places.cwd, places) {
-                downloads.push(plan_tower(&hub, tower)?);
+                downloads.push(plan_tower(&hub, tower, work)?);
             }
         }
     }
-    fetch(&hub, &downloads, progress)?;
+    fetch(&hub, &downloads, work)?;
     // Towers of a checkpoint that only its config.json tells to be MGM.
     if known.is_some() {
         return Ok(());
     }
     let dir = locate::checkpoint(model, places)?.dir;
-    towers_of(&dir, places, &hub, progress)
+    towers_of(&dir, places, &hub, work)
 }
 
 /// Downloads the towers that the checkpoint at `dir` needs, by its config.json, and no place holds.
-pub(super) fn towers_of(
-    dir: &Path,
-    places: &Places,
-    hub: &Hub,
-    progress: Option<ProgressMode>,
-) -> Result<()> {
+pub(super) fn towers_of(dir: &Path, places: &Places, hub: &Hub, work: Work<'_>) -> Result<()> {
     let Some(config) = config(dir) else { return Ok(()) };
     let Detected::Mgm(found) = Family::detect(&config) else { return Ok(()) };
     let mut downloads = Vec::new();
     for tower in &found.family.towers {
         let configured = config.get(&tower.config_key).and_then(Value::as_str);
         if is_missing(tower, configured, dir, places) {
-            downloads.push(plan_tower(hub, tower)?);
+            downloads.push(plan_tower(hub, tower, work)?);
         }
     }
-    fetch(hub, &downloads, progress).map(drop)
+    fetch(hub, &downloads, work).map(drop)
 }
 
 /// The download of a tower, or why there is none, and what else there is to do.
-fn plan_tower<'a>(hub: &'a Hub, tower: &'a Tower) -> Result<Download<'a>> {
-    hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), &ui::Notes, &STOP).map_err(
-        |error| match error {
-            Error::Hub(HubError::Interrupted) => error,
-            error => {
-                let name = tower.path.rsplit('/').next().unwrap_or(&tower.path).to_owned();
-                LocateError::TowerNotFetched { name, cause: Box::new(error) }.into()
-            }
-        },
-    )
+fn plan_tower<'a>(hub: &'a Hub, tower: &'a Tower, work: Work<'_>) -> Result<Download<'a>> {
+    let planned = hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), work.progress, work.stop);
+    planned.map_err(|error| match error {
+        Error::Hub(HubError::Interrupted) => error,
+        error => {
+            let name = tower.path.rsplit('/').next().unwrap_or(&tower.path).to_owned();
+            LocateError::TowerNotFetched { name, cause: Box::new(error) }.into()
+        }
+    })
 }
 
 /// The snapshot that `model` names, where it has no tokenizer and only the hub knows whether there is one.
@@ -147,11 +135,7 @@ pub(super) fn tower_of(hub_id: &str) -> Option<&'static Tower> {
 }
 
 /// Runs downloads, with one line each that says what and how much.
-pub(super) fn fetch(
-    hub: &Hub,
-    downloads: &[Download<'_>],
-    progress: Option<ProgressMode>,
-) -> Result<Vec<Snapshot>> {
+pub(super) fn fetch(hub: &Hub, downloads: &[Download<'_>], work: Work<'_>) -> Result<Vec<Snapshot>> {
     let needed = downloads.iter().fold(0_u64, |sum, download| sum.saturating_add(download.missing));
     if needed > 0 {
         hub.check_space(needed)?;
@@ -160,16 +144,15 @@ pub(super) fn fetch(
     for download in downloads {
         let count = download.missing_files.len();
         if count > 0 {
-            ui::say(&format!(
+            work.progress.announce(&format!(
                 "fetching {} at {}: {} in {}",
                 download.repo_id,
                 download.commit.get(..12).unwrap_or(&download.commit),
-                ui::bytes(download.missing),
+                shown(download.missing),
                 counted(count, "file"),
             ));
         }
-        let bars = ui::Bars::new(progress);
-        snapshots.push(download.run(&bars, &STOP)?);
+        snapshots.push(download.run(work.progress, work.stop)?);
     }
     Ok(snapshots)
 }

@@ -1,0 +1,79 @@
+//! `report`: a bundle compared with its checkpoint, and a page about it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Work, Writer, on_threads, words};
+use crate::bundle::Bundle;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::locate;
+use crate::program::shell_word;
+use crate::report::{self, Report};
+
+/// Tensors that get a histogram.
+const HISTOGRAMS: usize = 6;
+
+/// What `report` takes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportCall {
+    /// The bundle's folder.
+    #[serde(deserialize_with = "words::path")]
+    pub bundle: PathBuf,
+    /// The checkpoint it was made from: a folder, an alias or a hub id.
+    pub against: String,
+    /// Branch, tag or commit in the hub's cache.
+    #[serde(default)]
+    pub revision: Option<String>,
+    /// Threads; `None` is one for each core.
+    #[serde(default)]
+    pub threads: Option<usize>,
+}
+
+/// A comparison, and what was read for it.
+pub struct Compared {
+    /// The figures. They serialize as what `--json` prints.
+    pub report: Report,
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+}
+
+impl Compared {
+    /// Writes the page and the main figure. `force`: over files that mgpack did not make, too.
+    ///
+    /// # Errors
+    /// [`crate::error::OutputError`].
+    pub fn write(&self, page: Option<&Path>, svg: Option<&Path>, force: bool, work: Work<'_>) -> Result<()> {
+        let inputs = [self.bundle.dir(), self.checkpoint.root()];
+        let writer = Writer { inputs: &inputs, force };
+        if let Some(file) = svg {
+            writer.markup(file, &report::figure(&self.report), work)?;
+        }
+        page.map_or(Ok(()), |file| writer.markup(file, &report::page(&self.report), work))
+    }
+}
+
+/// Compares every tensor of the bundle with the checkpoint's.
+///
+/// # Errors
+/// As [`Report::compare`], and where there is no such bundle or checkpoint.
+pub fn report(call: &ReportCall, work: Work<'_>) -> Result<Compared> {
+    let bundle = Bundle::open(&call.bundle)?;
+    let places = work.places(call.revision.as_deref());
+    let checkpoint = Checkpoint::open(&locate::checkpoint(&call.against, &places)?.dir)?;
+    let compare = || Report::compare(&bundle, &checkpoint, HISTOGRAMS, work.progress, work.stop);
+    let report = on_threads(call.threads, compare)?;
+    Ok(Compared { report: Report { command: Some(command(call)), ..report }, bundle, checkpoint })
+}
+
+/// The command as a shell reads it, without what changes nothing on the page.
+fn command(call: &ReportCall) -> String {
+    let bundle = shell_word(&call.bundle.to_string_lossy());
+    let mut command = format!("mgpack report {bundle} --against {}", shell_word(&call.against));
+    if let Some(revision) = &call.revision {
+        command.push_str(&format!(" --revision {}", shell_word(revision)));
+    }
+    command
+}
