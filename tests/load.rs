@@ -6,14 +6,17 @@
 #[path = "support/world.rs"]
 mod world;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor as Candle};
 use mgpack::Bundle;
 use mgpack::kernels::Isa;
 use mgpack::load::{Devices, Form, LoadOptions, Loader, Stored};
-use mgpack::progress::{Silent, Stop};
+use mgpack::progress::{Progress, Silent, Stage, Stop};
 use safetensors::Dtype;
 use world::{Random, Tensor, World, save, tensor};
 
@@ -186,4 +189,60 @@ fn a_stage_that_does_not_fit_is_not_begun() {
         format!("stage layer.2 does not fit: it takes {layer} bytes and host has 0 left")
     );
     assert_eq!(loader.finish().tensors.len(), 2);
+}
+
+/// Puts another file in the place of `path` when the first bytes of a stage are told.
+struct Swap {
+    path: PathBuf,
+    other: PathBuf,
+    done: AtomicBool,
+}
+
+impl Progress for Swap {
+    fn begin(&self, _: Stage, _: u64) {}
+    fn advance(&self, _: u64) {
+        if !self.done.swap(true, Ordering::Relaxed) {
+            fs::rename(&self.other, &self.path).unwrap();
+        }
+    }
+    fn finish(&self) {}
+}
+
+#[test]
+fn what_is_loaded_of_a_tower_is_what_was_checked() {
+    // Once, a tower was hashed and then opened by its path again.
+    let world = World::new();
+    world.tiny();
+    let bundle = Bundle::open(&world.path("tiny-bundle")).unwrap();
+    let profile = &bundle.manifest().device_maps[0];
+    let devices = Devices::host(profile, u64::MAX);
+    let stages = bundle.stages();
+    let towers = stages.last().unwrap();
+    let load = |progress: &dyn Progress| {
+        let mut loader = Loader::new(&bundle, profile, &devices, LoadOptions::default());
+        loader.load(towers, progress, &Stop::new()).unwrap();
+        let bytes = |stored: Stored| match stored {
+            Stored::Values(tensor) => {
+                let values = tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+                values.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            }
+            _ => panic!("a tower is values"),
+        };
+        loader
+            .finish()
+            .tensors
+            .into_iter()
+            .map(|(name, stored)| (name, bytes(stored)))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let before = load(&Silent);
+    let mut weights = bundle.manifest().files.iter().map(|file| file.path.as_str());
+    let first = weights.find(|path| path.contains('/') && path.ends_with("model.safetensors")).unwrap();
+    let (path, other) = (world.path("tiny-bundle").join(first), world.path("other"));
+    let mut changed = fs::read(&path).unwrap();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(&other, &changed).unwrap();
+    let swap = Swap { path: path.clone(), other, done: AtomicBool::new(false) };
+    assert!(load(&swap) == before);
+    assert!(swap.done.load(Ordering::Relaxed) && fs::read(&path).unwrap() == changed);
 }

@@ -132,16 +132,28 @@ impl Bundle {
     /// # Errors
     /// [`BundleError::Digest`] names the file; [`BundleError::Io`]; [`ConvertError::Interrupted`].
     pub fn check_file(&self, record: &FileRecord, progress: &dyn Progress, stop: &Stop) -> Result<()> {
+        match self.shards.get(&record.path) {
+            Some(shard) => self.check_opened(record, shard, progress, stop),
+            None => self.check_opened(record, &self.open_file(record)?, progress, stop),
+        }
+    }
+
+    /// Opens one file of the bundle, to be checked and then read.
+    pub(crate) fn open_file(&self, record: &FileRecord) -> Result<File> {
+        let failed = |cause| io("opening a file", &self.dir().join(&record.path), cause);
+        Ok(self.folder.file(&record.path).map_err(failed)?)
+    }
+
+    /// The same check of a file that is open.
+    pub(crate) fn check_opened(
+        &self,
+        record: &FileRecord,
+        file: &File,
+        progress: &dyn Progress,
+        stop: &Stop,
+    ) -> Result<()> {
         let path = self.dir().join(&record.path);
         let failed = |cause| io("reading a file", &path, cause);
-        let opened;
-        let file = match self.shards.get(&record.path) {
-            Some(shard) => shard,
-            None => {
-                opened = self.folder.file(&record.path).map_err(failed)?;
-                &opened
-            }
-        };
         let found =
             digest::of_file(file, progress, stop).map_err(failed)?.ok_or(ConvertError::Interrupted)?;
         if found == record.sha256 {

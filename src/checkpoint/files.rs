@@ -108,6 +108,11 @@ impl Root {
         }
     }
 
+    /// A folder of which nothing is looked at: what is read of it is open.
+    pub(super) fn unseen(given: &Path) -> Self {
+        Self { given: given.to_owned(), real: given.to_owned(), blobs: None, ahead: Coming::default() }
+    }
+
     /// The path of a file below the root, for errors.
     pub(super) fn shown(&self, path: &str) -> PathBuf {
         self.given.join(path)
@@ -277,6 +282,14 @@ pub(super) fn find_single(path: &Path) -> Result<Found, CheckpointError> {
     }
     let sha256 = blobs::sha256_of_single(path, &real);
     Ok(Found { path: name, len: meta.len(), sha256, fingerprint: Fingerprint::of(&meta) })
+}
+
+/// An open file, by the name that `path` ends in.
+pub(super) fn found_opened(file: &File, path: &Path) -> Result<Found, CheckpointError> {
+    let name = path.file_name().and_then(plain_name);
+    let path_of = name.ok_or_else(|| CheckpointError::BadFileName { path: path.to_owned() })?;
+    let fingerprint = fingerprint(file, path)?;
+    Ok(Found { path: path_of, len: fingerprint.len, sha256: None, fingerprint })
 }
 
 /// The state of an open file.

@@ -191,9 +191,26 @@ impl Checkpoint {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let root = Root::new(folder)?;
+        Self::single(Root::new(folder)?, |root, notices| shards::open_single(root, found, notices))
+    }
+
+    /// The same of a file that is open, whatever its path leads to now. `path`: for its ending and for errors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_file`].
+    pub(crate) fn of_opened(file: File, path: &Path) -> Result<Self> {
+        let found = files::found_opened(&file, path)?;
+        let root = Root::unseen(path.parent().unwrap_or_else(|| Path::new(".")));
+        Self::single(root, |root, notices| shards::of_opened(root, found, file, notices))
+    }
+
+    /// The one file that `open` finds below `root`.
+    fn single(
+        root: Root,
+        open: impl FnOnce(&Root, &mut Vec<Notice>) -> Result<shards::Weights, CheckpointError>,
+    ) -> Result<Self> {
         let mut notices = Vec::new();
-        let shards::Weights { files, mut tensors, .. } = shards::open_single(&root, found, &mut notices)?;
+        let shards::Weights { files, mut tensors, .. } = open(&root, &mut notices)?;
         notices.extend(tied::resolve(&mut tensors, None));
         notices.extend(path_like_names(&tensors));
         Ok(Self { root, config: None, files, tensors, side_files: Vec::new(), skipped: Vec::new(), notices })

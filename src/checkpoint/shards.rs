@@ -4,6 +4,7 @@
 //! from here on both kinds are the same.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -84,8 +85,19 @@ pub(super) fn open_single(
     found: Found,
     notices: &mut Vec<Notice>,
 ) -> Result<Weights, CheckpointError> {
+    let file = root.open(&found.path, &found.fingerprint)?;
+    of_opened(root, found, file, notices)
+}
+
+/// The same of a file that is open.
+pub(super) fn of_opened(
+    root: &Root,
+    found: Found,
+    file: File,
+    notices: &mut Vec<Notice>,
+) -> Result<Weights, CheckpointError> {
     let kind = if is_torch_file(&found.path) { Listed::Torch } else { Listed::Safetensors };
-    let shard = open_shard(root, kind, found, &mut Left::of(Limits::default()), notices)?;
+    let shard = read_shard(root, kind, (found, file), &mut Left::of(Limits::default()), notices)?;
     let (files, tensors) = merge(root, vec![shard])?;
     Ok(Weights { kind, files, tensors })
 }
@@ -181,21 +193,21 @@ fn open_shards(
                 CheckpointError::io(root.shown(shard), "open", io::ErrorKind::NotFound.into())
             }));
         };
-        opened.push(open_shard(root, kind, found, &mut left, notices)?);
+        let file = root.open(&found.path, &found.fingerprint)?;
+        opened.push(read_shard(root, kind, (found, file), &mut left, notices)?);
     }
     merge(root, opened)
 }
 
-fn open_shard(
+fn read_shard(
     root: &Root,
     kind: Listed,
-    found: Found,
+    (found, file): (Found, File),
     left: &mut Left,
     notices: &mut Vec<Notice>,
 ) -> Result<Shard, CheckpointError> {
     let Found { path, len, sha256, fingerprint } = found;
     let shown = root.shown(&path);
-    let file = root.open(&path, &fingerprint)?;
     let shard = match kind {
         Listed::Safetensors => {
             let header = safetensors::read_header(&file, len, left).map_err(|fault| fault.at(&shown))?;

@@ -8,6 +8,7 @@ mod devices;
 mod tensors;
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 pub use candle_core::DType;
@@ -193,8 +194,14 @@ impl<'a> Loader<'a> {
         let unchecked = self.unchecked_files(stage);
         let checked: u64 = unchecked.iter().map(|file| file.size).sum();
         progress.begin(Stage::Load(stage.role), stage.byte_len().saturating_add(checked));
+        // Open before they are checked: what is loaded is what was hashed, whatever takes their names meanwhile.
+        let towers: Vec<File> =
+            stage.towers.iter().map(|tower| self.bundle.open_file(tower.file)).collect::<Result<_>>()?;
         for file in unchecked {
-            self.bundle.check_file(file, progress, stop)?;
+            match stage.towers.iter().zip(&towers).find(|(tower, _)| tower.file.path == file.path) {
+                Some((_, opened)) => self.bundle.check_opened(file, opened, progress, stop)?,
+                None => self.bundle.check_file(file, progress, stop)?,
+            }
             self.checked.insert(&file.path);
         }
         for (weight, &place) in stage.weights.iter().zip(&places) {
@@ -207,9 +214,10 @@ impl<'a> Loader<'a> {
             progress.advance(weight.byte_len());
         }
         let before = self.loaded.tensors.len();
-        for (tower, &place) in stage.towers.iter().zip(places.iter().skip(stage.weights.len())) {
+        let towers = stage.towers.iter().zip(towers);
+        for ((tower, file), &place) in towers.zip(places.iter().skip(stage.weights.len())) {
             let device = self.device(place, tower.module)?.clone();
-            let file = Checkpoint::open_file(&self.bundle.dir().join(&tower.file.path))?;
+            let file = Checkpoint::of_opened(file, &self.bundle.dir().join(&tower.file.path))?;
             for tensor in file.tensors() {
                 if stop.requested() {
                     return Err(crate::error::ConvertError::Interrupted.into());
