@@ -3,17 +3,24 @@
 //! Knows no bundle: `release` writes this form and `bundle` insists on it. Carries out formats/bundle.md,
 //! "Release".
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::regular;
+use crate::beneath::Root;
 
 /// What the name of the first part ends in, after `.tar`.
 pub(crate) const FIRST_PART: &str = ".part-0000";
 /// Most parts of one release.
 pub(crate) const MAX_PARTS: u64 = 10_000;
+
+/// The name of a part. `stem`: the tar's name.
+pub(crate) fn part_name(stem: &str, index: u64) -> String {
+    format!("{stem}.part-{index:04}")
+}
 
 /// Length of a tar's blocks; contents are padded with zeros to whole ones.
 pub(crate) const BLOCK_LEN: u64 = 512;
@@ -41,35 +48,48 @@ pub(crate) fn member_head(folder: &str, path: &str, len: u64) -> io::Result<Vec<
     Ok(bytes)
 }
 
-/// A released tar, read by position: one file, or all parts of one beside each other.
+/// A released tar, read by position: one file, or all parts of one beside each other. All are open.
 pub(crate) struct Parts {
-    files: Vec<(File, u64)>,
+    parts: Vec<Part>,
     len: u64,
 }
 
+/// One file of a tar.
+struct Part {
+    name: String,
+    file: Arc<File>,
+    /// Where it begins in the tar.
+    start: u64,
+}
+
 impl Parts {
-    /// Opens `path` and, if its name ends in `.part-0000`, the parts that follow it.
+    /// Opens the tar at `path`, which may be a link; if its name ends in `.part-0000`, the parts that follow it too.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let mut files = Vec::new();
-        let mut len = 0;
-        let mut add = |path: &Path| -> io::Result<bool> {
-            let file = match regular::open(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && len > 0 => return Ok(false),
-                other => other?,
-            };
-            files.push((file, len));
-            len += files.last().map_or(Ok(0), |(file, _)| file.metadata().map(|meta| meta.len()))?;
-            Ok(true)
-        };
-        add(path)?;
-        if let Some(stem) = path.to_str().and_then(|text| text.strip_suffix(FIRST_PART)) {
-            for index in 1..MAX_PARTS {
-                if !add(Path::new(&format!("{stem}.part-{index:04}")))? {
-                    break;
-                }
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let root = Root::open(folder.unwrap_or(Path::new(".")))?;
+        let open = |name: &OsStr| root.linked(name).map(Arc::new);
+        let mut files = vec![(name.to_string_lossy().into_owned(), open(name)?)];
+        let stem = name.to_str().and_then(|name| name.strip_suffix(FIRST_PART));
+        for name in stem.into_iter().flat_map(|stem| (1..MAX_PARTS).map(move |index| part_name(stem, index)))
+        {
+            match open(OsStr::new(&name)) {
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => break,
+                file => files.push((name, file?)),
             }
         }
-        Ok(Self { files, len })
+        Self::of(files)
+    }
+
+    /// The tar whose parts are these, by name and in order.
+    pub(crate) fn of(files: Vec<(String, Arc<File>)>) -> io::Result<Self> {
+        let (mut parts, mut len) = (Vec::with_capacity(files.len()), 0u64);
+        for (name, file) in files {
+            let start = len;
+            len = start.saturating_add(file.metadata()?.len());
+            parts.push(Part { name, file, start });
+        }
+        Ok(Self { parts, len })
     }
 
     /// Length of all parts together.
@@ -98,16 +118,29 @@ pub(crate) struct PartsReader<'a> {
 
 impl Read for PartsReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let index = self.parts.files.partition_point(|(_, start)| *start <= self.position);
-        let Some((file, start)) = index.checked_sub(1).and_then(|index| self.parts.files.get(index)) else {
-            return Ok(0);
-        };
-        let end = self.parts.files.get(index).map_or(self.parts.len, |(_, next)| *next);
+        let parts = &self.parts.parts;
+        let index = parts.partition_point(|part| part.start <= self.position);
+        let Some(part) = index.checked_sub(1).and_then(|index| parts.get(index)) else { return Ok(0) };
+        let end = parts.get(index).map_or(self.parts.len, |next| next.start);
         let room = usize::try_from(end.saturating_sub(self.position)).unwrap_or(usize::MAX).min(buffer.len());
-        let read = file.read_at(&mut buffer[..room], self.position - start)?;
+        let read = part.file.read_at(&mut buffer[..room], self.position - part.start);
+        // One of thousands: its name says where to look.
+        let read = read.map_err(|cause| match parts.len() {
+            1 => cause,
+            _ => io::Error::new(cause.kind(), PartError { name: part.name.clone(), cause }),
+        })?;
         self.position += read as u64;
         Ok(read)
     }
+}
+
+/// An error of the system, and the part that it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {cause}")]
+struct PartError {
+    name: String,
+    #[source]
+    cause: io::Error,
 }
 
 impl Seek for PartsReader<'_> {

@@ -4,8 +4,10 @@
 //! so all that is read is of the folder that was opened: also where another takes its name meanwhile, and no path leads
 //! out of it. Only regular files are opened, as in [`crate::regular`].
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -81,6 +83,38 @@ impl Root {
         let file = File::from(openat(&folder, *name, flags, Mode::empty())?);
         regular::check(&file)?;
         Ok(file)
+    }
+
+    /// Opens a regular file of the folder itself, wherever a link of that name leads. For what is checked by its content
+    /// alone. `name`: one plain part.
+    ///
+    /// # Errors
+    /// As [`Root::file`].
+    pub(crate) fn linked(&self, name: &OsStr) -> io::Result<File> {
+        if name.is_empty() || name == "." || name == ".." || name.as_bytes().contains(&b'/') {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no name in the folder"));
+        }
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::RDONLY;
+        let file = File::from(openat(&self.0, name, flags, Mode::empty())?);
+        regular::check(&file)?;
+        Ok(file)
+    }
+
+    /// The names in the folder itself, but those that are no UTF-8.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+        let dir = self.folder([].into_iter())?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&dir)? {
+            let entry = entry?;
+            match entry.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
+            }
+        }
+        Ok(names)
     }
 
     /// Everything below the folder but folders that hold something. `None` where that is more than `most`.
@@ -171,6 +205,10 @@ mod tests {
         symlink("a", dir.join("folder")).unwrap();
         let root = Root::open(&dir).unwrap();
         assert_eq!(io::read_to_string(root.file("a/b/file").unwrap()).unwrap(), "inside");
+        assert_eq!(io::read_to_string(root.linked(OsStr::new("link")).unwrap()).unwrap(), "outside");
+        for name in ["../secret", "a/b/file", "", "..", "a", "none"] {
+            assert!(root.linked(OsStr::new(name)).is_err(), "{name}");
+        }
         for path in [
             "link",
             "folder/b/file",
@@ -216,5 +254,8 @@ mod tests {
         ];
         assert_eq!(listed, expected.map(|(path, kind)| Listed { path: path.to_owned(), kind }));
         assert_eq!(root.list(4).unwrap(), None);
+        let mut names = root.names().unwrap();
+        names.sort();
+        assert_eq!(names, ["a", "empty", "link", "lossy\u{fffd}"]);
     }
 }

@@ -77,7 +77,7 @@ pub struct Located {
 /// path or a hub id; the cache's own errors, whose help is the command that fetches what is missing.
 pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
     let path = Path::new(model);
-    if regular::is_there(path).map_err(|cause| CheckpointError::io(path, "look at", cause))? {
+    if is_there(path)? {
         return Ok(in_cache(path));
     }
     let id = hub_id(model)?;
@@ -85,6 +85,14 @@ pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
         Error::Cache(cached @ CacheError::NotInCache { .. }) if id == model => not_here(model, cached),
         error => error,
     })
+}
+
+/// Whether anything is at `path`.
+///
+/// # Errors
+/// [`CheckpointError`] where the system does not know.
+pub fn is_there(path: &Path) -> Result<bool> {
+    Ok(regular::is_there(path).map_err(|cause| CheckpointError::io(path, "look at", cause))?)
 }
 
 /// Whether `model` means the built-in checkpoint: by its alias, unless something here has that name.

@@ -22,7 +22,6 @@ use crate::locate::{self, Places};
 use crate::manifest::Manifest;
 use crate::modules::{MapRequest, ModelModules};
 use crate::plan::{self, DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
-use crate::regular;
 use crate::scheme::{Layout, Scheme};
 use crate::structure::{Role, role_of};
 use crate::tensor::TensorName;
@@ -100,8 +99,7 @@ impl Model {
             return Self::of_bundle(path);
         }
         let storage = storage.ok_or_else(|| DeviceMapError::NoPrecision { model: name.to_owned() })?;
-        let is_there =
-            regular::is_there(path).map_err(|cause| CheckpointError::io(path, "look at", cause))?;
+        let is_there = locate::is_there(path)?;
         if !is_there && !name.contains('/') {
             if locate::is_tiny(name) {
                 return Err(LocateError::BuiltIn.into());

@@ -63,7 +63,7 @@ pub fn is_of_environment(cause: &io::Error) -> bool {
 }
 
 /// The system's number of an error, also where a reader between has put its own words around it.
-fn errno(cause: &io::Error) -> Option<rustix::io::Errno> {
+pub(crate) fn errno(cause: &io::Error) -> Option<rustix::io::Errno> {
     use std::error::Error;
     rustix::io::Errno::from_io_error(cause).or_else(|| {
         let mut around: Option<&(dyn Error + 'static)> = cause.get_ref().map(|inner| inner as _);

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::archive::{MAX_PARTS, member_header};
+use crate::archive::{MAX_PARTS, member_header, part_name};
 use crate::bundle::{self, Folder};
 use crate::digest::{Digest, Hasher};
-use crate::error::{BundleError, ConvertError, Result};
+use crate::error::{BundleError, ConvertError, Error, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
 use crate::output::{Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
@@ -86,11 +86,14 @@ pub fn release(
 
     progress.begin(Stage::Release, manifest.totals.file_bytes);
     let mut writer = PartWriter::new(&content, name, part_len);
-    let written =
-        write_tar(&bundle, name, &members, &mut writer, progress, stop).and_then(|()| writer.finish(&id));
-    let files = written.map_err(|cause| match stop.requested() {
-        true => crate::Error::from(ConvertError::Interrupted),
-        false => failed(cause).into(),
+    let written = write_tar(&bundle, name, &members, &mut writer, progress, stop)
+        .and_then(|()| writer.finish(&id).map_err(Failed::Writing));
+    let files = written.map_err(|cause| match (stop.requested(), cause) {
+        (true, _) => Error::from(ConvertError::Interrupted),
+        (false, Failed::Reading(path, cause)) => {
+            BundleError::Io { doing: "reading a file of the bundle", path: dir.join(path), cause }.into()
+        }
+        (false, Failed::Writing(cause)) => failed(cause).into(),
     })?;
     let placed = output.commit()?;
     progress.finish();
@@ -120,25 +123,37 @@ fn write_tar(
     out: &mut PartWriter,
     progress: &dyn Progress,
     stop: &Stop,
-) -> io::Result<()> {
+) -> std::result::Result<(), Failed> {
     let mut builder = tar::Builder::new(out);
     for (path, sha256) in members {
-        let file = bundle.file(path)?;
-        let mut header = member_header(file.metadata()?.len());
-        let mut watched = Watched { file, hasher: Hasher::default(), progress, stop };
-        builder.append_data(&mut header, format!("{name}/{path}"), &mut watched)?;
+        let reading = |cause| Failed::Reading(path.clone(), cause);
+        let file = bundle.file(path).map_err(reading)?;
+        let mut header = member_header(file.metadata().map_err(reading)?.len());
+        let mut watched = Watched { file, hasher: Hasher::default(), has_failed: false, progress, stop };
+        let written = builder.append_data(&mut header, format!("{name}/{path}"), &mut watched);
+        written.map_err(|cause| if watched.has_failed { reading(cause) } else { Failed::Writing(cause) })?;
         // The tar is of the bytes that were verified, or it is not made.
         if sha256.is_some_and(|sha256| sha256 != watched.hasher.finish()) {
-            return Err(io::Error::other(format!("`{path}` changed after it was verified")));
+            return Err(reading(io::Error::other("it changed after it was verified")));
         }
     }
-    builder.finish()
+    builder.finish().map_err(Failed::Writing)
+}
+
+/// Which side of a release failed.
+enum Failed {
+    /// A file of the bundle, by its path in it.
+    Reading(String, io::Error),
+    /// The release.
+    Writing(io::Error),
 }
 
 /// A file that hashes and reports what is read of it and stops when asked.
 struct Watched<'a> {
     file: File,
     hasher: Hasher,
+    /// Whether reading it did.
+    has_failed: bool,
     progress: &'a dyn Progress,
     stop: &'a Stop,
 }
@@ -148,7 +163,10 @@ impl Read for Watched<'_> {
         if self.stop.requested() {
             return Err(io::Error::other("interrupted"));
         }
-        let read = self.file.read(buffer)?;
+        let read = self
+            .file
+            .read(buffer)
+            .inspect_err(|cause| self.has_failed |= cause.kind() != io::ErrorKind::Interrupted)?;
         self.hasher.update(&buffer[..read]);
         self.progress.advance(read as u64);
         Ok(read)
@@ -172,7 +190,7 @@ impl PartWriter {
     fn final_name(&self, index: usize) -> String {
         match self.part_len {
             None => format!("{}.tar", self.name),
-            Some(_) => format!("{}.tar.part-{index:04}", self.name),
+            Some(_) => part_name(&format!("{}.tar", self.name), index as u64),
         }
     }
 

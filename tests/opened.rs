@@ -225,3 +225,69 @@ fn a_file_of_the_manifests_name_beside_a_release_makes_no_bundle_of_it() {
     fs::write(world.path("out/mgpack.json"), "{}").unwrap();
     world.good(&["verify", "out"]);
 }
+
+#[test]
+fn a_release_is_verified_in_the_files_that_were_opened() {
+    // Once, the parts were opened for the tar, and again by path for their digests: of two files, the finding was neither's.
+    let world = World::new();
+    world.tiny();
+    world.good(&["release", "tiny-bundle", "-o", "tiny-release"]);
+    world.good(&["convert", "tiny", "--bf16", "-o", "tiny-bf16"]);
+    world.good(&["release", "tiny-bf16", "-o", "other"]);
+    let tar = |dir: &Path| {
+        let tars = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        tars.into_iter().find(|path| path.extension().is_some_and(|end| end == "tar")).unwrap()
+    };
+    let (dir, other) = (world.path("tiny-release"), world.path("other"));
+    // Its tar's name leads to another file once the first byte is to be hashed.
+    let name = tar(&dir);
+    let swap = Swap {
+        at: Stage::Verify,
+        bundle: name.clone(),
+        other: tar(&other),
+        removes: false,
+        done: AtomicBool::new(false),
+    };
+    let report = bundle::verify(&dir, false, &swap, &Stop::new()).unwrap();
+    assert!(swap.done.load(Ordering::Relaxed) && report.findings.is_empty(), "{:?}", report.findings);
+    assert!(!bundle::verify(&dir, false, &Silent, &Stop::new()).unwrap().findings.is_empty());
+    // The whole folder is another one.
+    fs::rename(name.with_extension("aside"), &name).unwrap();
+    let aside = world.path("aside");
+    fs::create_dir(&aside).unwrap();
+    let swap = Swap {
+        at: Stage::Verify,
+        bundle: dir.clone(),
+        other: aside,
+        removes: true,
+        done: AtomicBool::new(false),
+    };
+    match bundle::verify(&dir, false, &swap, &Stop::new()) {
+        Err(Error::Bundle(BundleError::Replaced { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_manifest_that_is_a_link_is_refused_by_every_command() {
+    // Once, `verify` refused it, and all else read what it leads to.
+    let world = World::new();
+    let dir = world.tiny();
+    fs::rename(dir.join(reseal::MANIFEST), world.path("elsewhere.json")).unwrap();
+    symlink("../elsewhere.json", dir.join(reseal::MANIFEST)).unwrap();
+    for command in [
+        &["verify", "tiny-bundle"][..],
+        &["inspect", "tiny-bundle"],
+        &["map", "tiny-bundle"],
+        &["env", "tiny-bundle"],
+        &["doctor", "tiny-bundle"],
+        &["load", "tiny-bundle"],
+        &["release", "tiny-bundle", "-o", "out"],
+        &["convert", "tiny", "--int8", "-o", "tiny-bundle", "--force"],
+    ] {
+        let ran = world.run(command);
+        let code = if command[0] == "convert" { 1 } else { 2 };
+        assert_eq!(ran.code, code, "{command:?}: {ran:?}");
+        assert!(ran.err.contains("mgpack.json is a symbolic link"), "{command:?}: {ran:?}");
+    }
+}

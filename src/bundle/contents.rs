@@ -9,9 +9,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, FindingKind};
+use super::verify::read_manifest_in;
 use crate::archive;
 use crate::beneath::{Kind, Root};
+use crate::digest::Digest;
 use crate::error::{BundleError, Result};
+use crate::manifest::Manifest;
 use crate::regular;
 use crate::size::counted;
 
@@ -53,11 +56,15 @@ pub(crate) struct Folder {
 impl Folder {
     /// Opens the folder at `path` and lists all that lies in it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let failed = |path: PathBuf, cause| BundleError::Io { doing: "listing the bundle", path, cause };
         let root = Root::open(path).map_err(|cause| match regular::is_of_environment(&cause) {
             false => BundleError::NotABundle { path: path.to_owned(), why: cause.to_string() },
             true => failed(path.to_owned(), cause),
         })?;
+        Self::of(root, path)
+    }
+
+    /// Lists all that lies in an open folder. `path`: where it was found.
+    pub(super) fn of(root: Root, path: &Path) -> Result<Self> {
         let listed = root.list(MAX_ENTRIES).map_err(|(below, cause)| match root.is_at(path) {
             true => failed(path.join(below), cause),
             false => BundleError::Replaced { path: path.to_owned() },
@@ -75,6 +82,11 @@ impl Folder {
         };
         let entries = listed.into_iter().map(|listed| (listed.path, entry(listed.kind))).collect();
         Ok(Self { root, path: path.to_owned(), entries })
+    }
+
+    /// Its manifest and its id, unchecked.
+    pub(super) fn manifest(&self) -> Result<(Manifest, Digest)> {
+        read_manifest_in(&self.root, &self.path)
     }
 
     /// Where it was found.
@@ -96,6 +108,10 @@ impl Folder {
     pub(crate) fn holds(&self, path: &str) -> bool {
         matches!(self.entries.get(path), Some(Entry::File { .. }))
     }
+}
+
+fn failed(path: PathBuf, cause: io::Error) -> BundleError {
+    BundleError::Io { doing: "listing the bundle", path, cause }
 }
 
 impl Contents for Folder {
@@ -121,9 +137,8 @@ pub(super) struct Tar {
 }
 
 impl Tar {
-    /// Lists the tar at `path`, or the parts of one.
-    pub(super) fn list(path: &Path) -> io::Result<Self> {
-        let parts = archive::Parts::open(path)?;
+    /// Lists a tar, or the parts of one. `path`: where it, or its first part, was found.
+    pub(super) fn list(parts: archive::Parts, path: &Path) -> io::Result<Self> {
         let mut entries = BTreeMap::new();
         let mut archive = tar::Archive::new(parts.reader(0));
         let mut root: Option<String> = None;

@@ -4,15 +4,18 @@
 //! "Release", as it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::finding::{Finding, FindingKind};
 use super::verify::of_environment;
-use crate::archive::{FIRST_PART, MAX_PARTS};
+use crate::archive::{MAX_PARTS, Parts, part_name};
+use crate::beneath::Root;
 use crate::digest::{self, Digest};
 use crate::error::{BundleError, ConvertError, Result};
 use crate::manifest::{self, MANIFEST_NAME, SUMS_NAME};
@@ -24,34 +27,38 @@ const MAX_SUMS_LEN: u64 = MAX_PARTS * (64 + 2 + 255 + 1);
 /// Length of the file of the id.
 const ID_LEN: u64 = 7 + 64 + 1;
 
-/// A folder that a release lies in.
-pub(super) struct Released {
-    dir: PathBuf,
+/// A folder that a release lies in, open, and so are its parts.
+pub(super) struct Released<'a> {
+    root: &'a Root,
+    /// Where the folder was found.
+    dir: &'a Path,
     /// Name of the bundle, by the name of the tar.
     name: String,
-    /// The tar, or all parts of it that are there, by name.
-    parts: BTreeSet<String>,
+    /// The tar, or all parts of it that are there, by name; or why one is no file that can be read.
+    parts: BTreeMap<String, io::Result<Arc<File>>>,
     is_one: bool,
 }
 
-impl Released {
-    /// The release in `dir`; `None` where that is no folder of a release, such as a bundle.
-    pub(super) fn find(dir: &Path) -> Result<Option<Self>> {
-        match manifest::is_in(dir) {
+impl<'a> Released<'a> {
+    /// The release in the folder `root`, which was found at `dir`; `None` where that is no folder of a release, such as a
+    /// bundle.
+    ///
+    /// # Errors
+    /// [`BundleError::NotABundle`] where it holds several; [`BundleError::Io`] where the system cannot read it.
+    pub(super) fn find(root: &'a Root, dir: &'a Path) -> Result<Option<Self>> {
+        match manifest::is_one(root.linked(OsStr::new(MANIFEST_NAME))) {
             Ok(false) => {}
-            // Another thing of that name: `verify` says so.
-            Ok(true) => return Ok(None),
             Err(cause) if regular::is_of_environment(&cause) => {
                 return Err(of_environment(dir.join(MANIFEST_NAME), cause));
             }
-            Err(_) => return Ok(None),
+            // A bundle, or another thing of that name: `verify` says so.
+            Ok(true) | Err(_) => return Ok(None),
         }
-        let failed = |cause| io_error("listing the release", dir, cause);
-        let mut names = BTreeSet::new();
-        for entry in fs::read_dir(dir).map_err(failed)? {
-            // A name that is not UTF-8 is none of a release's.
-            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
-        }
+        let names = root.names().map_err(|cause| BundleError::Io {
+            doing: "listing the release",
+            path: dir.to_owned(),
+            cause,
+        })?;
         // Any part tells of a release: the first may be the one that is missing.
         let stem = |name: &String| {
             let one = name.strip_suffix(".tar").map(|stem| (stem.to_owned(), true));
@@ -65,19 +72,52 @@ impl Released {
             return Err(BundleError::NotABundle { path: dir.to_owned(), why }.into());
         }
         let tar = format!("{name}.tar");
-        let is_part = |file: &&String| match file.strip_prefix(&tar) {
+        let is_part = |file: &String| match file.strip_prefix(&tar) {
             Some("") => is_one,
             Some(rest) => !is_one && rest.starts_with(".part-"),
             None => false,
         };
-        let parts = names.iter().filter(is_part).cloned().collect();
-        Ok(Some(Self { dir: dir.to_owned(), name, parts, is_one }))
+        let mut parts = BTreeMap::new();
+        for part in names.into_iter().filter(is_part) {
+            let opened = match root.linked(OsStr::new(&part)) {
+                Err(cause) if regular::is_of_environment(&cause) => {
+                    return Err(of_environment(dir.join(part), cause));
+                }
+                opened => opened.map(Arc::new),
+            };
+            parts.insert(part, opened);
+        }
+        Ok(Some(Self { root, dir, name, parts, is_one }))
     }
 
-    /// The tar, or its first part.
-    pub(super) fn tar(&self) -> PathBuf {
-        let first = if self.is_one { "" } else { FIRST_PART };
-        self.dir.join(format!("{}.tar{first}", self.name))
+    /// Names of the tar's parts, as many as there may be.
+    fn part_names(&self) -> impl Iterator<Item = String> {
+        let tar = format!("{}.tar", self.name);
+        let count = if self.is_one { 1 } else { MAX_PARTS };
+        let is_one = self.is_one;
+        (0..count).map(move |index| if is_one { tar.clone() } else { part_name(&tar, index) })
+    }
+
+    /// Where the tar lies, or its first part.
+    pub(super) fn tar_path(&self) -> PathBuf {
+        self.dir.join(self.part_names().next().unwrap_or_default())
+    }
+
+    /// The tar: what is read of it is what is hashed around it.
+    ///
+    /// # Errors
+    /// Why the first part, or one of those that follow it, is no file.
+    pub(super) fn tar(&self) -> io::Result<Parts> {
+        let mut files = Vec::new();
+        for name in self.part_names() {
+            match self.parts.get(&name) {
+                Some(Ok(file)) => files.push((name, Arc::clone(file))),
+                Some(Err(cause)) => return Err(io::Error::new(cause.kind(), format!("{name}: {cause}"))),
+                None if files.is_empty() => return Err(io::ErrorKind::NotFound.into()),
+                None => break,
+            }
+        }
+        Parts::of(files)
     }
 
     /// What is wrong around the tar: the digests, the parts, and the `id` that was found inside.
@@ -96,21 +136,24 @@ impl Released {
                 return Ok(findings);
             }
         };
-        for name in self.parts.iter().filter(|name| !sums.contains_key(*name)) {
+        for name in self.parts.keys().filter(|name| !sums.contains_key(*name)) {
             let listed = format!("a line in {SUMS_NAME}");
             findings.push(Finding::new(&self.shown(name), FindingKind::Extra, listed, "none"));
         }
-        for name in sums.keys().filter(|name| !self.parts.contains(*name)) {
+        for name in sums.keys().filter(|name| !self.parts.contains_key(*name)) {
             let expected = format!("a part, by {SUMS_NAME}");
             findings.push(Finding::new(&self.shown(name), FindingKind::Missing, expected, "nothing"));
         }
         if !quick {
-            let listed: Vec<_> = sums.iter().filter(|(name, _)| self.parts.contains(*name)).collect();
-            let len = |name: &str| self.dir.join(name).metadata().map_or(0, |meta| meta.len());
-            progress.begin(Stage::Verify, listed.iter().map(|(name, _)| len(name)).sum());
+            let listed = sums.iter().filter_map(|(name, sha256)| Some((name, sha256, self.parts.get(name)?)));
+            let listed: Vec<_> = listed.collect();
+            let len = |part: &io::Result<Arc<File>>| {
+                part.as_ref().ok().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len())
+            };
+            progress.begin(Stage::Verify, listed.iter().map(|(.., part)| len(part)).sum());
             let found: Vec<_> = listed
                 .par_iter()
-                .map(|(name, expected)| self.check_digest(name, **expected, progress, stop))
+                .map(|(name, expected, part)| self.check_digest(name, part, **expected, progress, stop))
                 .collect::<Result<_>>()?;
             findings.extend(found.into_iter().flatten());
             progress.finish();
@@ -157,20 +200,24 @@ impl Released {
     fn check_digest(
         &self,
         name: &str,
+        part: &io::Result<Arc<File>>,
         expected: Digest,
         progress: &dyn Progress,
         stop: &Stop,
     ) -> Result<Option<Finding>> {
-        let unreadable =
-            |cause| Finding::new(&self.shown(name), FindingKind::Unreadable, "a readable file", cause);
-        let hashed =
-            regular::open(&self.dir.join(name)).and_then(|file| digest::of_file(&file, progress, stop));
-        let found = match hashed {
+        let unreadable = |cause: String| {
+            Finding::new(&self.shown(name), FindingKind::Unreadable, "a readable file", cause)
+        };
+        let file = match part {
+            Ok(file) => file,
+            Err(cause) => return Ok(Some(unreadable(cause.to_string()))),
+        };
+        let found = match digest::of_file(file, progress, stop) {
             Ok(found) => found.ok_or(ConvertError::Interrupted)?,
             Err(cause) if regular::is_of_environment(&cause) => {
                 return Err(of_environment(self.dir.join(name), cause));
             }
-            Err(cause) => return Ok(Some(unreadable(cause))),
+            Err(cause) => return Ok(Some(unreadable(cause.to_string()))),
         };
         let differs = || {
             let (expected, found) = (format!("sha256 {expected}"), format!("sha256 {found}"));
@@ -181,9 +228,10 @@ impl Released {
 
     /// All of a short file; the inner error is of the file itself.
     fn read(&self, name: &str, limit: u64) -> Result<io::Result<Vec<u8>>> {
-        let path = self.dir.join(name);
-        match read_limited(&path, limit) {
-            Err(cause) if regular::is_of_environment(&cause) => Err(of_environment(path, cause)),
+        match self.root.linked(OsStr::new(name)).and_then(|file| read_limited(file, limit)) {
+            Err(cause) if regular::is_of_environment(&cause) => {
+                Err(of_environment(self.dir.join(name), cause))
+            }
             read => Ok(read),
         }
     }
@@ -194,15 +242,11 @@ impl Released {
     }
 }
 
-fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+fn read_limited(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    regular::open(path)?.take(limit + 1).read_to_end(&mut text)?;
+    file.take(limit + 1).read_to_end(&mut text)?;
     if text.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than it can be"));
     }
     Ok(text)
-}
-
-fn io_error(doing: &'static str, path: &Path, cause: io::Error) -> BundleError {
-    BundleError::Io { doing, path: path.to_owned(), cause }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::contents::{Contents as _, Folder};
-use super::verify::read_manifest;
 use crate::error::{BundleError, Error, OutputError, Result};
 use crate::legible::legible;
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME};
@@ -33,7 +32,7 @@ pub fn may_replace(dir: &Path) -> Result<()> {
     if folder.entries().is_empty() {
         return Ok(());
     }
-    let manifest = match read_manifest(dir) {
+    let manifest = match folder.manifest() {
         Ok((manifest, _)) => manifest,
         Err(error @ Error::Bundle(BundleError::Io { .. })) => return Err(error),
         Err(error) => {

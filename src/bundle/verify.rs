@@ -5,11 +5,11 @@
 //! alike; `contents` lists and opens either. Carries out formats/bundle.md, "Verification".
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::contents::{Contents, Entry, Folder, Tar};
@@ -17,6 +17,8 @@ use super::finding::{Finding, FindingKind};
 use super::headers::check_headers;
 use super::lists::check_lists;
 use super::released::Released;
+use crate::archive::Parts;
+use crate::beneath::Root;
 use crate::digest::{self, Digest};
 use crate::error::{BundleError, ConvertError, Error, Result};
 use crate::manifest::{
@@ -55,38 +57,71 @@ pub struct Report {
 /// [`BundleError::NotABundle`] where there is no manifest to check against; [`BundleError::Io`] names a file that the
 /// system could not read. Everything else is a finding.
 pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) -> Result<Report> {
+    let root = match Root::open(path) {
+        Ok(root) => root,
+        Err(cause) if cause.kind() == ErrorKind::NotADirectory => {
+            return verify_tar(Parts::open(path), path, quick, progress, stop);
+        }
+        Err(cause) => return Err(unopened(path, cause, "")),
+    };
+    if let Some(released) = Released::find(&root, path)? {
+        return verify_release(&root, &released, path, quick, progress, stop);
+    }
+    let (mut report, manifest) = examine(&Folder::of(root, path)?, quick, progress, stop)?;
+    // Not of a tar: what is unpacked from it has the bundle's name.
+    let misnamed = manifest.and_then(|manifest| super::misnamed(&manifest, path));
+    report.notes.extend(misnamed.map(|misnamed| misnamed.note()));
+    Ok(report)
+}
+
+/// Checks a tar whose parts are open, or could not be. `path`: where it lies.
+fn verify_tar(
+    parts: io::Result<Parts>,
+    path: &Path,
+    quick: bool,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Report> {
     let not_a_bundle = |why: String| BundleError::NotABundle { path: path.to_owned(), why };
-    let unreadable =
-        |cause: io::Error, why: &dyn Fn(&io::Error) -> String| match regular::is_of_environment(&cause) {
-            true => of_environment(path.to_owned(), cause),
-            false => not_a_bundle(why(&cause)).into(),
-        };
-    let meta = fs::metadata(path).map_err(|cause| unreadable(cause, &|cause| cause.to_string()))?;
-    if let Some(released) = meta.is_dir().then(|| Released::find(path)).transpose()?.flatten() {
-        let inside = verify(&released.tar(), quick, progress, stop);
-        let id = inside.as_ref().ok().and_then(|report| report.id);
-        let around = released.check(id, quick, progress, stop)?;
-        let mut report = match inside {
-            // A part that is missing says more than a tar that cannot be read for it.
-            Err(Error::Bundle(BundleError::NotABundle { .. })) if !around.is_empty() => {
-                Report { id: None, name: None, files: 0, bytes: 0, findings: Vec::new(), notes: Vec::new() }
-            }
-            inside => inside?,
-        };
-        report.findings.extend(around);
-        report.findings.sort();
-        return Ok(report);
-    }
-    if meta.is_dir() {
-        let (mut report, manifest) = examine(&Folder::open(path)?, quick, progress, stop)?;
-        // Not of a tar: what is unpacked from it has the bundle's name.
-        let misnamed = manifest.and_then(|manifest| super::misnamed(&manifest, path));
-        report.notes.extend(misnamed.map(|misnamed| misnamed.note()));
-        return Ok(report);
-    }
-    let tar = Tar::list(path)
-        .map_err(|cause| unreadable(cause, &|cause| format!("it is no tar of a bundle: {cause}")))?;
+    let listed = parts.and_then(|parts| Tar::list(parts, path));
+    let tar = listed.map_err(|cause| unopened(path, cause, "it is no tar of a bundle: "))?;
     check(&tar, &not_a_bundle, quick, progress, stop).map(|(report, _)| report)
+}
+
+/// Checks the tar of a release, and what lies around it in the folder `root`, which was found at `path`.
+fn verify_release(
+    root: &Root,
+    released: &Released<'_>,
+    path: &Path,
+    quick: bool,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Report> {
+    let inside = verify_tar(released.tar(), &released.tar_path(), quick, progress, stop);
+    let id = inside.as_ref().ok().and_then(|report| report.id);
+    let around = released.check(id, quick, progress, stop)?;
+    let is_good = around.is_empty() && inside.as_ref().is_ok_and(|report| report.findings.is_empty());
+    if !is_good && !stop.requested() && !root.is_at(path) {
+        return Err(BundleError::Replaced { path: path.to_owned() }.into());
+    }
+    let mut report = match inside {
+        // A part that is missing says more than a tar that cannot be read for it.
+        Err(Error::Bundle(BundleError::NotABundle { .. })) if !around.is_empty() => {
+            Report { id: None, name: None, files: 0, bytes: 0, findings: Vec::new(), notes: Vec::new() }
+        }
+        inside => inside?,
+    };
+    report.findings.extend(around);
+    report.findings.sort();
+    Ok(report)
+}
+
+/// The error of what could not be opened as a bundle. `what`: begins the reason where the system is not to blame.
+fn unopened(path: &Path, cause: io::Error, what: &str) -> Error {
+    match regular::is_of_environment(&cause) {
+        true => of_environment(path.to_owned(), cause),
+        false => BundleError::NotABundle { path: path.to_owned(), why: format!("{what}{cause}") }.into(),
+    }
 }
 
 /// True where the folder `path` is a bundle, by how its manifest begins.
@@ -101,18 +136,25 @@ pub fn is_at(path: &Path) -> Result<bool> {
 /// Opens the manifest of the bundle in the folder `dir`, without checking anything else.
 ///
 /// # Errors
-/// [`BundleError::NotABundle`]; [`BundleError::Io`] where the system refuses.
+/// [`BundleError::NotABundle`], also where the manifest is a link, as no file of a bundle is; [`BundleError::Io`] where the
+/// system refuses.
 pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest)> {
-    let path = dir.join(MANIFEST_NAME);
-    let not_a_bundle = |why: String| BundleError::NotABundle { path: dir.to_owned(), why };
-    let read = regular::open(&path).and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN));
-    let bytes = read.map_err(|cause| match regular::is_of_environment(&cause) {
+    let root = Root::open(dir).map_err(|cause| unopened(dir, cause, &format!("{MANIFEST_NAME}: ")))?;
+    read_manifest_in(&root, dir)
+}
+
+/// The same of a folder that is open. `dir`: where it was found.
+pub(super) fn read_manifest_in(root: &Root, dir: &Path) -> Result<(Manifest, Digest)> {
+    let not_a_bundle =
+        |why: String| BundleError::NotABundle { path: dir.to_owned(), why: format!("{MANIFEST_NAME}{why}") };
+    let read = root.file(MANIFEST_NAME).and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN));
+    let bytes = read.map_err(|cause| match regular::errno(&cause) {
+        Some(Errno::LOOP) => not_a_bundle(" is a symbolic link, and the files of a bundle are none".into()),
         // Nothing, or something else, or too long.
-        false => not_a_bundle(format!("{MANIFEST_NAME}: {cause}")),
-        true => BundleError::Io { doing: "reading the manifest", path: path.clone(), cause },
+        _ if !regular::is_of_environment(&cause) => not_a_bundle(format!(": {cause}")),
+        _ => BundleError::Io { doing: "reading the manifest", path: dir.join(MANIFEST_NAME), cause },
     })?;
-    let manifest =
-        Manifest::from_bytes(&bytes).map_err(|fault| not_a_bundle(format!("{MANIFEST_NAME}: {fault}")))?;
+    let manifest = Manifest::from_bytes(&bytes).map_err(|fault| not_a_bundle(format!(": {fault}")))?;
     Ok((manifest, Digest::of(&bytes)))
 }
 
@@ -306,8 +348,6 @@ fn read_limited(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use rustix::io::Errno;
 
     use super::*;
     use crate::progress::Silent;

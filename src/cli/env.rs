@@ -13,7 +13,8 @@ use super::{Verdict, ui, work};
 
 pub(super) fn run(args: &EnvArgs) -> Result<Verdict> {
     let path = Path::new(&args.bundle);
-    let (family, requirements) = if path.exists() || args.bundle.contains('/') {
+    let is_there = locate::is_there(path)?;
+    let (family, requirements) = if is_there || args.bundle.contains('/') {
         let (manifest, _) = bundle::read_manifest(path)?;
         (manifest.model.family, manifest.requirements)
     } else {
@@ -22,7 +23,7 @@ pub(super) fn run(args: &EnvArgs) -> Result<Verdict> {
         (family.name.clone(), environment::requirements(family))
     };
     let dir = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{family}-env")));
-    let inputs: Vec<&Path> = if path.exists() { vec![path] } else { Vec::new() };
+    let inputs: Vec<&Path> = if is_there { vec![path] } else { Vec::new() };
     let work = work(&ui::Notes);
     let writer = Writer { inputs: &inputs, force: args.force };
     writer.list(

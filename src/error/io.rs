@@ -4,9 +4,11 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::regular;
+
 /// The line of help for what the system answered; `None` where its own words are all there is to say.
 pub(super) fn help_for(cause: &io::Error) -> Option<String> {
-    let help = match Errno::from_io_error(cause)? {
+    let help = match regular::errno(cause)? {
         Errno::NOSPC => "free some space on this disk, or write to another one with ‹output›",
         Errno::DQUOT => "the disk quota is used up: free some space, or write to another disk with ‹output›",
         Errno::ROFS => "the file system is mounted read-only: write to another one with ‹output›",

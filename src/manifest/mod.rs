@@ -10,6 +10,7 @@ mod canonical;
 mod lists;
 mod rules;
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -49,7 +50,12 @@ pub const MAX_MANIFEST_LEN: u64 = 256 << 20;
 /// # Errors
 /// The system's, and where it is no regular file: what cannot be read is not taken for absent.
 pub fn is_in(folder: &Path) -> io::Result<bool> {
-    let file = match regular::open(&folder.join(MANIFEST_NAME)) {
+    is_one(regular::open(&folder.join(MANIFEST_NAME)))
+}
+
+/// The same of the file of the manifest's name, as it was opened.
+pub(crate) fn is_one(opened: io::Result<File>) -> io::Result<bool> {
+    let file = match opened {
         Ok(file) => file,
         Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(false);

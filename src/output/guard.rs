@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::io_error;
 use crate::error::{OutputError, Result};
 use crate::manifest;
+use crate::regular;
 
 /// Refuses a target that is, lies in or holds one of `inputs`, links resolved, and one inside a bundle.
 pub(super) fn check(target: &Path, inputs: &[&Path]) -> Result<()> {
@@ -22,8 +23,13 @@ pub(super) fn check(target: &Path, inputs: &[&Path]) -> Result<()> {
         }
     }
     for folder in full.ancestors().skip(1) {
-        // What this user may not read is no bundle that this user could write into.
-        if manifest::is_in(folder).unwrap_or(false) {
+        let is_bundle = match manifest::is_in(folder) {
+            // What this user may not read is no bundle that this user could write into.
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => false,
+            Err(cause) if regular::is_of_environment(&cause) => return Err(failed(cause)),
+            is_bundle => is_bundle.unwrap_or(false),
+        };
+        if is_bundle {
             let (path, bundle) = (target.to_owned(), folder.to_owned());
             return Err(OutputError::InsideBundle { path, bundle }.into());
         }

@@ -106,7 +106,8 @@ fn plan_tower<'a>(hub: &'a Hub, tower: &'a Tower, work: Work<'_>) -> Result<Down
 
 /// The snapshot that `model` names, where it has no tokenizer and only the hub knows whether there is one.
 fn without_tokenizer(model: &str, places: &Places) -> Option<Snapshot> {
-    if Path::new(model).exists() {
+    // Where the system does not know, nothing is fetched in its place.
+    if locate::is_there(Path::new(model)).unwrap_or(true) {
         return None;
     }
     let hub_id = locate::hub_id(model).ok()?;

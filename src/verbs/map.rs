@@ -9,6 +9,7 @@ use super::{Work, Writer};
 use crate::device_map::Profile;
 use crate::drawing;
 use crate::error::Result;
+use crate::locate;
 use crate::map::{Model, Planned, Planner, Storage};
 
 /// What `map` takes.
@@ -69,7 +70,7 @@ pub fn map(call: &MapCall, work: Work<'_>) -> Result<Mapped> {
     if let (Some(file), Some(first)) = (&call.svg, maps.first()) {
         let drawing = drawing::memory_bars(&first.profile, &title(&model.name, &first.profile));
         let path = Path::new(&call.model);
-        let inputs = if path.exists() { &[path][..] } else { &[] };
+        let inputs = if locate::is_there(path)? { &[path][..] } else { &[] };
         Writer { inputs, force: call.force }.markup(file, &drawing, work)?;
     }
     Ok(Mapped { model: model.name, recorded, maps })

@@ -48,7 +48,7 @@ pub(super) fn convert(call: &ConvertCall, work: Work<'_>) -> Result<Converted> {
 /// The hub, and what the model is called there.
 fn source(call: &ConvertCall, work: Work<'_>) -> Result<(Hub, String, Places)> {
     let model = &call.plan.model;
-    if Path::new(model).exists() {
+    if locate::is_there(Path::new(model))? {
         return Err(LocateError::NothingToStream { path: model.into() }.into());
     }
     let places = call.plan.places(work);
