@@ -828,3 +828,30 @@ fn a_model_that_does_not_fit_the_devices_is_refused_with_the_shortfall() {
     }
     assert_eq!(world.names(), ["ckpt"]);
 }
+
+#[test]
+fn what_programs_leave_beside_a_checkpoint_changes_nothing_in_its_bundle() {
+    // Once, `.28512.config.json`, which a killed download had left in a snapshot, was sealed into the bundle.
+    let world = World::new();
+    let weight = tensor("model.layers.0.mlp.up_proj.weight", Dtype::F32, &[2, 8], vec![0; 64]).linear();
+    save(&world.path("checkpoint"), &[&[weight]]);
+    fs::create_dir(world.path("clean")).unwrap();
+    fs::create_dir(world.path("left")).unwrap();
+    world.good(&["convert", "checkpoint", "--bf16", "-o", "clean/bundle"]);
+    for name in [
+        ".28512.config.json",
+        ".model.safetensors",
+        ".cache/huggingface/download/config.json.metadata",
+        ".git/HEAD",
+        ".ipynb_checkpoints/config.json",
+        ".tokenizer.lock",
+        "tmpabc.incomplete",
+        "model-00002-of-00002.safetensors.part",
+        "config.json~",
+    ] {
+        world::write(&world.path("checkpoint").join(name), b"{");
+    }
+    let ran = world.good(&["convert", "checkpoint", "--bf16", "-o", "left/bundle"]);
+    assert!(ran.err.contains("not read: `config.json~`, "), "{ran:?}");
+    world::assert_same(&world.path("clean"), &world.path("left"), "what was left beside the checkpoint");
+}

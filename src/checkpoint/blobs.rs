@@ -92,11 +92,17 @@ pub(super) fn sha256_of_single(path: &Path, real: &Path) -> Option<String> {
 
 /// The repository's folder `models--ORG--NAME` of a snapshot, or of a folder in one.
 fn repo_of(path: &Path) -> Option<&Path> {
+    in_snapshot(path).map(|(repo, _)| repo)
+}
+
+/// The same, and where `path` lies below its `snapshots`: the commit, and folders.
+pub(super) fn in_snapshot(path: &Path) -> Option<(&Path, &Path)> {
     path.ancestors().find_map(|snapshot| {
         let snapshots = snapshot.parent()?;
         let is_named = snapshots.file_name()? == "snapshots"
             && matches!(snapshot.components().next_back(), Some(Component::Normal(_)));
-        is_named.then(|| snapshots.parent())?.filter(|repo| repo_name(repo).is_some())
+        let repo = is_named.then(|| snapshots.parent())?.filter(|repo| repo_name(repo).is_some())?;
+        Some((repo, path.strip_prefix(snapshots).ok()?))
     })
 }
 
@@ -113,6 +119,8 @@ mod tests {
         let repo = Some(Path::new("/c/models--a--b"));
         assert_eq!(repo_of(Path::new("/c/models--a--b/snapshots/0123")), repo);
         assert_eq!(repo_of(Path::new("/c/models--a--b/snapshots/0123/part/deep")), repo);
+        let inside = in_snapshot(Path::new("/c/models--a--b/snapshots/0123/part"));
+        assert_eq!(inside.map(|(_, inside)| inside), Some(Path::new("0123/part")));
         assert_eq!(repo_of(Path::new("/c/models--a--b/snapshots")), None);
         assert_eq!(repo_of(Path::new("/c/a--b/snapshots/0123")), None);
         assert_eq!(repo_of(Path::new("/c/models--a--b/blobs")), None);

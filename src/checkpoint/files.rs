@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 
 use super::ahead::Coming;
 use super::blobs::{self, Blobs};
+use super::hub::Listing;
 use super::{SkipReason, Skipped};
 use crate::error::{Change, CheckpointError, NodeKind};
 
@@ -80,6 +81,8 @@ pub(super) struct Root {
     real: PathBuf,
     /// The contents that links may lead to, where this is a snapshot of a hub cache.
     blobs: Option<Blobs>,
+    /// What the commit has, where this is a snapshot of a hub cache that keeps its listing.
+    listing: Option<Listing>,
     /// Files that are yet to come.
     ahead: Coming,
 }
@@ -91,8 +94,8 @@ impl Root {
         if !real.is_dir() {
             return Err(CheckpointError::NotAFolder { path: given.to_owned() });
         }
-        let blobs = Blobs::of(given, &real);
-        Ok(Self { given: given.to_owned(), real, blobs, ahead: Coming::default() })
+        let (blobs, listing) = (Blobs::of(given, &real), Listing::of(&real));
+        Ok(Self { given: given.to_owned(), real, blobs, listing, ahead: Coming::default() })
     }
 
     /// The same of a folder to which files are yet to come: all of them, where it is not there.
@@ -102,7 +105,7 @@ impl Root {
             Err(CheckpointError::NotFound { .. }) if !ahead.is_empty() => {
                 let real = std::path::absolute(given)
                     .map_err(|source| CheckpointError::NotFound { path: given.to_owned(), source })?;
-                Ok(Self { given: given.to_owned(), real, blobs: None, ahead })
+                Ok(Self { given: given.to_owned(), real, blobs: None, listing: None, ahead })
             }
             Err(error) => Err(error),
         }
@@ -110,7 +113,8 @@ impl Root {
 
     /// A folder of which nothing is looked at: what is read of it is open.
     pub(super) fn unseen(given: &Path) -> Self {
-        Self { given: given.to_owned(), real: given.to_owned(), blobs: None, ahead: Coming::default() }
+        let (given, real) = (given.to_owned(), given.to_owned());
+        Self { given, real, blobs: None, listing: None, ahead: Coming::default() }
     }
 
     /// The path of a file below the root, for errors.
@@ -183,12 +187,20 @@ impl Root {
         }
     }
 
-    /// The names in the root folder, sorted, and of what is yet to come to it.
+    /// Why what is at `path` is no file of the checkpoint, by its name alone. `name`: the last part.
+    fn skip_reason(&self, path: &str, name: &str, kind: FileType) -> Option<SkipReason> {
+        let is_listed = || kind.is_dir() || self.listing.as_ref().is_none_or(|listing| listing.has(path));
+        skip_reason(name, kind.is_dir()).or_else(|| (!is_listed()).then_some(SkipReason::Unlisted))
+    }
+
+    /// The names in the root folder that a checkpoint may have, sorted, and of what is yet to come to it.
     pub(super) fn top_names(&self) -> Result<Vec<String>, CheckpointError> {
         let mut names: Vec<String> =
             self.ahead.paths().filter(|path| !path.contains('/')).map(str::to_owned).collect();
-        for entry in self.entries("")? {
-            names.push(entry.0);
+        for (name, kind) in self.entries("")? {
+            if self.skip_reason(&name, &name, kind).is_none() {
+                names.push(name);
+            }
         }
         names.sort();
         names.dedup();
@@ -213,7 +225,7 @@ impl Root {
                 if self.ahead.has(&path) {
                     continue;
                 }
-                if let Some(reason) = skip_reason(&name, kind) {
+                if let Some(reason) = self.skip_reason(&path, &name, kind) {
                     skipped.push(Skipped { path, reason });
                 } else if kind.is_dir() && !name.ends_with(".safetensors") {
                     folders.push((path, depth + 1));
@@ -349,12 +361,24 @@ fn plain_name(name: &OsStr) -> Option<String> {
     (!name.contains('\\') && !name.chars().any(char::is_control)).then(|| name.to_owned())
 }
 
-fn skip_reason(name: &str, kind: FileType) -> Option<SkipReason> {
+/// Endings under which programs write what is not finished: huggingface_hub, browsers, aria2, wget's and curl's wrappers,
+/// editors.
+const UNFINISHED: [&str; 9] =
+    [".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp", ".temp", "~"];
+
+/// Why a name is of no file of a checkpoint, whatever it holds. `is_folder`: what is known of it without following a link.
+pub(super) fn skip_reason(name: &str, is_folder: bool) -> Option<SkipReason> {
     match name {
         ".git" => Some(SkipReason::GitFolder),
-        ".cache" | ".huggingface" if kind.is_dir() => Some(SkipReason::CacheFolder),
-        ".locks" if kind.is_dir() => Some(SkipReason::LockFile),
-        _ if name.starts_with('.') && name.ends_with(".lock") => Some(SkipReason::LockFile),
+        ".cache" | ".huggingface" if is_folder => Some(SkipReason::CacheFolder),
+        ".locks" if is_folder => Some(SkipReason::LockFile),
+        _ if name.ends_with(".lock") && !is_folder => Some(SkipReason::LockFile),
+        _ if UNFINISHED.iter().any(|ending| name.ends_with(ending)) && !is_folder => {
+            Some(SkipReason::Temporary)
+        }
+        // Of the commit, and listed in the manifest as what it is.
+        ".gitattributes" => None,
+        _ if name.starts_with('.') => Some(SkipReason::Hidden),
         _ => None,
     }
 }

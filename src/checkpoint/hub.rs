@@ -6,7 +6,7 @@
 //! and file_download.py.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::files::{MAX_DEPTH, MAX_FILES, is_absent, is_hex, open_regular, read_small};
+use super::blobs;
+use super::files::{MAX_DEPTH, MAX_FILES, is_absent, is_hex, open_regular, read_small, skip_reason};
 use super::index::{INDEX_NAME, MAX_INDEX_LEN, TORCH_INDEX_NAME};
 use super::needed;
 use crate::error::{CacheError, CheckpointError, Result};
@@ -139,8 +140,8 @@ impl Snapshot {
 
     /// Files of a checkpoint that the snapshot lacks, sorted.
     fn missing(&self) -> Result<Vec<String>, CheckpointError> {
-        let paths = match self.tree() {
-            Some(paths) => paths,
+        let paths = match Listing::of(&self.dir) {
+            Some(listing) => listing.paths,
             None => self.told()?,
         };
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
@@ -153,20 +154,7 @@ impl Snapshot {
     /// knows whether there is one: `AutoModel.from_pretrained` fetches the weights alone.
     pub fn may_lack_tokenizer(&self) -> bool {
         let names = self.top_names().unwrap_or_default();
-        !needed::has_tokenizer(names.iter().map(String::as_str)) && self.tree().is_none()
-    }
-
-    /// All paths of the commit, where huggingface_hub has left its listing: `trees/COMMIT.json` of version 1.
-    fn tree(&self) -> Option<BTreeSet<String>> {
-        #[derive(Deserialize)]
-        struct Tree {
-            format_version: u64,
-            files: std::collections::BTreeMap<String, IgnoredAny>,
-        }
-        let path = self.dir.parent()?.parent()?.join("trees").join(format!("{}.json", self.commit));
-        let text = read_small(&open_regular(&path, &path).ok()?, &path, MAX_TREE_LEN).ok()?;
-        let tree: Tree = serde_json::from_slice(&text).ok()?;
-        (tree.format_version == TREE_VERSION).then(|| tree.files.into_keys().collect())
+        !needed::has_tokenizer(names.iter().map(String::as_str)) && Listing::of(&self.dir).is_none()
     }
 
     /// All paths that the snapshot itself tells of: what is there, what an index lists, what a shard's name counts.
@@ -197,10 +185,53 @@ impl Snapshot {
     fn top_names(&self) -> Result<BTreeSet<String>, CheckpointError> {
         let failed = |source| CheckpointError::io(self.dir.as_path(), "list", source);
         let entries = fs::read_dir(&self.dir).map_err(failed)?;
-        let name =
-            |entry: std::io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-        entries.map(name).collect::<std::io::Result<_>>().map_err(failed)
+        let mut names = BTreeSet::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            if is_of_checkpoint(&name) {
+                names.insert(name.to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
     }
+}
+
+/// The files of a commit, as huggingface_hub lists them beside its snapshot: `trees/COMMIT.json` of version 1.
+#[derive(Debug)]
+pub(super) struct Listing {
+    paths: BTreeSet<String>,
+    /// Where the folder lies in the snapshot: empty, or with `/` at its end.
+    below: String,
+}
+
+impl Listing {
+    /// That of the snapshot that `folder` is, or lies in; `None` where there is none of a form that is known.
+    pub(super) fn of(folder: &Path) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Tree {
+            format_version: u64,
+            files: std::collections::BTreeMap<String, IgnoredAny>,
+        }
+        let (repo, inside) = blobs::in_snapshot(folder)?;
+        let mut parts = inside.iter().map(|part| part.to_str());
+        let commit = parts.next()??;
+        let below = parts.map(|part| Some(format!("{}/", part?))).collect::<Option<String>>()?;
+        let path = repo.join("trees").join(format!("{commit}.json"));
+        let text = read_small(&open_regular(&path, &path).ok()?, &path, MAX_TREE_LEN).ok()?;
+        let tree: Tree = serde_json::from_slice(&text).ok()?;
+        let paths = tree.files.into_keys().collect();
+        (tree.format_version == TREE_VERSION).then_some(Self { paths, below })
+    }
+
+    /// True where the commit has a file at this path below the folder.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.paths.contains(&format!("{}{path}", self.below))
+    }
+}
+
+/// True for a name that a file of a checkpoint may have, and no temporary file of another program.
+fn is_of_checkpoint(name: &OsStr) -> bool {
+    name.to_str().is_none_or(|name| skip_reason(name, false).is_none())
 }
 
 /// One question to the cache, as errors repeat it.
@@ -264,7 +295,10 @@ impl Asked<'_> {
                         return Err(CheckpointError::TooDeep { path, limit: MAX_DEPTH }.into());
                     }
                     folders.push((path, depth + 1));
-                } else if kind.is_symlink() && fs::metadata(&path).is_err_and(|error| is_absent(&error)) {
+                } else if is_of_checkpoint(&entry.file_name())
+                    && kind.is_symlink()
+                    && fs::metadata(&path).is_err_and(|error| is_absent(&error))
+                {
                     dangling.insert(path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned());
                 }
             }

@@ -24,7 +24,7 @@ mod tied;
 pub mod torch;
 mod wrapped;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -147,8 +147,11 @@ impl Checkpoint {
 
         let (found, mut skipped) = root.walk()?;
         let mut side_files = Vec::new();
+        let weights: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        // An index may list weights under any name.
+        skipped.retain(|skipped| !weights.contains(skipped.path.as_str()));
         for found in found {
-            if files.iter().any(|file| file.path == found.path) {
+            if weights.contains(found.path.as_str()) {
                 continue;
             }
             let beside = if found.path.contains('/') { None } else { sets.why_not(&found.path) };
@@ -171,7 +174,14 @@ impl Checkpoint {
         if !unlisted.is_empty() {
             notices.push(Notice::UnlistedWeights { files: unlisted });
         }
-        for reason in [SkipReason::Adapter, SkipReason::Consolidated, SkipReason::Variant] {
+        let of_interest = [
+            SkipReason::Adapter,
+            SkipReason::Consolidated,
+            SkipReason::Variant,
+            SkipReason::Temporary,
+            SkipReason::Unlisted,
+        ];
+        for reason in of_interest {
             let files = skipped_for(reason);
             if !files.is_empty() {
                 notices.push(Notice::Beside { reason, files });

@@ -46,7 +46,7 @@ fn files_with<'a>(paths: &[&'a str], weights: Vec<&'a str>) -> Vec<&'a str> {
             || LEGAL.iter().any(|start| path.starts_with(start));
         // The index of another format, or of another number of files, is not taken.
         let other_index = path.ends_with(".index.json") && index != Some(path);
-        !path.contains('/') && text && !other_index
+        !path.contains('/') && !path.starts_with('.') && text && !other_index
     };
     paths.iter().copied().filter(|path| wanted(path)).chain(weights.iter().copied()).collect()
 }
@@ -57,6 +57,7 @@ fn weight_sets<'a>(paths: &[&'a str]) -> Vec<Vec<&'a str>> {
     let among = |stem: &str, ending: &str, sharded: bool| -> Vec<&'a str> {
         let fits = |path: &&str| {
             !path.contains('/')
+                && !path.starts_with('.')
                 && path.starts_with(stem)
                 && path.ends_with(ending)
                 && is_shard(path) == sharded

@@ -23,8 +23,14 @@ pub enum SkipReason {
     GitFolder,
     /// What download tools keep beside the files.
     CacheFolder,
-    /// A hidden lock of some tool.
+    /// A lock of some tool.
     LockFile,
+    /// Another name that begins with a dot, of a file or a folder: none is part of a model.
+    Hidden,
+    /// What a program has not finished, by the ending of its name.
+    Temporary,
+    /// A file in a hub's snapshot that is not of the commit, by the listing that the cache keeps.
+    Unlisted,
     /// A link to a folder: only links to files are followed.
     FolderLink,
     /// A pipe, socket or device.
@@ -41,12 +47,37 @@ pub enum SkipReason {
     Variant,
 }
 
+impl SkipReason {
+    /// True for what is no file of the checkpoint at all: what programs keep or leave beside its files, by their names. A
+    /// bundle does not list it, so the same checkpoint gives the same bundle wherever it was downloaded with.
+    pub fn is_foreign(self) -> bool {
+        match self {
+            Self::GitFolder
+            | Self::CacheFolder
+            | Self::LockFile
+            | Self::Hidden
+            | Self::Temporary
+            | Self::Unlisted => true,
+            Self::FolderLink
+            | Self::NotRegular(_)
+            | Self::TorchWeights
+            | Self::UnlistedWeights
+            | Self::Adapter
+            | Self::Consolidated
+            | Self::Variant => false,
+        }
+    }
+}
+
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::GitFolder => f.write_str("the history of a git repository"),
             Self::CacheFolder => f.write_str("a download tool's own folder"),
             Self::LockFile => f.write_str("a lock"),
+            Self::Hidden => f.write_str("hidden: no part of a model"),
+            Self::Temporary => f.write_str("a file that a program has not finished"),
+            Self::Unlisted => f.write_str("not of this commit"),
             Self::FolderLink => f.write_str("a link to a folder"),
             Self::NotRegular(kind) => kind.fmt(f),
             Self::TorchWeights => f.write_str("torch weights; the safetensors weights are read"),
@@ -57,6 +88,9 @@ impl fmt::Display for SkipReason {
         }
     }
 }
+
+/// Most names that a sentence lists.
+const LISTED: usize = 20;
 
 /// Something a person may want to know about a checkpoint that is sound nonetheless.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,7 +230,12 @@ impl fmt::Display for Notice {
     }
 }
 
-/// Names in quotes. They come from the checkpoint: control characters are escaped.
+/// Names in quotes, the first of many. They come from the checkpoint: control characters are escaped.
 fn list(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+    let shown = names.iter().take(LISTED).map(|name| format!("`{}`", name.escape_debug()));
+    let mut text = shown.collect::<Vec<_>>().join(", ");
+    if let Some(more) = names.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
 }

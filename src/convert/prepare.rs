@@ -109,7 +109,9 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
         }
         files.push(of_side_file(file, None, fate, target, note));
     }
-    files.extend(checkpoint.skipped().iter().map(|skipped| of_skipped(skipped, None, checkpoint.root())));
+    let listed = |skipped: &&Skipped| !skipped.reason.is_foreign();
+    let skipped = checkpoint.skipped().iter().filter(listed);
+    files.extend(skipped.map(|skipped| of_skipped(skipped, None, checkpoint.root())));
     for (index, tower) in towers.iter().enumerate() {
         let weights = weights_of(tower.facts, &tower.folder).unwrap_or_default();
         for file in tower.folder.files() {
@@ -122,7 +124,7 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
                 copied.then(|| checked(format!("{}/{}", tower.facts.path, file.path))).transpose()?;
             files.push(of_side_file(file, Some(index), fate, target, note));
         }
-        let skipped = tower.folder.skipped().iter();
+        let skipped = tower.folder.skipped().iter().filter(listed);
         files.extend(skipped.map(|skipped| of_skipped(skipped, Some(index), &tower.located.dir)));
     }
     Ok(files)

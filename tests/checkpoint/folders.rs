@@ -41,6 +41,13 @@ fn lists_side_files_and_what_it_skips() {
         .file(".git/objects/00/11", "x")
         .file(".cache/huggingface/download/x.lock", "x")
         .file(".tokenizer.lock", "")
+        .file("uv.lock", "")
+        .file(".28512.config.json", "{}")
+        .file(".ipynb_checkpoints/config.json", "{}")
+        .file("._model.safetensors", "of another system")
+        .file("tmpabc.incomplete", "{")
+        .file("model-00002.safetensors.part", "x")
+        .file("config.json~", "{}")
         .link("tower", "model_zoo")
         .link("README.md", "tokenizer.json");
     let checkpoint = folder.good();
@@ -60,10 +67,17 @@ fn lists_side_files_and_what_it_skips() {
     assert_eq!(
         skipped,
         [
+            (".28512.config.json", SkipReason::Hidden),
+            ("._model.safetensors", SkipReason::Hidden),
             (".cache", SkipReason::CacheFolder),
             (".git", SkipReason::GitFolder),
+            (".ipynb_checkpoints", SkipReason::Hidden),
             (".tokenizer.lock", SkipReason::LockFile),
+            ("config.json~", SkipReason::Temporary),
+            ("model-00002.safetensors.part", SkipReason::Temporary),
+            ("tmpabc.incomplete", SkipReason::Temporary),
             ("tower", SkipReason::FolderLink),
+            ("uv.lock", SkipReason::LockFile),
         ]
     );
     assert_eq!(checkpoint.config(), Some(r#"{"model_type":"mgm"}"#));

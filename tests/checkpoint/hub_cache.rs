@@ -143,6 +143,36 @@ fn a_checkpoint_is_whole_by_the_listing_that_huggingface_hub_left() {
 }
 
 #[test]
+fn what_is_not_of_the_commit_is_no_file_of_its_checkpoint() {
+    // Once, what a killed download left in a snapshot was sealed into the next bundle.
+    let cache = downloaded();
+    let left = |name: &str, bytes: &[u8]| fs::write(cache.snapshot.join(name), bytes).expect("a file");
+    left(".28512.config.json", b"{}");
+    left("tmpabc.incomplete", b"{");
+    left(".123.safetensors", b"x");
+    left("tmp8h2k", b"x");
+    left("zoo/clip/tmp9", b"x");
+    std::os::unix::fs::symlink("../../blobs/none", cache.snapshot.join(".28513.config.json"))
+        .expect("a link");
+    let sides = || -> Vec<String> {
+        assert_eq!(missing(&cache), [""; 0]);
+        let checkpoint = Checkpoint::open(&cache.snapshot).expect("a checkpoint");
+        assert_eq!(checkpoint.files().len(), 1);
+        checkpoint.side_files().iter().map(|side| side.path.clone()).collect()
+    };
+    // Without a listing, a name says so or nothing does.
+    assert_eq!(sides(), ["config.json", "tmp8h2k", "zoo/clip/config.json", "zoo/clip/tmp9"]);
+    let files = r#"{"config.json": {}, "model.safetensors": {}, "zoo/clip/config.json": {}}"#;
+    let tree = cache.folder.path().join(REPO).join(format!("trees/{COMMIT}.json"));
+    fs::create_dir_all(tree.parent().expect("a folder")).expect("folders");
+    fs::write(&tree, format!(r#"{{"format_version": 1, "files": {files}}}"#)).expect("a listing");
+    assert_eq!(sides(), ["config.json", "zoo/clip/config.json"]);
+    let tower = mgpack::checkpoint::Folder::open(&cache.snapshot.join("zoo/clip")).expect("a folder");
+    let paths: Vec<&str> = tower.files().iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["config.json"]);
+}
+
+#[test]
 fn without_a_listing_an_index_or_a_shard_tells_what_is_missing() {
     let shard = "model-00002-of-00003.safetensors";
     let weights = sound(&[("a", 4)]);
