@@ -18,7 +18,7 @@ use crate::regular;
 use crate::tensor;
 use crate::tiny::ALIAS;
 
-pub use tiny::tiny;
+pub use tiny::{borrow_tiny, tiny};
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]

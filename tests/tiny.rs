@@ -3,6 +3,9 @@
 // clippy.toml allows these in #[test] functions only, not in the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "support/world.rs"]
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
@@ -14,6 +17,7 @@ use mgpack::tiny;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use world::World;
 
 fn bytes<'a>(files: &'a [tiny::TinyFile], path: &str) -> &'a [u8] {
     &files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("no {path}")).bytes
@@ -254,4 +258,35 @@ fn the_auxiliary_tower_has_the_real_names_and_the_real_shapes() {
     assert_eq!(found.len(), 340);
     let parameters: usize = found.values().map(|shape| shape.iter().product::<usize>()).sum();
     assert_eq!(parameters as u64, tower.parameters.get());
+}
+
+#[test]
+fn a_plan_leaves_nothing_behind() {
+    // Once, `plan tiny` wrote the checkpoint into the user's cache.
+    let world = World::new();
+    fs::create_dir(world.path("temporary")).unwrap();
+    let run = |args: &[&str]| {
+        let ran = world::ran(world.command(args).env("TMPDIR", world.path("temporary")));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.out
+    };
+    let plans = [
+        &["plan", "tiny", "--int8"][..],
+        &["plan", "tiny", "--int8", "--json"],
+        &["convert", "tiny", "--bf16", "--dry-run"],
+    ];
+    let planned: Vec<String> = plans.iter().map(|plan| run(plan)).collect();
+    assert_eq!(world.names(), ["temporary"]);
+    assert!(!world.path("cache").exists());
+    assert_eq!(fs::read_dir(world.path("temporary")).unwrap().count(), 0);
+    // What is in the cache is used where it is whole, and left alone where it is not.
+    run(&["convert", "tiny", "--int8", "-o", "bundle"]);
+    let cached = world::contents(&world.path("cache"));
+    assert_eq!(plans.iter().map(|plan| run(plan)).collect::<Vec<_>>(), planned);
+    let (name, _) = cached.iter().find(|(name, _)| name.ends_with("config.json")).unwrap();
+    fs::write(world.path("cache").join(name), "{}").unwrap();
+    let damaged = world::contents(&world.path("cache"));
+    assert_eq!(plans.iter().map(|plan| run(plan)).collect::<Vec<_>>(), planned);
+    assert!(world::contents(&world.path("cache")) == damaged);
+    assert_eq!(fs::read_dir(world.path("temporary")).unwrap().count(), 0);
 }

@@ -19,10 +19,7 @@ use crate::tiny::{self, BUNDLE_NAME, SEED, TinyFile};
 /// # Errors
 /// [`crate::error::TinyError`], and those of [`crate::output`].
 pub fn tiny(var: impl Fn(&str) -> Option<OsString>, cwd: &Path, progress: &dyn Progress) -> Result<Located> {
-    let set = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let cache = cache.unwrap_or_else(|| cwd.join(".cache")).join("mgpack");
-    let dir = cache.join(format!("{BUNDLE_NAME}-{}", env!("CARGO_PKG_VERSION")));
+    let dir = cached(&var, cwd);
     let files = tiny::files(SEED);
     if !is_as_written(&dir, &files) {
         if dir.symlink_metadata().is_ok() {
@@ -35,6 +32,44 @@ pub fn tiny(var: impl Fn(&str) -> Option<OsString>, cwd: &Path, progress: &dyn P
         let _ = output.commit()?;
     }
     Ok(Located { dir, hub_id: None, revision: None })
+}
+
+/// Gives the tiny checkpoint to `read` and leaves nothing behind: where it is not in the cache as it was written, it is made
+/// in the folder for temporary files, and removed after.
+///
+/// `var` also reads `TMPDIR`.
+///
+/// # Errors
+/// As [`tiny`]; those of `read`.
+pub fn borrow_tiny<T>(
+    var: impl Fn(&str) -> Option<OsString>,
+    cwd: &Path,
+    progress: &dyn Progress,
+    read: impl FnOnce(Located) -> Result<T>,
+) -> Result<T> {
+    let dir = cached(&var, cwd);
+    if is_as_written(&dir, &tiny::files(SEED)) {
+        return read(Located { dir, hub_id: None, revision: None });
+    }
+    let temporary = set(&var, "TMPDIR").unwrap_or_else(|| PathBuf::from("/tmp"));
+    // Never committed: nothing gets this name.
+    let path = temporary.join(BUNDLE_NAME);
+    let target = Target { path: &path, inputs: &[], replace: Replace::If(&|_| Ok(())), len: 0 };
+    let output = Output::begin(target, progress)?;
+    tiny::write(&output.content(), SEED)?;
+    read(Located { dir: output.content(), hub_id: None, revision: None })
+}
+
+/// Where the tiny checkpoint is kept.
+fn cached(var: impl Fn(&str) -> Option<OsString>, cwd: &Path) -> PathBuf {
+    let cache = set(&var, "XDG_CACHE_HOME").or_else(|| Some(set(&var, "HOME")?.join(".cache")));
+    let cache = cache.unwrap_or_else(|| cwd.join(".cache")).join("mgpack");
+    cache.join(format!("{BUNDLE_NAME}-{}", env!("CARGO_PKG_VERSION")))
+}
+
+/// The path in a variable; an empty one counts as none.
+fn set(var: impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    var(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// True where `dir` holds exactly these files.

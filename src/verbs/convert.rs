@@ -103,21 +103,36 @@ impl PlanCall {
         }
     }
 
-    /// Finds the model and decides everything. `fetches`: what is missing is downloaded first.
-    fn prepare(&self, fetches: bool, work: Work<'_>) -> Result<Conversion> {
+    /// Finds the model and decides everything.
+    fn prepare(&self, source: Source, work: Work<'_>) -> Result<Conversion> {
         let places = self.places(work);
-        let is_tiny = locate::is_tiny(&self.model);
-        if fetches && !is_tiny {
+        if locate::is_tiny(&self.model) {
+            let options = Options { name: Some(tiny::BUNDLE_NAME.to_owned()), ..self.options(work) };
+            if source != Source::AsItIs {
+                let located = locate::tiny(work.variables, &places.cwd, work.progress)?;
+                return Conversion::prepare(located, &places, options);
+            }
+            let _attended = work.stop.attend();
+            let prepare = |located| Conversion::prepare(located, &places, options);
+            let prepared = locate::borrow_tiny(work.variables, &places.cwd, work.progress, prepare)?;
+            return if work.stop.requested() { Err(ConvertError::Interrupted.into()) } else { Ok(prepared) };
+        }
+        if source == Source::Fetched {
             fetch_missing(&self.model, &places, work)?;
         }
-        let located = if is_tiny {
-            locate::tiny(work.variables, &places.cwd, work.progress)?
-        } else {
-            locate::checkpoint(&self.model, &places)?
-        };
-        let options = Options { name: is_tiny.then(|| tiny::BUNDLE_NAME.to_owned()), ..self.options(work) };
-        Conversion::prepare(located, &places, options)
+        Conversion::prepare(locate::checkpoint(&self.model, &places)?, &places, self.options(work))
     }
+}
+
+/// What is done before a model is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Nothing that stays.
+    AsItIs,
+    /// The built-in checkpoint is kept in the cache.
+    Kept,
+    /// So it is, and what is missing of others is downloaded.
+    Fetched,
 }
 
 /// What `convert` takes.
@@ -177,12 +192,12 @@ impl Converted {
     }
 }
 
-/// Decides what a conversion would do. Downloads and writes nothing, but for the built-in checkpoint.
+/// Decides what a conversion would do. Downloads nothing and leaves nothing behind.
 ///
 /// # Errors
 /// As [`Conversion::prepare`], and where there is no such model.
 pub fn plan(call: &PlanCall, work: Work<'_>) -> Result<Conversion> {
-    call.prepare(false, work)
+    call.prepare(Source::AsItIs, work)
 }
 
 /// Decides what this call of `convert` would do: with `stream`, of a checkpoint that is held in memory as far as a plan
@@ -213,7 +228,8 @@ pub fn convert(call: &ConvertCall, work: Work<'_>) -> Result<Converted> {
     if call.stream {
         return super::stream::convert(call, work);
     }
-    let conversion = call.plan.prepare(!call.offline, work)?;
+    let source = if call.offline { Source::Kept } else { Source::Fetched };
+    let conversion = call.plan.prepare(source, work)?;
     let conversion = if call.hash_source { conversion.with_source_digests() } else { conversion };
     let outcome = carry_out(call, &conversion, work, |target| {
         conversion.run(target, call.force, work.progress, work.stop)

@@ -152,6 +152,7 @@ fn what_is_not_of_the_commit_is_no_file_of_its_checkpoint() {
     left(".123.safetensors", b"x");
     left("tmp8h2k", b"x");
     left("zoo/clip/tmp9", b"x");
+    left("zoo/clip/vocab.txt", b"x");
     std::os::unix::fs::symlink("../../blobs/none", cache.snapshot.join(".28513.config.json"))
         .expect("a link");
     let sides = || -> Vec<String> {
@@ -161,15 +162,18 @@ fn what_is_not_of_the_commit_is_no_file_of_its_checkpoint() {
         checkpoint.side_files().iter().map(|side| side.path.clone()).collect()
     };
     // Without a listing, a name says so or nothing does.
-    assert_eq!(sides(), ["config.json", "tmp8h2k", "zoo/clip/config.json", "zoo/clip/tmp9"]);
-    let files = r#"{"config.json": {}, "model.safetensors": {}, "zoo/clip/config.json": {}}"#;
+    assert_eq!(
+        sides(),
+        ["config.json", "tmp8h2k", "zoo/clip/config.json", "zoo/clip/tmp9", "zoo/clip/vocab.txt"]
+    );
+    let files = r#"{"config.json": {}, "model.safetensors": {}, "zoo/clip/config.json": {}, "zoo/clip/vocab.txt": {}}"#;
     let tree = cache.folder.path().join(REPO).join(format!("trees/{COMMIT}.json"));
     fs::create_dir_all(tree.parent().expect("a folder")).expect("folders");
     fs::write(&tree, format!(r#"{{"format_version": 1, "files": {files}}}"#)).expect("a listing");
-    assert_eq!(sides(), ["config.json", "zoo/clip/config.json"]);
+    assert_eq!(sides(), ["config.json", "zoo/clip/config.json", "zoo/clip/vocab.txt"]);
     let tower = mgpack::checkpoint::Folder::open(&cache.snapshot.join("zoo/clip")).expect("a folder");
     let paths: Vec<&str> = tower.files().iter().map(|file| file.path.as_str()).collect();
-    assert_eq!(paths, ["config.json"]);
+    assert_eq!(paths, ["config.json", "vocab.txt"]);
 }
 
 #[test]
