@@ -16,7 +16,7 @@ use mgpack::verbs::doctor::{DoctorCall, doctor};
 use mgpack::verbs::inspect::{InspectCall, inspect};
 use mgpack::verbs::map::{MapCall, map};
 use mgpack::verbs::release::{ReleaseCall, release};
-use mgpack::verbs::report::{ReportCall, report};
+use mgpack::verbs::report::{Pages, ReportCall, report};
 use serde::Serialize;
 use serde_json::{Value, json};
 use world::World;
@@ -136,7 +136,8 @@ fn each_verb_gives_what_its_command_prints() {
     // The folder as it was given.
     want["command"] = json!(format!("mgpack report {} --against {checkpoint}", bundle.display()));
     assert_eq!(json_of(&found.report), want);
-    found.write(Some(&world.path("page.html")), None, false, work).unwrap();
+    let pages = Pages { page: Some(world.path("page.html")), ..Pages::default() };
+    found.write(&pages, work).unwrap();
     let page = std::fs::read_to_string(world.path("page.html")).unwrap();
     assert!(page.contains(&found.report.bundle) && page.contains("</html>"));
 

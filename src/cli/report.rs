@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mgpack::Result;
-use mgpack::verbs::report::{self, ReportCall};
+use mgpack::verbs::report::{self, Pages, ReportCall};
 
 use super::args::ReportArgs;
 use super::{Verdict, ui, work};
@@ -23,12 +23,13 @@ pub(super) fn run(args: &ReportArgs) -> Result<Verdict> {
         None => Some(PathBuf::from(format!("{}-report.html", compared.report.bundle))),
         given => given.clone(),
     };
-    compared.write(page.as_deref(), args.svg.as_deref(), args.force, work(&ui::Notes))?;
+    let pages = Pages { page, svg: args.svg.clone(), force: args.force };
+    compared.write(&pages, work(&ui::Notes))?;
     if args.talk.json {
         super::print_json(&compared.report)?;
     } else {
         let mut screen = ui::Screen::new();
-        for file in page.iter().chain(&args.svg) {
+        for file in pages.page.iter().chain(&pages.svg) {
             screen.whole(&file.display().to_string());
         }
         screen.print();

@@ -40,7 +40,7 @@ impl Serialize for Inspected {
     }
 }
 
-/// Reads the manifest of a bundle, or the headers of a checkpoint. What is to be said of a checkpoint is a note.
+/// Reads the manifest of a bundle, or the headers of a checkpoint, whose notices are the caller's to show.
 ///
 /// # Errors
 /// Where there is none, or none that can be read.

@@ -1,6 +1,6 @@
 //! `report`: a bundle compared with its checkpoint, and a page about it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -32,6 +32,20 @@ pub struct ReportCall {
     pub threads: Option<usize>,
 }
 
+/// The files that are written about a comparison.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pages {
+    /// The page.
+    #[serde(deserialize_with = "words::path_if_given")]
+    pub page: Option<PathBuf>,
+    /// The main figure.
+    #[serde(deserialize_with = "words::path_if_given")]
+    pub svg: Option<PathBuf>,
+    /// Whether files that mgpack did not make are replaced.
+    pub force: bool,
+}
+
 /// A comparison, and what was read for it.
 pub struct Compared {
     /// The figures. They serialize as what `--json` prints.
@@ -41,17 +55,17 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// Writes the page and the main figure. `force`: over files that mgpack did not make, too.
+    /// Writes the page and the main figure, as far as they are wanted.
     ///
     /// # Errors
     /// [`crate::error::OutputError`].
-    pub fn write(&self, page: Option<&Path>, svg: Option<&Path>, force: bool, work: Work<'_>) -> Result<()> {
+    pub fn write(&self, pages: &Pages, work: Work<'_>) -> Result<()> {
         let inputs = [self.bundle.dir(), self.checkpoint.root()];
-        let writer = Writer { inputs: &inputs, force };
-        if let Some(file) = svg {
+        let writer = Writer { inputs: &inputs, force: pages.force };
+        if let Some(file) = &pages.svg {
             writer.markup(file, &report::figure(&self.report), work)?;
         }
-        page.map_or(Ok(()), |file| writer.markup(file, &report::page(&self.report), work))
+        pages.page.as_ref().map_or(Ok(()), |file| writer.markup(file, &report::page(&self.report), work))
     }
 }
 

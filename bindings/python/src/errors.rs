@@ -12,6 +12,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         Error::Bundle(_) => "BundleError",
         Error::DeviceMap(_) => "DeviceMapError",
         Error::Cache(_) | Error::Checkpoint(_) | Error::Locate(_) | Error::Family(_) => "CheckpointError",
+        Error::Hub(_) => "HubError",
         Error::Plan(_) | Error::Convert(_) | Error::Output(_) => "ConversionError",
         _ => "Error",
     };

@@ -13,39 +13,42 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use indexmap::IndexMap;
+use mgpack::Result;
 use mgpack::architectures;
 use mgpack::bundle;
-use mgpack::convert::{self, Conversion, Options};
 use mgpack::device::{Device, MAX_DEVICES};
-use mgpack::device_map::{self, Attention, GpuTable, MemoryTable};
-use mgpack::devices::Devices;
+use mgpack::device_map::{self, Attention, MemoryTable};
 use mgpack::error::DeviceMapError;
-use mgpack::kernels::Isa;
-use mgpack::locate::{self, Places};
 use mgpack::map::{Model, Planner};
 use mgpack::modules::MapRequest;
-use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
-use mgpack::scheme::{Layout, OnOverflow, Scheme};
-use mgpack::tiny;
+use mgpack::verbs::convert::ConvertCall;
+use mgpack::verbs::inspect::Inspected;
+use mgpack::verbs::pull::PullCall;
+use mgpack::verbs::report::Pages;
+use mgpack::verbs::{self, Work};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use work::Listeners;
+use work::{Listeners, Teller};
 
 /// The functions of `mgpack._mgpack`; `_mgpack.pyi` describes them for type checkers.
 #[pymodule]
 mod _mgpack {
     #[pymodule_export]
     use super::{
-        class_of, convert_checkpoint, detect_gpus, parse_memory_table, parse_size, plan_device_map,
-        read_manifest, run_command, verify_bundle,
+        class_of, convert_checkpoint, parse_memory_table, parse_size, plan_device_map, read_manifest,
+        run_command, run_verb, verify_bundle,
     };
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods as _;
         module.add("MAX_DEVICES", super::MAX_DEVICES)?;
+        let sets = mgpack::kernels::Isa::all().into_iter().map(mgpack::kernels::Isa::name);
+        module.add("INSTRUCTION_SETS", sets.collect::<Vec<_>>())?;
         module.add("TOKENIZER_FILES", super::architectures::TOKENIZER_FILES.to_vec())?;
         module.add("PROCESSOR_FILES", super::architectures::PROCESSOR_FILES.to_vec())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
@@ -96,32 +99,13 @@ fn verify_bundle(
     let listeners = Listeners { progress: progress.as_ref(), notice: None };
     let report = work::run(py, listeners, move |teller, stop| {
         // Not rayon's global pool: its threads would be missing in a process that was forked.
-        let pool = work::pool(threads)?;
-        pool.install(|| bundle::verify(&bundle, !full, teller, stop))
+        verbs::on_threads(threads, || bundle::verify(&bundle, !full, teller, stop))
     })?;
     serde_json::to_string(&report).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// Bytes by device, as `mgpack.arguments` reads them: `0`, `1`, …, `cpu`.
 type Sizes = IndexMap<String, u64>;
-
-/// A memory table: a text such as `2x24GiB`, or bytes by device.
-#[derive(FromPyObject)]
-enum Table {
-    Text(String),
-    Sizes(Sizes),
-}
-
-impl Table {
-    fn read(&self, py: Python<'_>) -> PyResult<MemoryTable> {
-        match self {
-            Table::Text(text) => {
-                MemoryTable::parse(text).map_err(|error| errors::to_python(py, &error.into()))
-            }
-            Table::Sizes(sizes) => memory_table(sizes),
-        }
-    }
-}
 
 /// Bytes of a text with a unit, such as `2GiB`; None where it is none.
 #[pyfunction]
@@ -138,16 +122,6 @@ fn parse_memory_table(py: Python<'_>, text: &str) -> PyResult<Sizes> {
         Err(error @ DeviceMapError::UnknownGpu { .. }) => Err(PyValueError::new_err(error.to_string())),
         Err(error) => Err(errors::to_python(py, &error.into())),
     }
-}
-
-/// Free memory of every GPU that a CUDA program would see, and what there is to say about it.
-#[pyfunction]
-fn detect_gpus(py: Python<'_>) -> (Sizes, Vec<String>) {
-    let devices = py.detach(|| Devices::detect(|name| std::env::var_os(name)));
-    let mut notes = devices.notes.clone();
-    let without = devices.without_gpu();
-    notes.extend(without.map(|why| format!("{why}: no device map is planned")));
-    (devices.gpu_memory().as_ref().map(sizes).unwrap_or_default(), notes)
 }
 
 fn sizes(table: &MemoryTable) -> Sizes {
@@ -171,107 +145,101 @@ fn memory_table(sizes: &Sizes) -> PyResult<MemoryTable> {
         .ok_or_else(|| PyValueError::new_err(format!("a GPU's number is from 0 to {}", MAX_DEVICES - 1)))
 }
 
-/// Converts a checkpoint into a bundle and returns the bundle's path. The options are those of `mgpack convert`.
+/// Converts a checkpoint into a bundle and returns the bundle's path. `call`: a `ConvertCall` as JSON.
 #[pyfunction]
-#[pyo3(signature = (model, output, *, scheme, format, ignore, on_overflow, stats, max_shard_size, max_memory,
-    threads, towers, keep_towers, hash_source, revision, gpus, context, batch, reserve, allow_cpu, attention,
-    force, notice, progress))]
-#[expect(clippy::too_many_arguments, reason = "one for each option of `mgpack convert`, by keyword only")]
+#[pyo3(signature = (call, notice, progress=None))]
 fn convert_checkpoint(
     py: Python<'_>,
-    model: String,
-    output: Option<PathBuf>,
-    scheme: &str,
-    format: Option<&str>,
-    ignore: Vec<String>,
-    on_overflow: &str,
-    stats: bool,
-    max_shard_size: Option<u64>,
-    max_memory: Option<u64>,
-    threads: Option<usize>,
-    towers: Option<PathBuf>,
-    keep_towers: bool,
-    hash_source: bool,
-    revision: Option<String>,
-    gpus: Vec<Table>,
-    context: u64,
-    batch: u64,
-    reserve: Option<u64>,
-    allow_cpu: Option<u64>,
-    attention: Option<&str>,
-    force: bool,
+    call: &str,
     notice: Py<PyAny>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<PathBuf> {
-    let precision = named(
-        "scheme",
-        scheme,
-        &[
-            ("int8", Precision::Int8),
-            ("fp16", Precision::Fp16),
-            ("bf16", Precision::Bf16),
-            ("W8A8", Precision::Scheme(Scheme::W8A8)),
-            ("W8A16", Precision::Scheme(Scheme::W8A16)),
-        ],
-    )?;
-    let layouts = [("bnb", Layout::Bnb), ("compressed-tensors", Layout::CompressedTensors)];
-    let layout = format.map(|format| named("format", format, &layouts)).transpose()?;
-    let on_overflow = named(
-        "on_overflow",
-        on_overflow,
-        &[("error", OnOverflow::Error), ("clamp", OnOverflow::Clamp), ("inf", OnOverflow::Inf)],
-    )?;
-    let map = MapRequest {
-        memory: gpus.iter().map(|table| table.read(py)).collect::<PyResult<_>>()?,
-        context,
-        batch,
-        reserve: reserve.unwrap_or(MapRequest::default().reserve),
-        allow_cpu,
-        attention: attention.map(named_attention).transpose()?,
-    };
-    let named = gpus.iter().filter_map(|table| match table {
-        Table::Text(text) => GpuTable::parse(text).ok(),
-        Table::Sizes(_) => None,
-    });
-    let capabilities = named.flat_map(|table| table.capabilities).collect();
-    let options = Options {
-        capabilities,
-        precision,
-        layout,
-        ignore,
-        max_shard_len: max_shard_size.unwrap_or(DEFAULT_MAX_SHARD_LEN),
-        on_overflow,
-        stats,
-        name: None,
-        max_memory: max_memory.unwrap_or(convert::DEFAULT_MAX_MEMORY),
-        threads: mgpack::threads::count(threads),
-        isa: Isa::detect(),
-        keep_towers,
-        map,
-    };
-    let mut places = Places::from_env(|name| std::env::var_os(name));
-    places.towers = towers;
-    places.revision = revision;
+    let call: ConvertCall = parsed(call)?;
     let listeners = Listeners { progress: progress.as_ref(), notice: Some(&notice) };
     work::run(py, listeners, move |teller, stop| {
-        let is_tiny = locate::is_tiny(&model);
-        let located = if is_tiny {
-            locate::tiny(|name| std::env::var_os(name), &places.cwd, teller)?
-        } else {
-            locate::checkpoint(&model, &places)?
-        };
-        let options = Options { name: is_tiny.then(|| tiny::BUNDLE_NAME.to_owned()), ..options };
-        let conversion = Conversion::prepare(located, &places, options)?;
-        let conversion = if hash_source { conversion.with_source_digests() } else { conversion };
-        let target = output.unwrap_or_else(|| places.cwd.join(conversion.name.as_str()));
-        conversion
-            .notices
-            .iter()
-            .cloned()
-            .chain(conversion.folder_notice(&target))
-            .for_each(|it| teller.say(it));
-        conversion.run(&target, force, teller, stop).map(|outcome| outcome.path)
+        let path = verbs::convert::convert(&call, Work::new(teller, stop))?.outcome.path;
+        // One that was not given holds wherever the caller goes.
+        Ok(if call.output.is_none() { std::path::absolute(&path).unwrap_or(path) } else { path })
     })
+}
+
+/// Does what a verb does. `call`: its call as JSON. Returns what the command prints with `--json`; of `inspect` null for a
+/// bundle, which is read by opening it.
+#[pyfunction]
+#[pyo3(signature = (verb, call, notice, progress=None))]
+fn run_verb(
+    py: Python<'_>,
+    verb: &str,
+    call: &str,
+    notice: Py<PyAny>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<String> {
+    let listeners = Listeners { progress: progress.as_ref(), notice: Some(&notice) };
+    match verb {
+        "plan" => {
+            let call = parsed(call)?;
+            carried_out(py, listeners, move |work, _| {
+                Ok(verbs::convert::plan_json(&verbs::convert::plan(&call, work)?))
+            })
+        }
+        "map" => {
+            let call = parsed(call)?;
+            carried_out(py, listeners, move |work, _| verbs::map::map(&call, work))
+        }
+        "pull" => {
+            let (call, is_dry): (PullCall, bool) = parsed(call)?;
+            carried_out(py, listeners, move |work, _| {
+                let planned = if is_dry { verbs::pull::preview(&call, work)? } else { None };
+                let pulled = if planned.is_none() { Some(verbs::pull::pull(&call, work)?) } else { None };
+                Ok(json!({ "planned": planned, "pulled": pulled }))
+            })
+        }
+        "doctor" => {
+            let call = parsed(call)?;
+            carried_out(py, listeners, move |work, _| verbs::doctor::doctor(&call, work))
+        }
+        "report" => {
+            let (call, pages): (_, Pages) = parsed(call)?;
+            carried_out(py, listeners, move |work, _| {
+                let compared = verbs::report::report(&call, work)?;
+                compared.write(&pages, work)?;
+                Ok(compared.report)
+            })
+        }
+        "inspect" => {
+            let call = parsed(call)?;
+            carried_out(py, listeners, move |work, teller| {
+                let found = verbs::inspect::inspect(&call, work)?;
+                let Inspected::Checkpoint(checkpoint) = &found else { return Ok(None) };
+                checkpoint.notices().iter().for_each(|notice| teller.say(notice.to_string()));
+                Ok(Some(found))
+            })
+        }
+        "release" => {
+            let call = parsed(call)?;
+            carried_out(py, listeners, move |work, _| verbs::release::release(&call, work))
+        }
+        _ => Err(PyValueError::new_err(format!("mgpack has no verb {verb}"))),
+    }
+}
+
+/// A call from its JSON.
+fn parsed<T: DeserializeOwned>(call: &str) -> PyResult<T> {
+    // By way of a value: errors then name no line and column.
+    let value: serde_json::Result<Value> = serde_json::from_str(call);
+    value.and_then(serde_json::from_value).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// The JSON of what `verb` returns.
+fn carried_out<T: Serialize>(
+    py: Python<'_>,
+    listeners: Listeners<'_>,
+    verb: impl FnOnce(Work<'_>, &Teller<'_>) -> Result<T> + Send,
+) -> PyResult<String> {
+    let json = work::run(py, listeners, move |teller, stop| {
+        Ok(serde_json::to_string(&verb(Work::new(teller, stop), teller)?))
+    })?;
+    json.map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// Plans a device map for a bundle and the devices of a memory table, as `mgpack map` does. Returns it as JSON.
@@ -304,13 +272,5 @@ fn plan_device_map(
 }
 
 fn named_attention(word: &str) -> PyResult<Attention> {
-    named("attention", word, &[("eager", Attention::Eager), ("sdpa", Attention::Sdpa)])
-}
-
-/// The value that `word` stands for.
-fn named<T: Copy>(option: &str, word: &str, choices: &[(&str, T)]) -> PyResult<T> {
-    choices.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<_> = choices.iter().map(|(name, _)| format!("'{name}'")).collect();
-        PyValueError::new_err(format!("{option} is one of {}, not '{word}'", names.join(", ")))
-    })
+    serde_json::from_value(word.into()).map_err(|error| PyValueError::new_err(format!("attention: {error}")))
 }

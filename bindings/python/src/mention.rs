@@ -4,7 +4,8 @@ use mgpack::mention::{Mention, Setting, reword};
 use serde_json::Value;
 
 /// Verbs that are functions of the package.
-const FUNCTIONS: [&str; 3] = ["convert", "load", "verify"];
+const FUNCTIONS: [&str; 10] =
+    ["convert", "doctor", "inspect", "load", "map", "plan", "pull", "release", "report", "verify"];
 
 /// The line with `force=True` for ‹force=true›, and with `mgpack.verify("bundle")` for ‹verify("bundle")›.
 pub(crate) fn spoken(line: Option<String>) -> Option<String> {
@@ -24,8 +25,6 @@ fn word(mention: &Mention) -> String {
             format!("`mgpack.{verb}`")
         }
         _ if FUNCTIONS.contains(&verb) => format!("`mgpack.{verb}({})`", inside()),
-        // Both use one cache.
-        "pull" => format!("`huggingface_hub.snapshot_download({})`", inside()),
         // A command, which the package installs too.
         _ => {
             let given =

@@ -10,9 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-use mgpack::error::ConvertError;
+use mgpack::error::{ConvertError, HubError};
 use mgpack::progress::{Progress, Stage, Stop};
-use mgpack::{Error, Result, threads};
+use mgpack::{Error, Result};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
@@ -155,17 +155,12 @@ pub(crate) fn run<T: Send>(
     match (raised, outcome) {
         (Some(exception), _) => Err(exception),
         (None, Ok(Ok(value))) => Ok(value),
-        (None, Ok(Err(Error::Convert(ConvertError::Interrupted)))) => Err(PyKeyboardInterrupt::new_err(())),
+        (None, Ok(Err(Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted)))) => {
+            Err(PyKeyboardInterrupt::new_err(()))
+        }
         (None, Ok(Err(error))) => Err(errors::to_python(py, &error)),
         (None, Err(_)) => {
             Err(PanicException::new_err("a thread of mgpack panicked; its message is on stderr"))
         }
     }
-}
-
-/// A pool of the threads asked for, or one per core.
-pub(crate) fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
-    threads::pool(threads::count(threads)).map_err(|cause| {
-        ConvertError::Io { doing: "starting threads", path: Default::default(), cause }.into()
-    })
 }

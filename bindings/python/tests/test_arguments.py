@@ -1,6 +1,7 @@
 """Every argument of every function, with what a notebook gives: it works, or the error says what is accepted."""
 
 import inspect
+import json
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -103,6 +104,7 @@ def began(monkeypatch):
         raise Began
 
     monkeypatch.setattr(mgpack._mgpack, "convert_checkpoint", begin)
+    monkeypatch.setattr(mgpack._mgpack, "run_verb", begin)
     monkeypatch.setattr(mgpack._mgpack, "verify_bundle", begin)
     monkeypatch.setattr(mgpack.placement, "on_gpus", begin)
     monkeypatch.setattr(mgpack.loading, "_load_generic", begin)
@@ -114,6 +116,13 @@ def calls(folder):
     bundle = mgpack.open(folder)
     for function, needed in [
         (mgpack.convert, {"model": "checkpoint", "output": "out"}),
+        (mgpack.plan, {"model": "checkpoint"}),
+        (mgpack.map, {"model": "checkpoint"}),
+        (mgpack.pull, {"model": "org/model"}),
+        (mgpack.doctor, {"bundle": folder}),
+        (mgpack.report, {"bundle": folder, "against": "checkpoint"}),
+        (mgpack.inspect, {"path": folder}),
+        (mgpack.release, {"bundle": folder, "output": "out"}),
         (mgpack.load, {"bundle": folder, "check_versions": "no"}),
         (mgpack.verify, {"path": folder}),
         (mgpack.open, {"path": folder}),
@@ -208,8 +217,11 @@ def given(monkeypatch):
     def convert(**values):
         got = {}
 
-        def begin(model, output, **rest):
-            got.update(rest, model=model, output=output)
+        def begin(call, *_):
+            call = json.loads(call)
+            plan = call.pop("plan")
+            for inner in (call, plan.pop("storage"), plan.pop("room"), plan):
+                got.update(inner)
             raise Began
 
         monkeypatch.setattr(mgpack._mgpack, "convert_checkpoint", begin)
@@ -244,7 +256,7 @@ def test_what_has_a_clear_meaning_is_accepted(given):
     assert given(ignore=numpy.array(["b", "a"]))["ignore"] == ["b", "a"]
     # A set has another order in every process, and the order is in the bundle's id.
     assert given(ignore={"c", "a", "b"})["ignore"] == ["a", "b", "c"]
-    assert given(threads=-1)["threads"] is None and given(threads=numpy.int32(4))["threads"] == 4
+    assert "threads" not in given(threads=-1) and given(threads=numpy.int32(4))["threads"] == 4
     assert given(model=b"folder")["model"] == given(model=Path("folder"))["model"] == "folder"
     assert given(output=b"folder", towers=Path("zoo"))["output"] == "folder"
     assert given(max_memory="1073741824")["max_memory"] == given(max_memory="1 GiB")["max_memory"] == GIB
@@ -252,22 +264,17 @@ def test_what_has_a_clear_meaning_is_accepted(given):
     assert given(stats=numpy.False_)["stats"] is False
 
 
-def test_auto_is_what_this_machine_has(given, monkeypatch):
-    notes = ["GPU 1 does not tell its memory", "and another"]
-    monkeypatch.setattr(mgpack._mgpack, "detect_gpus", lambda: ({"0": GIB}, notes))
-    with pytest.warns(mgpack.Notice) as told:
-        assert given(gpus="auto")["gpus"] == [{"0": GIB}]
-    assert [str(one.message) for one in told] == notes
-    assert {one.filename for one in told} == {__file__}
-    monkeypatch.setattr(mgpack._mgpack, "detect_gpus", lambda: ({}, ["no GPU"]))
-    with pytest.warns(mgpack.Notice, match="no GPU"):
-        assert given(gpus=["auto", "24GiB"])["gpus"] == ["24GiB"]
+def test_auto_is_left_to_the_library(given):
+    assert given(gpus="auto")["gpus"] == ["auto"]
+    assert given(gpus=["auto", "24GiB"])["gpus"] == ["auto", "24GiB"]
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has a GPU")
-def test_auto_without_a_gpu_says_so(given):
-    with pytest.warns(mgpack.Notice, match="no NVIDIA GPU that its driver lists: no device map is planned"):
-        assert given(gpus="auto")["gpus"] == []
+def test_auto_without_a_gpu_says_so(made):
+    with pytest.warns(mgpack.Notice, match="no NVIDIA GPU that its driver lists: no device map is planned") as told:
+        plan = mgpack.plan(made.checkpoint(), gpus="auto")
+    assert [profile.memory.given for profile in plan.device_maps] == [False]
+    assert {one.filename for one in told} == {__file__}
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ def test_errors_name_arguments(made, tmp_path):
         (say(output=there), "give another target with output=, or force=True to replace this one once the new one is complete"),
         (say(output=there, force=True), "give another target with output=, or remove this one yourself"),
         (say(output=checkpoint / "out"), "give a target outside of it with output="),
-        (say(ignore="lm_haed"), "did you mean `lm_head`? `mgpack inspect` lists the names"),
+        (say(ignore="lm_haed"), "did you mean `lm_head`? `mgpack.inspect` lists the names"),
         (say(scheme="W8A16", format="bnb"), "leave out format=: the scheme decides it"),
         (raised_by(mgpack.convert, "org/model", revision="v1"), None),
         (raised_by(mgpack.convert, "org/model"), None),
-        (raised_by(mgpack.open, there), "give a folder that `mgpack.convert` made, or a tar that `mgpack release` made"),
+        (raised_by(mgpack.open, there), "give a folder that `mgpack.convert` made, or a tar that `mgpack.release` made"),
     ]:
         assert FLAG.search(str(error)) is None, str(error)
         if line is not None:
@@ -56,17 +56,16 @@ def test_a_remedy_is_an_argument_that_works(made, tmp_path):
 def test_a_download_is_named_as_python_makes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     error = raised_by(mgpack.convert, "org/model", revision="v1")
-    assert error.help == '`huggingface_hub.snapshot_download("org/model", revision="v1")`'
-    import huggingface_hub
-
-    assert "revision" in inspect.signature(huggingface_hub.snapshot_download).parameters
+    assert error.help == '`mgpack.pull("org/model", revision="v1")`'
+    assert "revision" in inspect.signature(mgpack.pull).parameters
 
 
 def test_every_option_that_the_library_mentions_is_an_argument():
     """Read from the sources: every text, whichever error it is of."""
-    known = {name for function in (mgpack.convert, mgpack.load, mgpack.verify) for name in inspect.signature(function).parameters}
-    # Of verbs that are commands only.
-    of_commands = {"offline", "stream", "discard_source", "exclude", "part_size", "planner", "python", "until"}
+    functions = [getattr(mgpack, name) for name in (*mgpack.__all__, "map") if inspect.isfunction(getattr(mgpack, name))]
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    # Of the command `load`, which brings a bundle onto its devices without Python.
+    of_commands = {"until"}
     mentioned = set()
     for file in (SOURCES / "error").rglob("*.rs"):
         text = file.read_text()

@@ -37,6 +37,20 @@ mgpack.convert("checkpoint", format="gptq")  # type: ignore[arg-type]
 mgpack.convert("checkpoint", stats="no")  # type: ignore[arg-type]
 mgpack.convert("checkpoint", gpus=2)  # type: ignore[arg-type]
 
+plan = mgpack.plan("checkpoint", scheme="W8A8", gpus="auto")
+assert_type(plan.totals.bytes, int)
+assert_type(plan.tensors[0].why, str | None)
+assert_type(mgpack.map("34b", scheme="fp16").device_map, dict[str, int | str])
+assert_type(mgpack.pull("org/model"), tuple[mgpack.Pulled, ...])
+assert_type(mgpack.pull("org/model", dry_run=True), tuple[mgpack.Pullable, ...])
+assert_type(mgpack.doctor("bundle").findings[0].help, str)
+assert_type(mgpack.report("bundle", against="checkpoint").tensors[0].sqnr_db, float | None)
+assert_type(mgpack.inspect("bundle"), mgpack.Bundle | mgpack.Checkpoint)
+assert_type(mgpack.release("bundle", "out", part_size="4GiB").files[0].size, int)
+mgpack.map("34b", planner="accelerate")  # type: ignore[arg-type]
+mgpack.plan("34b", attention="flash")  # type: ignore[arg-type]
+plan.name = "other"  # type: ignore[misc]
+
 with mgpack.open("bundle") as bundle:
     assert_type(bundle, mgpack.Bundle)
     assert_type(bundle.tensors["a"], NDArray[Any])

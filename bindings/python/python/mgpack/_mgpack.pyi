@@ -6,6 +6,8 @@ from os import PathLike
 __version__: str
 #: Devices that a memory table has at most.
 MAX_DEVICES: int
+#: Instruction sets of this CPU that kernels are for.
+INSTRUCTION_SETS: list[str]
 #: Files of which one at least is there where a tokenizer is.
 TOKENIZER_FILES: list[str]
 #: Files of which one at least is there where images, sound or video are prepared.
@@ -16,7 +18,6 @@ def read_manifest(bundle: str | PathLike[str]) -> tuple[str, str]: ...
 def class_of(config: str | None, files: set[str]) -> str: ...
 def parse_size(text: str) -> int | None: ...
 def parse_memory_table(text: str) -> dict[str, int]: ...
-def detect_gpus() -> tuple[dict[str, int], list[str]]: ...
 def verify_bundle(
     bundle: str | PathLike[str],
     full: bool,
@@ -24,30 +25,10 @@ def verify_bundle(
     progress: Callable[[str, int, int], object] | None = None,
 ) -> str: ...
 def convert_checkpoint(
-    model: str,
-    output: str | PathLike[str] | None,
-    *,
-    scheme: str,
-    format: str | None,
-    ignore: Sequence[str],
-    on_overflow: str,
-    stats: bool,
-    max_shard_size: int | None,
-    max_memory: int | None,
-    threads: int | None,
-    towers: str | PathLike[str] | None,
-    keep_towers: bool,
-    hash_source: bool,
-    revision: str | None,
-    gpus: Sequence[str | Mapping[str, int]],
-    context: int,
-    batch: int,
-    reserve: int | None,
-    allow_cpu: int | None,
-    attention: str | None,
-    force: bool,
-    notice: Callable[[str], object],
-    progress: Callable[[str, int, int], object] | None,
+    call: str, notice: Callable[[str], object], progress: Callable[[str, int, int], object] | None = None
+) -> str: ...
+def run_verb(
+    verb: str, call: str, notice: Callable[[str], object], progress: Callable[[str, int, int], object] | None = None
 ) -> str: ...
 def plan_device_map(
     bundle: str | PathLike[str],

@@ -83,7 +83,12 @@ def texts(name: str, value: str | Iterable[str] | None) -> list[str]:
 
 def choice(name: str, value: T, literal: Any) -> T:
     """One of the words of a `Literal`."""
-    words = get_args(literal)
+    one_of(name, value, get_args(literal))
+    return value
+
+
+def one_of(name: str, value: object, words: Sequence[str]) -> str:
+    """One of these words."""
     if not isinstance(value, str) or value not in words:
         raise ValueError(f"{name} is {_one_of(words)}, not {shown(value)}")
     return value
@@ -269,6 +274,6 @@ def _is_utf8(value: str) -> bool:
     return True
 
 
-def _one_of(words: tuple[object, ...]) -> str:
+def _one_of(words: Sequence[str]) -> str:
     *most, last = map(repr, words)
-    return f"{', '.join(most)} or {last}"
+    return f"{', '.join(most)} or {last}" if most else last

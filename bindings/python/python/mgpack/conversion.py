@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections.abc import Iterable
-from typing import Literal
 
-from . import _mgpack, arguments
+from . import _mgpack, arguments, calls
 from .arguments import AnyPath, MemoryTables, Progress, Size
 from .bundle import Bundle
-from .errors import Notice
-
-#: How the weights are stored.
-Scheme = Literal["int8", "fp16", "bf16", "W8A8", "W8A16"]
-#: Layout of `int8`.
-Format = Literal["bnb", "compressed-tensors"]
-#: What becomes of finite values beyond the output type's range.
-OnOverflow = Literal["error", "clamp", "inf"]
-Attention = Literal["eager", "sdpa"]
-
+from .calls import Attention, Format, OnOverflow, Scheme
 
 class Converted(Bundle):
     """The bundle that a conversion made, open, with what was to be said about it."""
@@ -58,15 +48,23 @@ def convert(
     reserve: Size | None = None,
     allow_cpu: Size | None = None,
     attention: Attention | None = None,
+    isa: str | None = None,
+    offline: bool = False,
+    stream: bool = False,
+    discard_source: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
     """Converts a checkpoint into a bundle and opens it. The bytes are those that `mgpack convert` writes.
 
+        bundle = mgpack.convert("meta-llama/Llama-3.1-8B", "llama-int8", gpus="auto")
+
+    What is missing of the checkpoint and its towers is downloaded into the Hugging Face cache first.
+
     The result is the bundle and a path to it; its `notices` are what there was to say. Each is a warning (`Notice`)
     before a weight is read, so that `warnings.simplefilter("error", mgpack.Notice)` stops the conversion.
 
-    model: a path, an alias (`34b`, `8x7b-hd`), a hub id that is in the Hugging Face cache, or `tiny`, which is built in.
+    model: a path, an alias (`34b`, `8x7b-hd`), a hub id, or `tiny`, which is built in.
     output: the folder to write; by default the bundle's name, in the working directory.
     scheme: `int8`, `fp16`, `bf16`, `W8A8` or `W8A16`.
     format: layout of `int8`, `bnb` or `compressed-tensors`; by default bnb for MGM, else compressed-tensors.
@@ -86,74 +84,33 @@ def convert(
     allow_cpu: bytes of host memory that decoder layers may take where the GPUs do not hold them all.
     attention: `eager` or `sdpa`, whose working memory the device map keeps free; by default what the bundle's versions
         select: torch before 2.1.1, MGM's, takes `eager`, whose memory grows with the square of the prompt.
+    isa: the instruction set, for comparison; by default the fastest.
+    offline: use only what is in the cache, as `HF_HUB_OFFLINE=1` does.
+    stream: convert shard by shard while the checkpoint arrives from the hub.
+    discard_source: with `stream`, remove each source shard from the cache once all that is made from it is on the disk.
     force: replace the bundle at the target, once the new one is complete.
-    progress: called on this thread with a stage (`convert`, `copy`), the bytes done and the bytes in all. What it
+    progress: called on this thread with a stage (`download`, `convert`, `copy`), the bytes done and the bytes in all. What it
         raises stops the conversion and is raised here; nothing is left behind.
 
-    Raises `CheckpointError`, `ConversionError` or `DeviceMapError`.
+    Raises `CheckpointError`, `ConversionError`, `DeviceMapError` or `HubError`.
     """
+    given = dict(locals())
+    discards, hashes = arguments.flag("discard_source", discard_source), arguments.flag("hash_source", hash_source)
+    streams, is_offline = arguments.flag("stream", stream), arguments.flag("offline", offline)
+    calls.excluded("stream", streams, {"offline": is_offline, "hash_source": hashes})
+    if discards and not streams:
+        raise ValueError("discard_source=True goes with stream=True, not without it")
+    call = {
+        "plan": calls.plan(given),
+        "output": None if output is None else calls.path("output", output),
+        "offline": is_offline,
+        "stream": streams,
+        "discard_source": discards,
+        "hash_source": hashes,
+        "force": arguments.flag("force", force),
+    }
+    progress = arguments.function("progress", progress)
     notices: list[str] = []
-
-    def notice(said: str) -> None:
-        notices.append(said)
-        # This function, `convert`, and who called it.
-        warnings.warn(said, Notice, stacklevel=3)
-
-    def size(name: str, value: Size | None, *, least: int = 1) -> int | None:
-        return None if value is None else arguments.size(name, value, least=least)
-
-    model = arguments.text("model", arguments.path("model", model))
-    output = None if output is None else arguments.path("output", output)
-    towers = None if towers is None else arguments.path("towers", towers)
-    revision = None if revision is None else arguments.text("revision", revision)
-    scheme = arguments.choice("scheme", scheme, Scheme)
-    format = None if format is None else arguments.choice("format", format, Format)
-    on_overflow = arguments.choice("on_overflow", on_overflow, OnOverflow)
-    ignore = arguments.texts("ignore", ignore)
-    stats, keep_towers = arguments.flag("stats", stats), arguments.flag("keep_towers", keep_towers)
-    hash_source = arguments.flag("hash_source", hash_source)
-    force, progress = arguments.flag("force", force), arguments.function("progress", progress)
-    threads = arguments.threads(threads)
-    attention = None if attention is None else arguments.choice("attention", attention, Attention)
-    context, batch = arguments.count("context", context, "tokens"), arguments.count("batch", batch, "sequences")
-    max_shard_size = size("max_shard_size", max_shard_size)
-    max_memory = size("max_memory", max_memory)
-    reserve = size("reserve", reserve, least=0)
-    tables = arguments.memory_tables("gpus", gpus)
-    allow_cpu = arguments.host_memory(tables, size("allow_cpu", allow_cpu, least=0))
-    memory: list[str | dict[str, int]] = []
-    for table in tables:
-        if table != "auto":
-            memory.append(table)
-            continue
-        found, notes = _mgpack.detect_gpus()
-        for note in notes:
-            notice(note)
-        if found:
-            memory.append(dict(found))
-    path = _mgpack.convert_checkpoint(
-        model,
-        output,
-        scheme=scheme,
-        format=format,
-        ignore=ignore,
-        on_overflow=on_overflow,
-        stats=stats,
-        max_shard_size=max_shard_size,
-        max_memory=max_memory,
-        threads=threads,
-        towers=towers,
-        keep_towers=keep_towers,
-        hash_source=hash_source,
-        revision=revision,
-        gpus=memory,
-        context=context,
-        batch=batch,
-        reserve=reserve,
-        allow_cpu=allow_cpu,
-        attention=attention,
-        force=force,
-        notice=notice,
-        progress=progress,
-    )
+    # The notice's own function, `convert`, and who called it.
+    path = _mgpack.convert_checkpoint(json.dumps(call), calls.warner(notices, 3), progress)
     return Converted(path, notices)

@@ -97,6 +97,10 @@ class DeviceMapError(Error):
     """The model does not fit on the devices. `why` tells the shortfall."""
 
 
+class HubError(Error):
+    """The Hugging Face hub did not give what was asked for. What was downloaded stays."""
+
+
 class VersionError(Error):
     """The installed packages are not those that the bundle loads with. `help` has the line that installs them."""
 
