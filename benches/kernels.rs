@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use mgpack::kernels::Isa;
-use mgpack::tensor::Dtype;
+use mgpack::tensor::Float;
 
 const COLUMNS: usize = 4096;
 const ROWS: usize = 8192;
@@ -32,26 +32,26 @@ fn main() {
                 memcpy / seconds
             );
         };
-        report("widen bf16", &mut |chunk| isa.widen(Dtype::BF16, chunk, &mut row));
+        report("widen bf16", &mut |chunk| isa.widen(Float::BF16, chunk, &mut row));
         report("bf16 to fp16", &mut |chunk| {
-            isa.widen(Dtype::BF16, chunk, &mut row);
-            isa.narrow(Dtype::F16, &row, &mut copy[..COLUMNS * 2]);
+            isa.widen(Float::BF16, chunk, &mut row);
+            isa.narrow(Float::F16, &row, &mut copy[..COLUMNS * 2]);
         });
         report("bnb-int8", &mut |chunk| {
-            isa.widen(Dtype::BF16, chunk, &mut row);
+            isa.widen(Float::BF16, chunk, &mut row);
             black_box(isa.magnitude(&row));
             isa.quantize_f16(&row, 1000.0, &mut codes);
         });
         report("W8A8", &mut |chunk| {
-            isa.widen(Dtype::BF16, chunk, &mut row);
+            isa.widen(Float::BF16, chunk, &mut row);
             black_box(isa.magnitude(&row));
-            black_box(isa.divide(Dtype::BF16, &row, 0.001, &mut codes));
+            black_box(isa.divide(Float::BF16, &row, 0.001, &mut codes));
         });
         report("zeros of bf16", &mut |chunk| {
-            black_box(isa.zeros(Dtype::BF16, chunk));
+            black_box(isa.zeros(Float::BF16, chunk));
         });
         report("bnb-int8 with error figures", &mut |chunk| {
-            isa.widen(Dtype::BF16, chunk, &mut row);
+            isa.widen(Float::BF16, chunk, &mut row);
             black_box(isa.magnitude(&row));
             isa.quantize_f16(&row, 1000.0, &mut codes);
             isa.decode(&codes, 0.001, &mut other);

@@ -48,14 +48,9 @@ pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
         need("transformers", "5.23.0", ">=5.23.0", "the classes that the bundle is loaded with"),
         need("accelerate", "1.15.0", ">=1.15.0", "transformers places modules on devices with it"),
     ];
-    match scheme {
-        Scheme::Bf16 | Scheme::Fp16 => {}
-        Scheme::BnbInt8 => {
-            list.push(need("bitsandbytes", "0.50.2", ">=0.50.2", "reads serialized int8 (weight, SCB)"));
-        }
-        Scheme::W8A8 | Scheme::W8A16 => {
-            list.push(need("compressed-tensors", "0.20.0", ">=0.20.0", "reads the int8 layout"));
-        }
+    if let Some(codec) = scheme.codec() {
+        let package = codec.package();
+        list.push(need(package.name, package.pin, package.range, package.reason));
     }
     list.into_iter().flatten().collect()
 }
@@ -113,13 +108,8 @@ mod tests {
 
     #[test]
     fn a_generic_bundle_needs_what_is_written_above() {
-        for (scheme, count) in [
-            (Scheme::Bf16, 4),
-            (Scheme::Fp16, 4),
-            (Scheme::BnbInt8, 5),
-            (Scheme::W8A8, 5),
-            (Scheme::W8A16, 5),
-        ] {
+        for scheme in Scheme::all() {
+            let count = 4 + usize::from(scheme.is_quantized());
             assert_eq!(generic_requirements(scheme).len(), count, "{scheme:?}");
         }
     }

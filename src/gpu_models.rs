@@ -1,8 +1,7 @@
 //! GPU models by name: memory and compute capability, and what torch and vLLM have kernels for.
 //!
 //! Owns formats/gpus.json, the reading of a model's name, and the table of what serves what. Asks no machine: that is
-//! [`crate::devices`]. Source of the scheme rules: vLLM's documentation, "INT8 W8A8" (7.5 and later, none from 10.0 on),
-//! and its issues 25935, 54311 and 54316.
+//! [`crate::devices`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,10 +21,8 @@ pub struct Capability {
     pub minor: u32,
 }
 
-/// The first without int8 kernels in vLLM, and the first that torch before 2.7 has none for.
+/// The first that torch before 2.7 has no kernels for.
 const BLACKWELL: Capability = Capability { major: 10, minor: 0 };
-/// The first with the int8 kernels of vLLM.
-const TURING: Capability = Capability { major: 7, minor: 5 };
 
 /// What PyPI's builds of torch have kernels for, as `torch._C._cuda_getArchFlags()` lists them. A kernel runs on its own
 /// compute capability and on later ones of the same major number. None of these builds brings PTX for later GPUs.
@@ -177,11 +174,16 @@ pub fn torch_notice(torch: &str, capability: Capability) -> Option<String> {
 
 /// One sentence where vLLM has no kernels for a scheme on a GPU.
 pub fn scheme_notice(scheme: Scheme, capability: Capability) -> Option<String> {
-    let has_none = capability < TURING || capability >= BLACKWELL;
-    (scheme == Scheme::W8A8 && has_none).then(|| {
+    let gpus = scheme.codec()?.vllm_gpus()?;
+    let of = |(major, minor)| Capability { major, minor };
+    let (first, last) = (of(gpus.first), gpus.last.map(of));
+    let has_none = capability < first || last.is_some_and(|last| capability.major > last.major);
+    let range = last.map_or_else(|| format!("{first} on"), |last| format!("{first} to {last}"));
+    has_none.then(|| {
         format!(
-            "vLLM has no kernel for W8A8 on compute capability {capability}{}: it has them from {TURING} to 9.0; bf16 and \
-             fp16 serve there, and transformers loads W8A8",
+            "vLLM has no kernel for {0} on compute capability {capability}{1}: it has them from {range}; bf16 and fp16 serve \
+             there, and transformers loads {0}",
+            scheme.name(),
             of_generation(capability)
         )
     })
@@ -189,10 +191,7 @@ pub fn scheme_notice(scheme: Scheme, capability: Capability) -> Option<String> {
 
 /// What the card says of the GPUs of a scheme.
 pub fn scheme_gpus(scheme: Scheme) -> Option<&'static str> {
-    (scheme == Scheme::W8A8).then_some(
-        "vLLM has kernels for W8A8 on GPUs of compute capability 7.5 to 9.0 (Turing to Hopper), and none from 10.0 on \
-         (Blackwell), where bf16 and fp16 serve.",
-    )
+    Some(scheme.codec()?.vllm_gpus()?.card)
 }
 
 /// What the card of an MGM bundle says of the GPUs that its pinned torch serves.
@@ -279,12 +278,13 @@ mod tests {
 
     #[test]
     fn w8a8_has_kernels_from_turing_to_hopper() {
+        let w8a8 = Scheme::named("W8A8").unwrap();
         for cc in ["7.5", "8.0", "8.9", "9.0"] {
-            assert_eq!(scheme_notice(Scheme::W8A8, capability(cc)), None, "{cc}");
+            assert_eq!(scheme_notice(w8a8, capability(cc)), None, "{cc}");
         }
         for cc in ["6.1", "7.0", "10.0", "12.0", "12.1"] {
-            assert!(scheme_notice(Scheme::W8A8, capability(cc)).unwrap().contains(cc), "{cc}");
+            assert!(scheme_notice(w8a8, capability(cc)).unwrap().contains(cc), "{cc}");
         }
-        assert_eq!(scheme_notice(Scheme::Bf16, capability("12.0")), None);
+        assert_eq!(scheme_notice(Scheme::BF16, capability("12.0")), None);
     }
 }

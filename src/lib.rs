@@ -7,8 +7,8 @@
 //!
 //! Imports point down only: `cli` → [`verbs`] → tasks (`convert`, `map`, `bundle`, `load`, `report`, `release`,
 //! `doctor`, `hub`) → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
-//! `environment`) → parts (`checkpoint`, `family`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`,
-//! `architectures`) → `error` → words (`tensor`, `structure`, `scheme`, `digest`, `device`, `disk`, `json_text`,
+//! `environment`) → parts (`checkpoint`, `family`, `scheme`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`,
+//! `architectures`) → `error` → words (`tensor`, `structure`, `digest`, `device`, `disk`, `json_text`,
 //! `legible`, `size`, `progress`, `program`, `mention`, `names`, `regular`, `beneath`).
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.

@@ -250,9 +250,9 @@ impl Model {
         let vision = if self.is_mgm { Vision::AsLoaded } else { Vision::None };
         let tree = device_map::tree_of_config(&self.config, vision)?;
         let mut memory = MaxMemory::from(table);
-        let sizing = match self.scheme {
-            Scheme::Bf16 | Scheme::Fp16 => Sizing::at_most(16),
-            Scheme::BnbInt8 => {
+        let sizing = match self.scheme.layout() {
+            None => Sizing::at_most(16),
+            Some(Layout::Bnb) => {
                 for (_, size) in &mut memory {
                     if let MemorySize::Bytes(bytes) = *size {
                         *size = MemorySize::Fraction(bytes as f64 * BNB_SHARE);
@@ -260,7 +260,9 @@ impl Model {
                 }
                 Sizing::int8_hf(&tree)
             }
-            scheme => return Err(DeviceMapError::SchemeForPlanner { scheme: scheme.name() }.into()),
+            Some(Layout::CompressedTensors) => {
+                return Err(DeviceMapError::SchemeForPlanner { scheme: self.scheme.name() }.into());
+            }
         };
         let map = device_map::plan_accelerate(&tree, &sizing, &memory, &device_map::no_split_classes(&tree))?;
         let is_tied = !tree.tied.is_empty();

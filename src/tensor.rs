@@ -94,7 +94,105 @@ pub fn element_len(dtype: Dtype) -> Option<u64> {
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
-/// True for the floating types mgpack casts and quantizes: F64, F32, F16 and BF16.
-pub fn is_castable(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+/// The floating types that mgpack casts and quantizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Float {
+    /// IEEE binary64.
+    F64,
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16: the upper half of binary32.
+    BF16,
+}
+
+impl Float {
+    /// The float type of these elements; `None` for integers, 8-bit floats and other types that are copied.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F64 => Some(Float::F64),
+            Dtype::F32 => Some(Float::F32),
+            Dtype::F16 => Some(Float::F16),
+            Dtype::BF16 => Some(Float::BF16),
+            _ => None,
+        }
+    }
+
+    /// The type in the words of safetensors.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Float::F64 => Dtype::F64,
+            Float::F32 => Dtype::F32,
+            Float::F16 => Dtype::F16,
+            Float::BF16 => Dtype::BF16,
+        }
+    }
+
+    /// Bytes of one element.
+    pub fn byte_len(self) -> usize {
+        match self {
+            Float::F64 => 8,
+            Float::F32 => 4,
+            Float::F16 | Float::BF16 => 2,
+        }
+    }
+
+    /// The word for it in options and messages: `fp16`, `bf16`, `float32`, `float64`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Float::F64 => "float64",
+            Float::F32 => "float32",
+            Float::F16 => "fp16",
+            Float::BF16 => "bf16",
+        }
+    }
+
+    /// The name in torch and in a config.json: `bfloat16`.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Float::F64 => "float64",
+            Float::F32 => "float32",
+            Float::F16 => "float16",
+            Float::BF16 => "bfloat16",
+        }
+    }
+
+    /// Magnitudes, as binary32, from here on round to infinity: half a step beyond the largest finite value.
+    /// Infinite for F32 and F64.
+    pub fn overflow(self) -> f32 {
+        match self {
+            Float::F64 | Float::F32 => f32::INFINITY,
+            Float::F16 => 65520.0,
+            Float::BF16 => f32::from_bits(0x7f7f_8000),
+        }
+    }
+
+    /// The largest finite value, as binary32; of F64 the largest of binary32.
+    pub fn largest(self) -> f32 {
+        match self {
+            Float::F64 | Float::F32 => f32::MAX,
+            Float::F16 => 65504.0,
+            Float::BF16 => f32::from_bits(0x7f7f_0000),
+        }
+    }
+
+    /// Rounds to the type, ties to even, and back to binary32. F64 is rounded to binary32.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Float::F64 | Float::F32 => value,
+            Float::F16 => half::f16::from_f32_const(value).to_f32_const(),
+            Float::BF16 => half::bf16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// Appends a value in this type, rounded to nearest even, little-endian.
+    pub fn write(self, value: f32, out: &mut Vec<u8>) {
+        match self {
+            Float::F64 => out.extend(f64::from(value).to_le_bytes()),
+            Float::F32 => out.extend(value.to_le_bytes()),
+            Float::F16 => out.extend(half::f16::from_f32_const(value).to_le_bytes()),
+            Float::BF16 => out.extend(half::bf16::from_f32(value).to_le_bytes()),
+        }
+    }
 }

@@ -118,31 +118,29 @@ fn bnb_codes_and_scales_equal_bitsandbytes() {
     }
 }
 
+/// Every preset has vectors that llm-compressor made with the preset of the same name.
 #[test]
-fn w8a8_codes_and_scales_equal_llm_compressor() {
-    equals_llm_compressor("ct_w8a8.safetensors", Scheme::W8A8, &["weight", "weight_scale"]);
-}
-
-#[test]
-fn w8a16_words_scales_and_shapes_equal_llm_compressor() {
-    equals_llm_compressor(
-        "ct_w8a16.safetensors",
-        Scheme::W8A16,
-        &["weight_packed", "weight_scale", "weight_shape"],
-    );
-}
-
-fn equals_llm_compressor(file: &str, scheme: Scheme, parts: &[&str]) {
-    let vectors = vectors(file);
-    let inputs = linears(&vectors);
-    assert!(inputs.len() > 30, "{}", inputs.len());
-    for isa in Isa::all() {
-        let got = convert(&inputs, Precision::Scheme(scheme), None, isa);
-        for name in inputs.keys() {
-            let module = name.strip_suffix(".weight").unwrap();
-            let case = case_of(name);
-            for part in parts {
-                expect_same(&got, &format!("{module}.{part}"), &vectors[&format!("{case}.out.{part}")], isa);
+fn the_parts_of_every_preset_equal_those_of_llm_compressor() {
+    assert!(Scheme::presets().count() >= 2);
+    for scheme in Scheme::presets() {
+        let vectors = vectors(&format!("ct_{}.safetensors", scheme.name().to_ascii_lowercase()));
+        let inputs = linears(&vectors);
+        assert!(inputs.len() > 30, "{}: {}", scheme.name(), inputs.len());
+        let made = |case: &str| {
+            let prefix = format!("{case}.out.");
+            vectors
+                .iter()
+                .filter_map(move |(name, tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), tensor)))
+        };
+        for isa in Isa::all() {
+            let got = convert(&inputs, Precision::Scheme(scheme), None, isa);
+            for name in inputs.keys() {
+                let module = name.strip_suffix(".weight").unwrap();
+                let parts: Vec<_> = made(&case_of(name)).collect();
+                assert!(parts.len() >= 2, "{name}");
+                for (part, expected) in parts {
+                    expect_same(&got, &format!("{module}.{part}"), expected, isa);
+                }
             }
         }
     }

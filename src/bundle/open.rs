@@ -19,8 +19,8 @@ use crate::kernels::Isa;
 use crate::manifest::{FileRecord, MANIFEST_NAME, Manifest, TensorRecord};
 use crate::names::BundlePath;
 use crate::progress::{Progress, Silent, Stage, Stop};
-use crate::scheme::{GROUP_LEN, PartKind, Scheme};
-use crate::tensor::{Dtype, TensorName, element_len};
+use crate::scheme::{Codec, PartKind, Tile};
+use crate::tensor::{Float, TensorName};
 
 /// Elements decoded at a time, where a row is longer or there are no rows.
 const DECODE_LEN: usize = 1 << 16;
@@ -41,6 +41,15 @@ pub struct Weight<'a> {
     pub name: &'a TensorName,
     /// What is stored for it, in the order of schemes.md.
     pub parts: &'a [TensorRecord],
+    /// How the bundle quantizes; `None` for casts.
+    codec: Option<&'static dyn Codec>,
+}
+
+/// Every tensor of the checkpoint that a manifest describes, in layer order.
+pub fn weights(manifest: &Manifest) -> impl Iterator<Item = Weight<'_>> + Clone {
+    let codec = manifest.scheme.name.codec();
+    let together = manifest.tensors.chunk_by(|a, b| a.source == b.source);
+    together.filter_map(move |parts| Some(Weight { name: &parts.first()?.source, parts, codec }))
 }
 
 impl Bundle {
@@ -88,10 +97,7 @@ impl Bundle {
 
     /// Every tensor of the checkpoint, in layer order.
     pub fn weights(&self) -> impl Iterator<Item = Weight<'_>> {
-        self.manifest
-            .tensors
-            .chunk_by(|a, b| a.source == b.source)
-            .filter_map(|parts| Some(Weight { name: &parts.first()?.source, parts }))
+        weights(&self.manifest)
     }
 
     /// The bytes of one stored tensor.
@@ -164,20 +170,22 @@ impl Bundle {
 
     /// Decodes a weight to f32, row-major in its original shape.
     ///
-    /// `sink` takes the values, at most 65,536 at a time, or a whole row where that is longer. Integers and other types that are no floats give NaN.
+    /// `sink` takes the values, at most 65,536 at a time, or the part of a row that shares a scale where that is longer.
     ///
     /// # Errors
-    /// [`BundleError::Io`], and what `sink` returns.
+    /// [`BundleError::NoValues`] for integers and other types that are no floats; [`BundleError::Io`]; what `sink` returns.
     pub fn decode(
         &self,
         weight: &Weight<'_>,
         isa: Isa,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        match (weight.part(PartKind::Values), weight.part(PartKind::Codes), weight.part(PartKind::Scales)) {
-            (Some(values), ..) => self.decode_values(values, isa, sink),
-            (None, Some(codes), Some(scales)) => self.decode_codes(codes, scales, isa, sink),
-            _ => Ok(()),
+        if let Some(coded) = weight.coded() {
+            return self.decode_codes(&coded, isa, sink);
+        }
+        match weight.part(PartKind::Values) {
+            Some(values) => self.decode_values(values, isa, sink),
+            None => Ok(()),
         }
     }
 
@@ -187,14 +195,15 @@ impl Bundle {
         isa: Isa,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        let width = element_len(record.dtype).unwrap_or(1);
+        let float = self.float_of(record)?;
+        let width = float.byte_len() as u64;
         let [mut at, end] = record.range;
         let mut row = Vec::new();
         while at < end {
             let len = (end - at).min(DECODE_LEN as u64 * width);
             let bytes = self.read_at(record, at, len)?;
             row.resize((len / width) as usize, 0.0);
-            isa.widen(record.dtype, &bytes, &mut row);
+            isa.widen(float, &bytes, &mut row);
             sink(&row)?;
             at += len;
         }
@@ -203,56 +212,71 @@ impl Bundle {
 
     fn decode_codes(
         &self,
-        codes: &TensorRecord,
-        scales: &TensorRecord,
+        coded: &Coded<'_>,
         isa: Isa,
         sink: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        let scheme = self.manifest.scheme.name;
-        let steps = self.steps(scales, isa)?;
-        let group = scheme.group_len(code_columns(codes));
-        let together = (DECODE_LEN as u64 / group.max(1)).max(1) as usize;
+        let Coded { codec, rows, columns, tile, .. } = *coded;
+        let steps = self.steps(coded, isa)?;
+        let across = columns.div_ceil(tile.columns);
+        let runs = (0..rows).flat_map(|row| (0..across).map(move |tile| (row, tile)));
+        let mut runs = runs.map(|(row, at)| {
+            let len = tile.columns.min(columns - at * tile.columns);
+            (len, (row / tile.rows * across + at) as usize)
+        });
+        let mut at = coded.codes.range[0];
         let mut values = Vec::new();
-        let mut at = codes.range[0];
-        for steps in steps.chunks(together) {
-            let bytes = self.code_bytes(codes, at, group * steps.len() as u64, scheme)?;
-            values.resize(bytes.len(), 0.0);
-            let group = (group as usize).max(1);
-            for ((codes, row), &step) in bytes.chunks(group).zip(values.chunks_mut(group)).zip(steps) {
-                isa.decode(codes, step, row);
+        let mut together: Vec<(usize, f32)> = Vec::new();
+        loop {
+            let next = runs.next();
+            let len: u64 = together.iter().map(|(len, _)| *len as u64).sum();
+            if !together.is_empty() && next.is_none_or(|(more, _)| len + more > DECODE_LEN as u64) {
+                let bytes = self.read_at(coded.codes, at, len * codec.code_bits() / 8)?;
+                at += bytes.len() as u64;
+                values.resize(len as usize, 0.0);
+                let (mut bytes, mut rest) = (bytes.as_slice(), values.as_mut_slice());
+                for (len, step) in together.drain(..) {
+                    let (codes, after) = bytes.split_at(len * codec.code_bits() as usize / 8);
+                    let (row, left) = rest.split_at_mut(len);
+                    codec.decode(isa, codes, step, row);
+                    (bytes, rest) = (after, left);
+                }
+                sink(&values)?;
             }
-            sink(&values)?;
-            at += bytes.len() as u64;
+            let Some((len, tile)) = next else { return Ok(()) };
+            together.push((len as usize, steps.get(tile).copied().unwrap_or(f32::NAN)));
         }
-        Ok(())
     }
 
-    /// What a code is multiplied by, one for each row, or each group of [`GROUP_LEN`] columns.
-    pub(crate) fn steps(&self, scales: &TensorRecord, isa: Isa) -> Result<Vec<f32>> {
-        let bytes = self.read(scales)?;
-        let width = element_len(scales.dtype).unwrap_or(1) as usize;
-        let mut steps = vec![0.0; bytes.len() / width];
-        isa.widen(scales.dtype, &bytes, &mut steps);
-        if self.manifest.scheme.name == Scheme::BnbInt8 {
-            steps.iter_mut().for_each(|scale| *scale /= 127.0);
-        }
+    /// What a code of each tile is multiplied by, in the order of the stored scales.
+    pub(crate) fn steps(&self, coded: &Coded<'_>, isa: Isa) -> Result<Vec<f32>> {
+        let float = self.float_of(coded.scales)?;
+        let bytes = self.read(coded.scales)?;
+        let mut steps = vec![0.0; bytes.len() / float.byte_len()];
+        isa.widen(float, &bytes, &mut steps);
+        steps.iter_mut().for_each(|scale| *scale = coded.codec.step(*scale));
         Ok(steps)
     }
 
-    /// `len` codes from `offset` on, as signed bytes.
-    pub(crate) fn code_bytes(
-        &self,
-        codes: &TensorRecord,
-        offset: u64,
-        len: u64,
-        scheme: Scheme,
-    ) -> Result<Vec<u8>> {
-        let mut bytes = self.read_at(codes, offset, len)?;
-        if scheme == Scheme::W8A16 {
-            bytes.iter_mut().for_each(|code| *code ^= 0x80);
-        }
-        Ok(bytes)
+    fn float_of(&self, record: &TensorRecord) -> Result<Float> {
+        let no_values = || BundleError::NoValues {
+            path: self.dir().join(&record.shard),
+            tensor: record.name.to_string(),
+            dtype: record.dtype,
+        };
+        Ok(Float::of(record.dtype).ok_or_else(no_values)?)
     }
+}
+
+/// A quantized weight: its codes and scales, and what they mean.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Coded<'a> {
+    pub(crate) codec: &'static dyn Codec,
+    pub(crate) codes: &'a TensorRecord,
+    pub(crate) scales: &'a TensorRecord,
+    pub(crate) rows: u64,
+    pub(crate) columns: u64,
+    pub(crate) tile: Tile,
 }
 
 impl Weight<'_> {
@@ -261,10 +285,20 @@ impl Weight<'_> {
         self.parts.iter().find(|part| part.kind == kind)
     }
 
+    /// Its codes and scales, where it is quantized.
+    pub(crate) fn coded(&self) -> Option<Coded<'_>> {
+        let (codec, codes, scales) = (self.codec?, self.part(PartKind::Codes)?, self.part(PartKind::Scales)?);
+        let stored = codes.shape.get(1).copied().unwrap_or(0);
+        // Packed words hold several codes each: only whole words are packed.
+        let columns = stored.saturating_mul(codes.dtype.bitsize() as u64) / codec.code_bits();
+        let rows = codes.shape.first().copied().unwrap_or(0);
+        Some(Coded { codec, codes, scales, rows, columns, tile: codec.tile(columns) })
+    }
+
     /// Its shape in the checkpoint.
     pub fn shape(&self) -> Vec<u64> {
-        match (self.part(PartKind::Codes), self.parts.first()) {
-            (Some(codes), _) => vec![codes.shape.first().copied().unwrap_or(0), code_columns(codes)],
+        match (self.coded(), self.parts.first()) {
+            (Some(coded), _) => vec![coded.rows, coded.columns],
             (None, Some(values)) => values.shape.clone(),
             (None, None) => Vec::new(),
         }
@@ -275,14 +309,6 @@ impl Weight<'_> {
         self.parts.iter().map(|part| part.range[1].saturating_sub(part.range[0])).fold(0, u64::saturating_add)
     }
 }
-
-/// Columns of a quantized weight. Packed words hold four codes each: only whole groups are packed.
-fn code_columns(codes: &TensorRecord) -> u64 {
-    let columns = codes.shape.get(1).copied().unwrap_or(0);
-    if codes.dtype == Dtype::I32 { columns.saturating_mul(4) } else { columns }
-}
-
-const _: () = assert!(GROUP_LEN.is_multiple_of(4));
 
 fn io(doing: &'static str, path: &Path, cause: std::io::Error) -> BundleError {
     BundleError::Io { doing, path: path.to_owned(), cause }

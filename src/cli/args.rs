@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use mgpack::convert::DEFAULT_MAX_MEMORY;
@@ -10,8 +11,8 @@ use mgpack::digest::Digest;
 use mgpack::kernels::Isa;
 use mgpack::map::{Planner, Storage};
 use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
-use mgpack::scheme::{Layout, OnOverflow};
-use mgpack::verbs::words::{Gpus, Preset, Room, named_isa};
+use mgpack::scheme::{Layout, OnOverflow, Scheme};
+use mgpack::verbs::words::{Gpus, Room, named_isa};
 
 /// Convert MiniGemini and other Hugging Face checkpoints into sealed, quantized bundles
 #[derive(Debug, Parser)]
@@ -209,8 +210,8 @@ pub(crate) struct StorageArgs {
     #[arg(long, group = "precision", conflicts_with_all = ["int8", "scheme"])]
     pub(crate) bf16: bool,
     /// A compressed-tensors preset by its name, for --int8
-    #[arg(long, group = "precision", value_enum, ignore_case = true)]
-    pub(crate) scheme: Option<Preset>,
+    #[arg(long, group = "precision", value_parser = presets(), ignore_case = true)]
+    pub(crate) scheme: Option<Scheme>,
     /// Layout of --int8 [default: bnb for MGM, compressed-tensors for all others]
     #[arg(long, value_enum, conflicts_with_all = ["fp16", "bf16"])]
     pub(crate) format: Option<Layout>,
@@ -228,7 +229,7 @@ impl StorageArgs {
     /// The choice for the library; int8 where only --format tells it.
     pub(crate) fn chosen(&self) -> Storage {
         let precision = match self.scheme {
-            Some(preset) => Precision::Scheme(preset.into()),
+            Some(scheme) => Precision::Scheme(scheme),
             None if self.fp16 => Precision::Fp16,
             None if self.bf16 => Precision::Bf16,
             None => Precision::Int8,
@@ -509,6 +510,14 @@ impl std::fmt::Display for Size {
     }
 }
 
+/// The presets of compressed-tensors by their names.
+fn presets() -> impl TypedValueParser<Value = Scheme> {
+    let values = Scheme::presets()
+        .map(|scheme| PossibleValue::new(scheme.name()).help(scheme.summary()).aliases(scheme.alias()));
+    PossibleValuesParser::new(values)
+        .try_map(|word| Scheme::preset(&word).ok_or("it is no preset that mgpack has"))
+}
+
 fn size(text: &str) -> Result<Size, String> {
     let plain = text.parse().ok();
     match plain.or_else(|| parse_size(text)).filter(|bytes| *bytes > 0) {
@@ -554,6 +563,5 @@ mod tests {
         words_are_those_of_json::<OnOverflow>();
         words_are_those_of_json::<Attention>();
         words_are_those_of_json::<Planner>();
-        words_are_those_of_json::<Preset>();
     }
 }

@@ -128,7 +128,7 @@ fn show_tensors(conversion: &Conversion, screen: &mut ui::Screen) {
     let why = |tensor: &TensorPlan| tensor.skip.as_ref().map(ToString::to_string);
     let alike = |tensor: &TensorPlan| {
         let stored = tensor.outputs.first().map(|output| format!("{:?}", output.dtype));
-        (format!("{:?}", tensor.dtype), tensor.shape.clone(), tensor.fate as u8, stored, why(tensor))
+        (format!("{:?}", tensor.dtype), tensor.shape.clone(), tensor.fate.name(), stored, why(tensor))
     };
     let mut reasons = IndexSet::new();
     let folded = ui::folded(tensors.iter().map(|tensor| (tensor.name.to_string(), alike(tensor))));
@@ -137,9 +137,8 @@ fn show_tensors(conversion: &Conversion, screen: &mut ui::Screen) {
         .map(|(name, members)| {
             let tensor = &tensors[members[0]];
             let fate = match tensor.fate {
-                Fate::Copy => "copy",
-                Fate::Cast => "cast",
-                Fate::Quantize => conversion.plan.scheme.name(),
+                Fate::Copy | Fate::Cast { .. } => tensor.fate.name(),
+                Fate::Quantize { .. } => conversion.plan.scheme.name(),
             };
             let stored = tensor.outputs.first().map(|output| format!(" {:?}", output.dtype));
             let outputs = members.iter().flat_map(|&at| &tensors[at].outputs);

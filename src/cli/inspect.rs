@@ -1,7 +1,7 @@
 //! `mgpack inspect`.
 
 use mgpack::Result;
-use mgpack::bundle::Weight;
+use mgpack::bundle;
 use mgpack::checkpoint::Checkpoint;
 use mgpack::manifest::Manifest;
 use mgpack::scheme::PartKind;
@@ -85,8 +85,8 @@ fn show_bundle(manifest: &Manifest, id: &str) {
     screen.table(&Table::new(&["file", "size"]).with_rows(rows));
     screen.gap();
     // A quantized weight is one row: its codes, with the scales beside them counted in its size.
-    let weights = manifest.tensors.chunk_by(|a, b| a.source == b.source).filter_map(|parts| {
-        let weight = Weight { name: &parts.first()?.source, parts };
+    let weights = bundle::weights(manifest).filter_map(|weight| {
+        let parts = weight.parts;
         let main = weight.part(PartKind::Codes).or(parts.first())?;
         // Nothing stands where nothing was measured: at copies, and without figures.
         let error = parts.iter().find_map(|part| part.error.as_ref());

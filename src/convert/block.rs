@@ -1,23 +1,23 @@
 //! One block of a tensor: from bytes of the checkpoint to bytes of the bundle.
 //!
 //! Blocks are cut at fixed places (see [`BLOCK_LEN`]), so the error figures, whose sums are sealed, do not
-//! depend on threads or memory. Carries out formats/schemes.md, "Arithmetic".
+//! depend on threads or memory. What a code means is the codec's. Carries out formats/schemes.md, "Arithmetic".
+
+use std::ops::Range;
 
 use crate::error::{ConvertError, Result};
 use crate::kernels::{Isa, Moments};
-use crate::plan::{Fate, TensorPlan};
-use crate::scheme::{GROUP_LEN, OnOverflow, Scheme};
-use crate::tensor::Dtype;
+use crate::plan::{Fate, Plan, TensorPlan};
+use crate::scheme::{Codec, OnOverflow, Overflow, Run, Tile};
+use crate::tensor::Float;
 
-/// Elements of a block, at most. Rows of up to this many are kept whole; part of the format, because the
-/// error figures are summed block by block.
+/// Elements of a block, at most, where no tile is larger. Rows of up to this many are kept whole; part of the format,
+/// because the error figures are summed block by block.
 pub(super) const BLOCK_LEN: u64 = 1 << 16;
 
 /// Elements of a cast tensor that are measured as one row; part of the format.
 const CAST_ROW: usize = 4096;
 
-/// The bits of the largest finite f16.
-const F16_MAX: f32 = 65504.0;
 /// The bits of an infinite f32: magnitudes from here on are not finite.
 const INFINITE: u32 = 0x7f80_0000;
 
@@ -25,7 +25,6 @@ const INFINITE: u32 = 0x7f80_0000;
 #[derive(Clone, Copy)]
 pub(super) struct Rules {
     pub(super) isa: Isa,
-    pub(super) scheme: Scheme,
     pub(super) on_overflow: OnOverflow,
     pub(super) stats: bool,
 }
@@ -58,106 +57,153 @@ pub(super) struct Scratch {
     rounded: Vec<f32>,
 }
 
-/// Bytes of scratch that one thread needs: F64 source and two f32 rows.
-pub(super) const SCRATCH_LEN: u64 = BLOCK_LEN * (8 + 4 + 4);
+/// Bytes of scratch that one thread needs for a plan: the source of a block, as F64, and two f32 rows.
+pub(super) fn scratch_len(plan: &Plan) -> u64 {
+    largest_block(plan) * 8 + BLOCK_LEN * (4 + 4)
+}
+
+/// Elements of the largest block of a plan, and [`BLOCK_LEN`] at least.
+pub(super) fn largest_block(plan: &Plan) -> u64 {
+    let band = |tensor: &TensorPlan| match tensor.fate {
+        Fate::Quantize { codec, .. } => {
+            let (_, columns) = tensor.rows_and_columns();
+            match codec.tile(columns).rows {
+                // Of any width: a row that is wider than a block is cut.
+                1 => 0,
+                rows => rows.saturating_mul(columns),
+            }
+        }
+        Fate::Copy | Fate::Cast { .. } => 0,
+    };
+    plan.tensors.iter().map(band).fold(BLOCK_LEN, u64::max)
+}
 
 /// A block's place in its tensor: elements, counted row-major, and their bytes.
 pub(super) struct Block<'a> {
     pub(super) tensor: &'a TensorPlan,
+    /// The elements' type in the checkpoint.
+    pub(super) from: Float,
     pub(super) first: u64,
     pub(super) source: &'a [u8],
 }
 
 impl<'a> Block<'a> {
-    /// The part of this block that begins `start` elements in and has the bytes `source`.
-    fn part(&self, start: usize, source: &'a [u8]) -> Self {
-        Self { tensor: self.tensor, first: self.first + start as u64, source }
+    /// The bytes of some elements of this block.
+    fn bytes(&self, elements: &Range<usize>) -> &'a [u8] {
+        &self.source[elements.start * self.from.byte_len()..elements.end * self.from.byte_len()]
+    }
+
+    /// The tiles that lie in this block, or the parts of one wide row's, in the order of their scales.
+    fn tiles(&self, codec: &dyn Codec) -> impl Iterator<Item = Runs> + use<> {
+        let (_, columns) = self.tensor.rows_and_columns();
+        let elements = self.source.len() / self.from.byte_len();
+        // What is narrower than a row is a part of one.
+        let width = elements.min(columns as usize).max(1);
+        let Tile { rows, columns } = codec.tile(columns);
+        let (rows, columns) = (rows as usize, columns.min(width as u64) as usize);
+        let bands = (0..elements / width).step_by(rows);
+        bands.flat_map(move |row| {
+            let rows = row..(row + rows).min(elements / width);
+            (0..width).step_by(columns).map(move |column| Runs {
+                rows: rows.clone(),
+                columns: column..(column + columns).min(width),
+                width,
+            })
+        })
     }
 }
 
-/// The magnitude, as bits, of each row of a block, or of the part of one row that lies in it.
+/// The runs of a tile: the parts of the block's rows that lie in it.
+#[derive(Clone)]
+struct Runs {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Elements of a row of the block.
+    width: usize,
+}
+
+impl Iterator for Runs {
+    type Item = Range<usize>;
+
+    /// The elements of the next run, counted from the first of the block.
+    fn next(&mut self) -> Option<Range<usize>> {
+        let start = self.rows.next()? * self.width;
+        Some(start + self.columns.start..start + self.columns.end)
+    }
+}
+
+/// The magnitude, as bits, of each tile of a block, or of the part of one wide row that lies in it.
 pub(super) fn magnitudes(
     rules: &Rules,
     block: &Block<'_>,
-    columns: usize,
+    codec: &dyn Codec,
     buffers: &mut Scratch,
 ) -> Result<Vec<u32>> {
-    let width = element_width(block.tensor.dtype);
-    let mut found = Vec::new();
-    for (index, source) in block.source.chunks(columns * width).enumerate() {
-        let row = widen(rules.isa, block.tensor.dtype, source, &mut buffers.original);
-        let magnitude = rules.isa.magnitude(row);
-        check_finite(block, row, magnitude, index * columns)?;
-        found.push(magnitude);
-    }
-    Ok(found)
+    block.tiles(codec).map(|runs| magnitude(rules.isa, block, runs, buffers)).collect()
 }
 
-/// Computes codes for a block of whole rows, or for a part of one row whose magnitude is `known`.
+/// The magnitude, as bits, of a tile. Leaves its last run widened.
+fn magnitude(isa: Isa, block: &Block<'_>, runs: Runs, buffers: &mut Scratch) -> Result<u32> {
+    let mut largest = 0;
+    for run in runs {
+        let row = widen(isa, block.from, block.bytes(&run), &mut buffers.original);
+        let found = isa.magnitude(row);
+        check_finite(block, row, found, run.start)?;
+        largest = found.max(largest);
+    }
+    Ok(largest)
+}
+
+/// Computes the codes of a block of whole tiles, or of a part of one wide row. `known`: the magnitudes of its tiles, if
+/// these are known.
 ///
 /// Appends the scales to `scales` unless the magnitudes are known already.
 pub(super) fn quantize(
     rules: &Rules,
     block: &Block<'_>,
+    codec: &dyn Codec,
     known: Option<&[u32]>,
     buffers: &mut Scratch,
     codes: &mut [u8],
     scales: &mut Vec<u8>,
 ) -> Result<Figures> {
-    let dtype = block.tensor.dtype;
-    let width = element_width(dtype);
-    let elements = block.source.len() / width;
-    let (_, columns) = block.tensor.rows_and_columns();
-    let group = rules.scheme.group_len(columns).min(elements as u64) as usize;
+    let bits = codec.code_bits() as usize;
     let mut figures = Figures::default();
-    for (index, (source, codes)) in
-        block.source.chunks(group * width).zip(codes.chunks_mut(group)).enumerate()
-    {
-        let row = widen(rules.isa, dtype, source, &mut buffers.original);
+    for (index, runs) in block.tiles(codec).enumerate() {
         let magnitude = match known {
             Some(known) => known.get(index).copied().unwrap_or(0),
-            None => rules.isa.magnitude(row),
+            None => magnitude(rules.isa, block, runs.clone(), buffers)?,
         };
-        check_finite(block, row, magnitude, index * group)?;
-        let scale = Scale::of(rules.scheme, dtype, magnitude);
-        if let Scheme::BnbInt8 = rules.scheme {
-            if magnitude >= 65520f32.to_bits() {
-                figures.overflowed +=
-                    overflow(rules, &block.part(index * group, source), row, Dtype::F16, true)?;
+        let scale = codec.scale(block.from, f32::from_bits(magnitude));
+        let is_widened = known.is_none() && runs.rows.len() == 1;
+        for run in runs {
+            let source = block.bytes(&run);
+            if !is_widened {
+                widen(rules.isa, block.from, source, &mut buffers.original);
             }
-            if magnitude >= 65520f32.to_bits() {
-                // The same as clamping what they round to: from 65504 to 65520 all round to 65504.
-                let within = resized(&mut buffers.rounded, row.len());
-                within.copy_from_slice(row);
-                within.iter_mut().for_each(|value| *value = value.clamp(-F16_MAX, F16_MAX));
-                rules.isa.quantize_f16(within, scale.factor, codes);
-            } else {
-                rules.isa.quantize_f16(row, scale.factor, codes);
-            }
-        } else {
-            figures.clipped += rules.isa.divide(dtype, row, scale.step, codes);
-            if scale.step * 128.0 >= largest_rounded(dtype) {
-                figures.overflowed += lowest_codes(rules, &block.part(index * group, source), row, codes)?;
-            }
-        }
-        if rules.stats {
-            let decoded = resized(&mut buffers.rounded, row.len());
-            rules.isa.decode(codes, scale.step, decoded);
-            if scale.step * 128.0 >= largest_rounded(dtype) {
+            let row = &mut buffers.original;
+            let mut decoded = rules.stats.then(|| resized(&mut buffers.rounded, row.len()));
+            let encoded = codec.encode(
+                &Run { isa: rules.isa, float: block.from, on_overflow: rules.on_overflow, row, scale },
+                &mut codes[run.start * bits / 8..run.end * bits / 8],
+                decoded.as_deref_mut(),
+            );
+            let counts = encoded.map_err(|overflow| overflows(block, run.start, overflow))?;
+            figures.clipped += counts.clipped;
+            figures.overflowed += counts.overflowed;
+            let Some(decoded) = decoded else { continue };
+            if counts.overflowed > 0 {
                 for (value, decoded) in row.iter_mut().zip(decoded.iter_mut()) {
-                    if decoded.abs() >= largest_rounded(dtype) {
+                    if decoded.abs() >= codec.overflow(block.from) {
                         (*value, *decoded) = (0.0, 0.0);
                     }
                 }
             }
             figures.moments.add(&rules.isa.measure(row, decoded, f32::from_bits(magnitude)));
-            figures.flushed += flushed(rules.isa, (dtype, source), (Dtype::I8, codes));
-        }
-        if rules.scheme == Scheme::W8A16 {
-            codes.iter_mut().for_each(|code| *code ^= 0x80);
+            figures.flushed += counts.zeros.saturating_sub(rules.isa.zeros(block.from, source));
         }
         if known.is_none() {
-            scale.write(dtype, scales);
+            codec.scale_type(block.from).write(scale.stored, scales);
         }
     }
     Ok(figures)
@@ -167,27 +213,28 @@ pub(super) fn quantize(
 pub(super) fn cast(
     rules: &Rules,
     block: &Block<'_>,
-    to: Dtype,
+    to: Float,
     buffers: &mut Scratch,
     out: &mut [u8],
 ) -> Result<Figures> {
-    let dtype = block.tensor.dtype;
-    let (width, out_width) = (element_width(dtype), element_width(to));
-    let limit = largest_rounded(to).to_bits();
+    let from = block.from;
+    let limit = to.overflow().to_bits();
     let mut figures = Figures::default();
-    for (index, (source, out)) in
-        block.source.chunks(CAST_ROW * width).zip(out.chunks_mut(CAST_ROW * out_width)).enumerate()
+    for (index, (source, out)) in block
+        .source
+        .chunks(CAST_ROW * from.byte_len())
+        .zip(out.chunks_mut(CAST_ROW * to.byte_len()))
+        .enumerate()
     {
-        let row = widen(rules.isa, dtype, source, &mut buffers.original);
+        let row = widen(rules.isa, from, source, &mut buffers.original);
         let magnitude = rules.isa.magnitude(row);
         let special = magnitude >= limit;
         if special {
             figures.non_finite += row.iter().filter(|value| !value.is_finite()).count() as u64;
-            figures.overflowed += overflow(rules, &block.part(index * CAST_ROW, source), row, to, false)?;
+            figures.overflowed += count_overflow(rules, block, index * CAST_ROW, row, to)?;
             if rules.on_overflow == OnOverflow::Clamp {
-                let largest = if to == Dtype::F16 { F16_MAX } else { f32::from_bits(0x7f7f_0000) };
                 for value in row.iter_mut().filter(|value| value.is_finite()) {
-                    *value = value.clamp(-largest, largest);
+                    *value = value.clamp(-to.largest(), to.largest());
                 }
             }
         }
@@ -197,7 +244,7 @@ pub(super) fn cast(
             rules.isa.widen(to, out, decoded);
             let mut largest = f32::from_bits(magnitude);
             if special {
-                let row = widen(rules.isa, dtype, source, &mut buffers.original);
+                let row = widen(rules.isa, from, source, &mut buffers.original);
                 for (value, decoded) in row.iter_mut().zip(decoded.iter_mut()) {
                     if !value.is_finite() || !decoded.is_finite() {
                         (*value, *decoded) = (0.0, 0.0);
@@ -207,59 +254,11 @@ pub(super) fn cast(
             }
             let row = buffers.original.as_slice();
             figures.moments.add(&rules.isa.measure(row, decoded, largest));
-            figures.flushed += flushed(rules.isa, (dtype, source), (to, out));
+            let zeros = rules.isa.zeros(to, out);
+            figures.flushed += zeros.saturating_sub(rules.isa.zeros(from, source));
         }
     }
     Ok(figures)
-}
-
-/// A row's or group's scale: what codes are made with, decoded with, and what is stored.
-pub(super) struct Scale {
-    /// bitsandbytes multiplies by this; 0 for a row of zeros.
-    factor: f32,
-    /// value = code * step; the divisor of the compressed-tensors schemes.
-    step: f32,
-    /// What the bundle stores: `SCB` (the magnitude) or the step.
-    stored: f32,
-    scheme: Scheme,
-}
-
-impl Scale {
-    /// The scale that belongs to a magnitude (bits of a finite f32).
-    pub(super) fn of(scheme: Scheme, dtype: Dtype, magnitude: u32) -> Self {
-        let magnitude = f32::from_bits(magnitude);
-        if scheme == Scheme::BnbInt8 {
-            // Rounding keeps order, so the rounded magnitude is the magnitude of the rounded row.
-            let largest = half::f16::from_f32_const(magnitude).to_f32_const().min(F16_MAX);
-            let factor = if largest > 0.0 { (1.0 / largest) * 127.0 } else { 0.0 };
-            return Self { factor, step: largest / 127.0, stored: largest, scheme };
-        }
-        let (step, smallest) = match dtype {
-            Dtype::BF16 => (half::bf16::from_f32(magnitude / 127.5).to_f32(), 0.007_812_5),
-            Dtype::F16 => (half::f16::from_f32_const(magnitude / 127.5).to_f32_const(), 0.000_976_562_5),
-            _ => (magnitude / 127.5, f32::EPSILON),
-        };
-        let step = if step == 0.0 { smallest } else { step };
-        Self { factor: 0.0, step, stored: step, scheme }
-    }
-
-    /// Appends the stored scale in its type: f32 for bitsandbytes, the weight's type otherwise.
-    pub(super) fn write(&self, dtype: Dtype, out: &mut Vec<u8>) {
-        match (self.scheme, dtype) {
-            (Scheme::W8A8 | Scheme::W8A16, Dtype::BF16) => {
-                out.extend(half::bf16::from_f32(self.stored).to_le_bytes());
-            }
-            (Scheme::W8A8 | Scheme::W8A16, Dtype::F16) => {
-                out.extend(half::f16::from_f32_const(self.stored).to_le_bytes());
-            }
-            _ => out.extend(self.stored.to_le_bytes()),
-        }
-    }
-}
-
-/// Bytes of an element of a castable type.
-pub(super) fn element_width(dtype: Dtype) -> usize {
-    (dtype.bitsize() / 8).max(1)
 }
 
 fn resized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
@@ -269,10 +268,10 @@ fn resized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 /// Widens a row to f32. A finite F64 beyond f32's range becomes the largest f32 of its sign, not an infinity: it
 /// overflows whatever it is converted to, and must be told apart from an infinity of the checkpoint.
-fn widen<'a>(isa: Isa, dtype: Dtype, source: &[u8], buffer: &'a mut Vec<f32>) -> &'a mut [f32] {
-    let row = resized(buffer, source.len() / element_width(dtype));
-    isa.widen(dtype, source, row);
-    if dtype == Dtype::F64 && isa.magnitude(row) >= INFINITE {
+fn widen<'a>(isa: Isa, from: Float, source: &[u8], buffer: &'a mut Vec<f32>) -> &'a mut [f32] {
+    let row = resized(buffer, source.len() / from.byte_len());
+    isa.widen(from, source, row);
+    if from == Float::F64 && isa.magnitude(row) >= INFINITE {
         for (value, bytes) in row.iter_mut().zip(source.as_chunks::<8>().0) {
             if f64::from_le_bytes(*bytes).is_finite() {
                 *value = value.clamp(f32::MIN, f32::MAX);
@@ -282,106 +281,75 @@ fn widen<'a>(isa: Isa, dtype: Dtype, source: &[u8], buffer: &'a mut Vec<f32>) ->
     row
 }
 
-/// Elements that are not 0 in the checkpoint and 0 in the bundle: what is 0 stays 0, so it is the zeros that are new.
-fn flushed(isa: Isa, source: (Dtype, &[u8]), stored: (Dtype, &[u8])) -> u64 {
-    isa.zeros(stored.0, stored.1).saturating_sub(isa.zeros(source.0, source.1))
-}
-
-/// Names the first value that is not finite, if the magnitude says that there is one.
+/// Names the first value that is not finite, if the magnitude says that there is one. `start`: the first element of the
+/// row in the block.
 fn check_finite(block: &Block<'_>, row: &[f32], magnitude: u32, start: usize) -> Result<()> {
     if magnitude < INFINITE {
         return Ok(());
     }
     let (_, columns) = block.tensor.rows_and_columns();
-    match row.iter().position(|value| !value.is_finite()) {
-        Some(position) => {
-            let element = block.first + (start + position) as u64;
-            Err(ConvertError::NotFinite {
-                tensor: block.tensor.name.to_string(),
-                value: row[position],
-                row: element / columns.max(1),
-                column: element % columns.max(1),
-            }
-            .into())
-        }
-        // The magnitude is that of the whole row, and the culprit lies in another part of it.
-        None => Ok(()),
+    let Some(position) = row.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let element = block.first + (start + position) as u64;
+    Err(ConvertError::NotFinite {
+        tensor: block.tensor.name.to_string(),
+        value: row[position],
+        row: element / columns.max(1),
+        column: element % columns.max(1),
     }
-}
-
-/// Values from here on are infinite in a type: half a step beyond its largest finite one.
-fn largest_rounded(dtype: Dtype) -> f32 {
-    match dtype {
-        Dtype::F16 => 65520.0,
-        Dtype::BF16 => f32::from_bits(0x7f7f_8000),
-        _ => f32::INFINITY,
-    }
-}
-
-/// Deals with the codes -128 of a row whose step makes them infinite in the weight's type; 127 never is. Counts them,
-/// limits them to -127, or names the first, as the policy is.
-fn lowest_codes(rules: &Rules, block: &Block<'_>, row: &[f32], codes: &mut [u8]) -> Result<u64> {
-    let mut count = 0;
-    for (index, (code, value)) in
-        codes.iter_mut().zip(row).enumerate().filter(|(_, (code, _))| **code == 0x80)
-    {
-        match rules.on_overflow {
-            OnOverflow::Error => {
-                return Err(ConvertError::Overflow {
-                    tensor: block.tensor.name.to_string(),
-                    value: *value,
-                    element: block.first + index as u64,
-                    dtype: match block.tensor.dtype {
-                        Dtype::F16 => "int8 codes of fp16",
-                        Dtype::BF16 => "int8 codes of bf16",
-                        _ => "int8 codes of float32",
-                    },
-                }
-                .into());
-            }
-            OnOverflow::Clamp => *code = 0x81,
-            OnOverflow::Inf => {}
-        }
-        count += 1;
-    }
-    Ok(count)
+    .into())
 }
 
 /// Counts finite values beyond the range of `to`, or names the first where the policy is to stop.
-fn overflow(rules: &Rules, block: &Block<'_>, row: &[f32], to: Dtype, quantized: bool) -> Result<u64> {
-    let (limit, dtype) = (largest_rounded(to), if to == Dtype::F16 { "fp16" } else { "bf16" });
-    let mut count = 0;
-    for (index, value) in row.iter().enumerate() {
-        if value.abs() >= limit && value.is_finite() {
-            if rules.on_overflow == OnOverflow::Error || (quantized && rules.on_overflow == OnOverflow::Inf) {
-                return Err(ConvertError::Overflow {
-                    tensor: block.tensor.name.to_string(),
-                    value: *value,
-                    element: block.first + index as u64,
-                    dtype,
-                }
-                .into());
-            }
-            count += 1;
-        }
+fn count_overflow(rules: &Rules, block: &Block<'_>, start: usize, row: &[f32], to: Float) -> Result<u64> {
+    let is_beyond = |value: &f32| value.abs() >= to.overflow() && value.is_finite();
+    if rules.on_overflow == OnOverflow::Error
+        && let Some(index) = row.iter().position(is_beyond)
+    {
+        let overflow = Overflow { index, value: row[index], into: to.word().to_owned() };
+        return Err(overflows(block, start, overflow));
     }
-    Ok(count)
+    Ok(row.iter().filter(|value| is_beyond(value)).count() as u64)
 }
 
-/// Elements from `first` that make the next block of a tensor: whole rows where they are not too wide,
-/// otherwise a part of one row; for casts and copies any run.
+/// The error for a value that does not fit. `start`: the first element of its run in the block.
+fn overflows(block: &Block<'_>, start: usize, overflow: Overflow) -> crate::Error {
+    ConvertError::Overflow {
+        tensor: block.tensor.name.to_string(),
+        value: overflow.value,
+        element: block.first + (start + overflow.index) as u64,
+        dtype: overflow.into,
+    }
+    .into()
+}
+
+/// Elements from `first` that make the next block of a tensor: whole bands of tiles where they are not too wide,
+/// otherwise one band, or a part of one row; for casts and copies any run.
 pub(super) fn block_elements(tensor: &TensorPlan, first: u64, total: u64) -> u64 {
     let rest = total - first;
-    if tensor.fate != Fate::Quantize {
-        return rest.min(BLOCK_LEN);
-    }
+    let Fate::Quantize { codec, .. } = tensor.fate else { return rest.min(BLOCK_LEN) };
     let (_, columns) = tensor.rows_and_columns();
-    if columns > BLOCK_LEN {
+    let band = codec.tile(columns).rows;
+    if columns > BLOCK_LEN && band == 1 {
         let in_row = columns - first % columns;
         return in_row.min(BLOCK_LEN);
     }
-    let rows = (BLOCK_LEN / columns.max(1)).max(1);
-    rest.min(rows * columns)
+    let bands = (BLOCK_LEN / columns.saturating_mul(band).max(1)).max(1);
+    rest.min(bands.saturating_mul(band).saturating_mul(columns))
 }
 
-const _: () = assert!(BLOCK_LEN.is_multiple_of(GROUP_LEN) && BLOCK_LEN.is_multiple_of(CAST_ROW as u64));
+/// The number of the tile that the element `first` lies in.
+pub(super) fn tile_at(tensor: &TensorPlan, codec: &dyn Codec, first: u64) -> usize {
+    let (_, columns) = tensor.rows_and_columns();
+    let tile = codec.tile(columns);
+    let across = columns.div_ceil(tile.columns);
+    (first / columns.max(1) / tile.rows * across + first % columns.max(1) / tile.columns) as usize
+}
+
+/// Tiles of a tensor.
+pub(super) fn tile_count(tensor: &TensorPlan, codec: &dyn Codec) -> usize {
+    let (rows, columns) = tensor.rows_and_columns();
+    let tile = codec.tile(columns);
+    (rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns)) as usize
+}
+
+const _: () = assert!(BLOCK_LEN.is_multiple_of(CAST_ROW as u64));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::checkpoint::{Checkpoint, SourceTensor};
 use crate::error::{PlanError, Result};
 use crate::modules::key_of;
-use crate::plan::{Fate, Plan, Precision, Skip};
+use crate::plan::{Plan, Precision, Skip};
 use crate::scheme::{Layout, Scheme};
 use crate::structure::{ROUTER, Role, role_of};
 use crate::transformers;
@@ -86,7 +86,7 @@ pub(super) fn check(tensors: &[SourceTensor], scheme: Scheme, config: &Value) ->
 
 /// What the user should know of a generic bundle's clients.
 pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
-    let layout = plan.scheme.layout()?;
+    let codec = plan.scheme.codec()?;
     let is_fused = |name: &str, shape: &[u64]| transformers::is_fused_experts(name, shape);
     if transformers::loses_fused_experts(config)
         && plan.tensors.iter().any(|it| is_fused(it.name.as_str(), &it.shape))
@@ -96,7 +96,7 @@ pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
              a bf16 bundle is for both",
         );
     }
-    if plan.scheme == Scheme::W8A16 && transformers::reads_weights_itself(config) {
+    if codec.is_packed() && transformers::reads_weights_itself(config) {
         return Some(
             "transformers 5 cannot load this architecture with packed weights, which its class reads itself: this bundle \
              is for vLLM on a GPU (not run here); W8A8 is for both",
@@ -107,13 +107,13 @@ pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
         .iter()
         .filter(|it| transformers::is_single_expert(it.name.as_str()) && it.shape.len() == 2);
     let first = experts.next()?;
-    let are_quantized = first.fate == Fate::Quantize && experts.all(|it| it.fate == Fate::Quantize);
-    match layout {
+    let are_quantized = first.fate.is_quantize() && experts.all(|it| it.fate.is_quantize());
+    match codec.layout() {
         Layout::Bnb => Some(
             "experts stay float: transformers 5 fuses them, and bitsandbytes quantizes linears only; \
              W8A16 quantizes them",
         ),
-        Layout::CompressedTensors if plan.scheme == Scheme::W8A16 && are_quantized => None,
+        Layout::CompressedTensors if codec.is_packed() && are_quantized => None,
         Layout::CompressedTensors => Some(
             "transformers 5 fuses experts when it loads a model, and of quantized models only packed ones: \
              this bundle is for vLLM on a GPU; W8A16 with all experts quantized loads in transformers",
@@ -147,25 +147,29 @@ impl Bypass {
     }
 
     /// What the user should know. `chosen`: the layout was chosen for them.
-    pub(super) fn notice(self, scheme: Scheme, chosen: bool) -> Option<&'static str> {
-        match (self, scheme) {
-            (Self::Encode, Scheme::BnbInt8) if chosen => Some(
+    pub(super) fn notice(self, scheme: Scheme, chosen: bool) -> Option<String> {
+        match (self, scheme.layout()?) {
+            (_, Layout::Bnb) if !chosen => None,
+            (Self::Encode, Layout::Bnb) => Some(
                 "a model of sentence-transformers, so int8 is stored as bitsandbytes has it: W8A8, the scheme of other \
-                 models, does not encode in sentence-transformers 6",
+                 models, does not encode in sentence-transformers 6"
+                    .to_owned(),
             ),
-            (Self::Encode, Scheme::W8A8 | Scheme::W8A16) => Some(
-                "sentence-transformers 6 does not encode with W8A8 or W8A16: the bundle is for transformers and vLLM; int8 \
-                 as bitsandbytes has it, fp16 and bf16 encode",
-            ),
-            (Self::Generate, Scheme::BnbInt8) if chosen => Some(
+            (Self::Encode, Layout::CompressedTensors) => Some(format!(
+                "sentence-transformers 6 does not encode with {}: the bundle is for transformers and vLLM; int8 as \
+                 bitsandbytes has it, fp16 and bf16 encode",
+                scheme.name()
+            )),
+            (Self::Generate, Layout::Bnb) => Some(
                 "a model with an encoder and a decoder, so int8 is stored as bitsandbytes has it: in W8A8, the scheme of \
-                 other models, it does not generate in transformers 5",
+                 other models, it does not generate in transformers 5"
+                    .to_owned(),
             ),
-            (Self::Generate, Scheme::W8A8 | Scheme::W8A16) => Some(
-                "a model with an encoder and a decoder does not generate in transformers 5 in W8A8 or W8A16, only its \
-                 forward pass serves; int8 as bitsandbytes has it, fp16 and bf16 generate",
-            ),
-            _ => None,
+            (Self::Generate, Layout::CompressedTensors) => Some(format!(
+                "a model with an encoder and a decoder does not generate in transformers 5 in {}, only its forward pass \
+                 serves; int8 as bitsandbytes has it, fp16 and bf16 generate",
+                scheme.name()
+            )),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Every file of the checkpoint appears in the manifest's source list with its fate. Pure but for the texts
 //! it is given. Carries out formats/bundle.md, "Files".
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::error::{ConvertError, Result};
 use crate::json_text::JsonText;
@@ -12,7 +12,6 @@ use crate::manifest::{
 };
 use crate::names::BundlePath;
 use crate::plan::Plan;
-use crate::scheme::{GROUP_LEN, Scheme};
 
 /// Names that mgpack itself writes at the top of a bundle.
 const OWN: [&str; 8] = [
@@ -131,57 +130,10 @@ pub(super) fn config(
             object.set(key, &json!(dtype)).map_err(bad)?;
         }
     }
-    if let Some(quantization) = quantization_config(plan, skip) {
-        object.set("quantization_config", &quantization).map_err(bad)?;
+    if let Some(codec) = plan.scheme.codec() {
+        object.set("quantization_config", &codec.quantization_config(skip)).map_err(bad)?;
     }
     Ok(object.to_string())
-}
-
-/// `quantization_config` as bitsandbytes or compressed-tensors 0.20 write it. `skip`: modules kept float.
-fn quantization_config(plan: &Plan, skip: &[String]) -> Option<Value> {
-    let group = |name: &str, format: &str, group_len: Value, strategy: &str, activations: Value| {
-        json!({
-            "quant_method": "compressed-tensors",
-            "format": format,
-            "quantization_status": "compressed",
-            "global_compression_ratio": null,
-            "ignore": skip,
-            "kv_cache_scheme": null,
-            "config_groups": { name: {
-                "format": format,
-                "targets": ["Linear"],
-                "weights": {
-                    "num_bits": 8, "type": "int", "symmetric": true, "strategy": strategy,
-                    "group_size": group_len, "dynamic": false,
-                },
-                "input_activations": activations,
-                "output_activations": null,
-            }},
-        })
-    };
-    match plan.scheme {
-        Scheme::Bf16 | Scheme::Fp16 => None,
-        Scheme::BnbInt8 => Some(json!({
-            "quant_method": "bitsandbytes",
-            "load_in_8bit": true,
-            "load_in_4bit": false,
-            "llm_int8_threshold": 6.0,
-            "llm_int8_skip_modules": skip,
-            "llm_int8_enable_fp32_cpu_offload": false,
-            "llm_int8_has_fp16_weight": false,
-            "bnb_4bit_quant_type": "fp4",
-            "bnb_4bit_use_double_quant": false,
-            "bnb_4bit_compute_dtype": "float32",
-        })),
-        Scheme::W8A8 => {
-            let token = json!({
-                "num_bits": 8, "type": "int", "symmetric": true, "strategy": "token",
-                "group_size": null, "dynamic": true,
-            });
-            Some(group("W8A8", "int-quantized", Value::Null, "channel", token))
-        }
-        Scheme::W8A16 => Some(group("W8A16", "pack-quantized", json!(GROUP_LEN), "group", Value::Null)),
-    }
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub(super) fn load_section(conversion: &Conversion, folder: &str) -> String {
         explanation(&loader, &snippet, note),
     );
     if let Some(needs) = quantization(scheme, &loader) {
-        text.push_str(needs);
+        text.push_str(&needs);
         text.push('\n');
     }
     text
@@ -157,22 +157,23 @@ fn no_class(why: &NoClass) -> String {
 }
 
 /// What the bundle's own quantization needs of who loads it.
-fn quantization(scheme: Scheme, loader: &Loader) -> Option<&'static str> {
-    let is_model = !matches!(loader, Loader::Tensors { .. });
-    match scheme {
-        Scheme::Bf16 | Scheme::Fp16 => None,
-        _ if !is_model => {
-            Some("\nWhich tensors are codes, and which are their scales, is in `mgpack.json` (`tensors`).")
-        }
-        Scheme::BnbInt8 => Some(
-            "\nThe weights are int8 already, which config.json says: give no `quantization_config` and no `load_in_8bit`. \
+fn quantization(scheme: Scheme, loader: &Loader) -> Option<String> {
+    let codec = scheme.codec()?;
+    if matches!(loader, Loader::Tensors { .. }) {
+        let text = "\nWhich tensors are codes, and which are their scales, is in `mgpack.json` (`tensors`).";
+        return Some(text.to_owned());
+    }
+    let word = codec.codes_word();
+    Some(match codec.layout() {
+        Layout::Bnb => format!(
+            "\nThe weights are {word} already, which config.json says: give no `quantization_config` and no `load_in_8bit`. \
              bitsandbytes and accelerate, both in requirements.txt, read them.",
         ),
-        Scheme::W8A8 | Scheme::W8A16 => Some(
-            "\nThe weights are int8 already, which config.json says: give no `quantization_config`. compressed-tensors, in \
+        Layout::CompressedTensors => format!(
+            "\nThe weights are {word} already, which config.json says: give no `quantization_config`. compressed-tensors, in \
              requirements.txt, reads them.",
         ),
-    }
+    })
 }
 
 /// True where a file of the bundle has a chat template.

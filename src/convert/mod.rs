@@ -40,8 +40,8 @@ use crate::manifest::{
 use crate::modules::{MapRequest, ModelModules};
 use crate::names::{BundleName, BundlePath, Clash, Line, clash};
 use crate::plan::{self, Plan, Precision, Recipe, Skip, TensorPlan};
-use crate::scheme::{Layout, OnOverflow, Scheme};
-use crate::tensor::TensorName;
+use crate::scheme::{Layout, OnOverflow};
+use crate::tensor::{Float, TensorName};
 use crate::transformers;
 use clients::Bypass;
 
@@ -215,7 +215,7 @@ impl Conversion {
         if family.is_none() {
             notices.extend(clients::notice(&plan, &config).map(str::to_owned));
             let chosen = layout != options.layout;
-            notices.extend(bypass.and_then(|it| it.notice(plan.scheme, chosen)).map(str::to_owned));
+            notices.extend(bypass.and_then(|it| it.notice(plan.scheme, chosen)));
             if places.towers.is_some() {
                 notices
                     .push("a folder of vision towers was given, and this model has none of MGM's".to_owned());
@@ -333,11 +333,7 @@ impl Conversion {
                     .collect(),
                 None => Vec::new(),
             };
-            let dtype = match (self.plan.scheme, &self.family) {
-                (Scheme::Bf16, _) => Some("bfloat16"),
-                (Scheme::Fp16, _) | (Scheme::BnbInt8, Some(_)) => Some("float16"),
-                _ => None,
-            };
+            let dtype = self.plan.scheme.rest(self.family.is_some()).map(Float::torch_name);
             let text = contents::config(config, &self.plan, &self.skip_modules(), &towers, dtype)?;
             texts.push(("config.json".to_owned(), text.into_bytes()));
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::block::{self, BLOCK_LEN, Block, Figures, Rules, SCRATCH_LEN, Scale, Scratch, element_width};
+use super::block::{self, BLOCK_LEN, Block, Figures, Rules, Scratch};
 use super::io_error;
 use super::journal::{Finished, Journal};
 use super::supply::{Readers, Supply};
@@ -22,9 +22,9 @@ use crate::checkpoint::{Checkpoint, TENSOR_LEN};
 use crate::error::{ConvertError, PlanError, Result};
 use crate::plan::{Fate, Output, Plan, TensorPlan};
 use crate::progress::{Progress, Stop};
-use crate::scheme::{PartKind, Scheme};
+use crate::scheme::PartKind;
 use crate::shard::{self, Seal, SealedFile};
-use crate::tensor::Dtype;
+use crate::tensor::{Float, element_count, element_len};
 use crate::threads;
 
 /// Memory of the process before any tensor is touched: code, headers of the checkpoint, plan, manifest.
@@ -58,9 +58,10 @@ impl Resources {
         // Records of plan and manifest: measured at 1 to 2 KiB a tensor, doubled while the manifest is written.
         let records = plan.totals().tensors * TENSOR_LEN;
         let scales = plan.tensors.iter().map(scale_memory).max().unwrap_or(0);
+        let (scratch, step) = (block::scratch_len(plan), block::largest_block(plan) * 8);
         let at = |lanes: usize, batch_len: u64| {
-            let lane = 2 * (batch_len + (batch_len >> 3) + BLOCK_LEN * 8) + 2 * scales;
-            BASE_LEN + records + threads as u64 * (SCRATCH_LEN + read_len) + lanes as u64 * lane
+            let lane = 2 * (batch_len + (batch_len >> 3) + step) + 2 * scales;
+            BASE_LEN + records + threads as u64 * (scratch + read_len) + lanes as u64 * lane
         };
         let mut lanes = plan.shards.len().clamp(1, threads.max(1));
         while lanes > 1 && at(lanes, MIN_BATCH_LEN) > budget {
@@ -133,7 +134,7 @@ struct Batch<'a> {
     done: Vec<Done>,
 }
 
-/// Row magnitudes found in a pass of their own, by tensor.
+/// Magnitudes of tiles that were found in a pass of their own, by tensor.
 type Known = HashMap<usize, Vec<u32>>;
 
 thread_local! {
@@ -248,25 +249,27 @@ impl<'a> Pipeline<'a> {
         Ok(Finished { seal, figures: figures.collect() })
     }
 
-    /// Magnitudes of rows that must be known before their codes: rows wider than a block, and weights whose
+    /// Magnitudes that must be known before the codes: of tiles that are wider than a block, and of weights whose
     /// scales lie before their codes in the shard. Their tensors are read twice.
     fn known_magnitudes(&self, pool: &rayon::ThreadPool, shard: usize) -> Result<Known> {
         let mut known = Known::new();
         for &(index, output) in &self.plan.shards[shard].outputs {
             let tensor = &self.plan.tensors[index];
             let codes = &tensor.outputs[output];
+            let Fate::Quantize { from, codec } = tensor.fate else { continue };
             let (_, columns) = tensor.rows_and_columns();
+            let tile = codec.tile(columns);
             let scales_first =
                 tensor.output(PartKind::Scales).is_some_and(|scales| scales.offset < codes.offset);
-            let per_row = matches!(self.plan.scheme, Scheme::BnbInt8 | Scheme::W8A8);
-            if codes.kind != PartKind::Codes || !per_row || !(scales_first || columns > BLOCK_LEN) {
+            let is_cut = tile.rows == 1 && tile.columns > BLOCK_LEN;
+            if codes.kind != PartKind::Codes || !(scales_first || is_cut) {
                 continue;
             }
             let steps: Vec<_> = tensor_steps(tensor, index, codes).collect();
             let found: Vec<_> = pool.install(|| {
                 let of_step = |step: &Step<'_>| {
-                    self.with_source(step, |block, scratch| {
-                        Ok((step.first, block::magnitudes(&self.rules, block, columns as usize, scratch)?))
+                    self.with_source(step, from, |block, scratch| {
+                        Ok((step.first, block::magnitudes(&self.rules, block, codec, scratch)?))
                     })
                 };
                 if steps.iter().any(|step| self.is_compressed(step)) {
@@ -275,13 +278,14 @@ impl<'a> Pipeline<'a> {
                     steps.par_iter().map(of_step).collect::<Result<_>>()
                 }
             })?;
-            let mut rows = vec![0; (tensor.shape[0]) as usize];
+            let mut tiles = vec![0; block::tile_count(tensor, codec)];
             for (first, magnitudes) in found {
-                for (row, magnitude) in rows.iter_mut().skip((first / columns) as usize).zip(magnitudes) {
-                    *row = magnitude.max(*row);
+                let at = block::tile_at(tensor, codec, first);
+                for (tile, magnitude) in tiles.iter_mut().skip(at).zip(magnitudes) {
+                    *tile = magnitude.max(*tile);
                 }
             }
-            known.insert(index, rows);
+            known.insert(index, tiles);
         }
         Ok(known)
     }
@@ -317,15 +321,8 @@ impl<'a> Pipeline<'a> {
         }
         let compute = |(step, out): (&Step<'_>, &mut [u8])| match step.output.kind {
             PartKind::Values | PartKind::Codes => self.compute_step(known, step, out),
-            PartKind::Format => {
-                out.fill(0);
-                Ok(Done::default())
-            }
-            PartKind::Shape => {
-                let shape = &self.plan.tensors[step.tensor].shape;
-                for (dim, out) in shape.iter().zip(out.as_chunks_mut::<8>().0) {
-                    *out = dim.to_le_bytes();
-                }
+            PartKind::Format | PartKind::Shape => {
+                out.copy_from_slice(&step.output.constant);
                 Ok(Done::default())
             }
             PartKind::Scales => Ok(Done::default()),
@@ -345,22 +342,23 @@ impl<'a> Pipeline<'a> {
 
     fn compute_step(&self, known: &Known, step: &Step<'_>, out: &mut [u8]) -> Result<Done> {
         let tensor = &self.plan.tensors[step.tensor];
-        if tensor.fate == Fate::Copy {
-            self.read(step, out)?;
-            return Ok(Done::default());
+        match tensor.fate {
+            Fate::Copy => {
+                self.read(step, out)?;
+                Ok(Done::default())
+            }
+            Fate::Cast { from, to } => self.with_source(step, from, |block, scratch| {
+                let figures = block::cast(&self.rules, block, to, scratch, out)?;
+                Ok(Done { figures, scales: Vec::new() })
+            }),
+            Fate::Quantize { from, codec } => self.with_source(step, from, |block, scratch| {
+                let mut scales = Vec::new();
+                let at = block::tile_at(tensor, codec, step.first);
+                let known = known.get(&step.tensor).and_then(|tiles| tiles.get(at..));
+                let figures = block::quantize(&self.rules, block, codec, known, scratch, out, &mut scales)?;
+                Ok(Done { figures, scales })
+            }),
         }
-        self.with_source(step, |block, scratch| {
-            let mut scales = Vec::new();
-            let figures = if tensor.fate == Fate::Cast {
-                block::cast(&self.rules, block, step.output.dtype, scratch, out)?
-            } else {
-                let (_, columns) = tensor.rows_and_columns();
-                let rows =
-                    known.get(&step.tensor).and_then(|rows| rows.get((step.first / columns) as usize..));
-                block::quantize(&self.rules, block, rows, scratch, out, &mut scales)?
-            };
-            Ok(Done { figures, scales })
-        })
     }
 
     /// Hashes and writes a computed batch in order, gathering scales until their turn comes.
@@ -380,9 +378,11 @@ impl<'a> Pipeline<'a> {
             entry.scales.extend_from_slice(&done.scales);
             if step.output.kind == PartKind::Scales {
                 let mut scales = std::mem::take(&mut entry.scales);
-                for magnitude in known.get(&step.tensor).into_iter().flatten() {
-                    let dtype = self.plan.tensors[step.tensor].dtype;
-                    Scale::of(self.plan.scheme, dtype, *magnitude).write(dtype, &mut scales);
+                if let Fate::Quantize { from, codec } = self.plan.tensors[step.tensor].fate {
+                    for magnitude in known.get(&step.tensor).into_iter().flatten() {
+                        let scale = codec.scale(from, f32::from_bits(*magnitude));
+                        codec.scale_type(from).write(scale.stored, &mut scales);
+                    }
                 }
                 file.write_all(&scales)?;
                 self.progress.advance(scales.len() as u64);
@@ -397,15 +397,16 @@ impl<'a> Pipeline<'a> {
     fn with_source<T>(
         &self,
         step: &Step<'_>,
+        from: Float,
         work: impl FnOnce(&Block<'_>, &mut Scratch) -> Result<T>,
     ) -> Result<T> {
         SCRATCH.with_borrow_mut(|scratch| {
             let tensor = &self.plan.tensors[step.tensor];
             let mut source = std::mem::take(&mut scratch.source);
-            source.resize(step.elements as usize * element_width(tensor.dtype), 0);
+            source.resize(step.elements as usize * from.byte_len(), 0);
             let outcome = self
                 .read(step, &mut source)
-                .and_then(|()| work(&Block { tensor, first: step.first, source: &source }, scratch));
+                .and_then(|()| work(&Block { tensor, from, first: step.first, source: &source }, scratch));
             scratch.source = source;
             outcome
         })
@@ -415,7 +416,10 @@ impl<'a> Pipeline<'a> {
         let tensor = &self.plan.tensors[step.tensor];
         let source = &self.checkpoint.tensors()[tensor.source];
         // Copies are counted in bytes, cut at multiples of every element's size.
-        let width = if tensor.fate == Fate::Copy { element_width(tensor.dtype) as u64 } else { 1 };
+        let width = match tensor.fate {
+            Fate::Copy => element_len(tensor.dtype).unwrap_or(1),
+            Fate::Cast { .. } | Fate::Quantize { .. } => 1,
+        };
         self.checkpoint.read(source, step.first / width, bytes)
     }
 }
@@ -439,31 +443,33 @@ fn tensor_steps<'a>(
     index: usize,
     output: &'a Output,
 ) -> impl Iterator<Item = Step<'a>> + use<'a> {
-    let whole = matches!(output.kind, PartKind::Scales | PartKind::Format | PartKind::Shape);
-    let bytes = output.kind == PartKind::Values && tensor.fate == Fate::Copy;
-    let total = if whole {
-        1
-    } else if bytes {
-        output.byte_len
-    } else {
-        output.shape.iter().product::<u64>()
-            * if output.dtype == Dtype::I32 && output.kind == PartKind::Codes { 4 } else { 1 }
+    let elements = element_count(&tensor.shape).unwrap_or(u64::MAX);
+    let total = match (output.kind, tensor.fate) {
+        (PartKind::Scales | PartKind::Format | PartKind::Shape, _) => 1,
+        (PartKind::Values, Fate::Copy) => output.byte_len,
+        (PartKind::Values | PartKind::Codes, _) => elements,
     };
     let mut first = 0;
     std::iter::from_fn(move || {
         if first >= total {
             return None;
         }
-        let (elements, byte_len) = if whole {
+        let (elements, byte_len) = match (output.kind, tensor.fate) {
             // Scales get their bytes when they are written; they are known only then.
-            (1, if output.kind == PartKind::Scales { 0 } else { output.byte_len })
-        } else if bytes {
-            let len = (total - first).min(BLOCK_LEN * 4);
-            (len, len)
-        } else {
-            let elements = block::block_elements(tensor, first, total);
-            let width = if output.kind == PartKind::Codes { 1 } else { element_width(output.dtype) as u64 };
-            (elements, elements * width)
+            (PartKind::Scales, _) => (1, 0),
+            (PartKind::Format | PartKind::Shape, _) => (1, output.byte_len),
+            (PartKind::Values | PartKind::Codes, Fate::Copy) => {
+                let len = (total - first).min(BLOCK_LEN * 4);
+                (len, len)
+            }
+            (PartKind::Values | PartKind::Codes, Fate::Cast { to, .. }) => {
+                let elements = block::block_elements(tensor, first, total);
+                (elements, elements * to.byte_len() as u64)
+            }
+            (PartKind::Values | PartKind::Codes, Fate::Quantize { codec, .. }) => {
+                let elements = block::block_elements(tensor, first, total);
+                (elements, elements * codec.code_bits() / 8)
+            }
         };
         let step = Step { tensor: index, output, first, elements, byte_len: byte_len as usize };
         first += elements;

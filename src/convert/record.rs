@@ -17,8 +17,7 @@ use crate::manifest::{
 };
 use crate::names::{BundlePath, Commit, HubId, Line, Word};
 use crate::plan::Fate;
-use crate::scheme::{PartKind, Scheme};
-use crate::tensor::Dtype;
+use crate::scheme::PartKind;
 
 impl Conversion {
     /// The manifest, not yet sealed by its own field. `copied`: records of the copied files; `digests`: of files of weights,
@@ -117,7 +116,7 @@ impl Conversion {
             for output in &tensor.outputs {
                 let start = heads[output.shard] + output.offset;
                 let measured = self.options.stats
-                    && tensor.fate != Fate::Copy
+                    && !matches!(tensor.fate, Fate::Copy)
                     && matches!(output.kind, PartKind::Codes | PartKind::Values);
                 records.push(TensorRecord {
                     name: output.name.clone(),
@@ -128,7 +127,7 @@ impl Conversion {
                     range: [start, start + output.byte_len],
                     source: tensor.name.clone(),
                     source_dtype: tensor.dtype,
-                    arithmetic: checked(arithmetic(tensor.fate, self.plan.scheme, output.dtype))?,
+                    arithmetic: checked(tensor.fate.arithmetic())?,
                     error: measured.then(|| ErrorFigures {
                         sqnr_db: figures.moments.sqnr_db(),
                         max_abs_error: figures.moments.max_error,
@@ -142,17 +141,5 @@ impl Conversion {
             }
         }
         Ok(records)
-    }
-}
-
-/// The arithmetic of a stored tensor by its name in schemes.md.
-fn arithmetic(fate: Fate, scheme: Scheme, dtype: Dtype) -> &'static str {
-    match (fate, scheme, dtype) {
-        (Fate::Copy, _, _) => "copy",
-        (Fate::Cast, _, Dtype::F16) => "round-f16",
-        (Fate::Cast, _, _) => "round-bf16",
-        (Fate::Quantize, Scheme::BnbInt8, _) => "int8-row-absmax",
-        (Fate::Quantize, Scheme::W8A16, _) => "int8-group128-absmax",
-        (Fate::Quantize, _, _) => "int8-channel-absmax",
     }
 }

@@ -150,7 +150,6 @@ impl Conversion {
         progress.begin(Stage::Tensors, self.plan.totals().bytes);
         let rules = block::Rules {
             isa: self.options.isa,
-            scheme: self.plan.scheme,
             on_overflow: self.options.on_overflow,
             stats: self.options.stats,
         };

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rayon::ThreadPool;
 
-use super::block::{self, BLOCK_LEN, Block, Rules, Scratch, element_width};
+use super::block::{self, BLOCK_LEN, Block, Rules, Scratch};
 use super::pipeline::{self, Pipeline, Resources};
 use super::supply::Present;
 use super::{Options, io_error};
@@ -23,7 +23,7 @@ use crate::plan::{Fate, Plan, Recipe, TensorPlan};
 use crate::progress::{Progress, Stop};
 use crate::scheme::Scheme;
 use crate::shard::{Seal, SealedFile};
-use crate::tensor::{Dtype, element_count, is_castable};
+use crate::tensor::{Dtype, Float, element_count, element_len};
 use crate::torch_zip::{self, NewStorage, NewTensor};
 
 /// A tower whose weights are written anew.
@@ -167,7 +167,7 @@ impl Rewrite {
         out: &mut dyn Write,
         (progress, stop): (&dyn Progress, &Stop),
     ) -> Result<(), Failed> {
-        let width = element_width(source.run.dtype);
+        let width = element_len(source.run.dtype).unwrap_or(1) as usize;
         let (mut bytes, mut cast) = (Vec::new(), Vec::new());
         let mut first = 0;
         while first < source.len() {
@@ -177,10 +177,10 @@ impl Rewrite {
             let count = (source.len() - first).min(BLOCK_LEN);
             bytes.resize(count as usize * width, 0);
             self.weights.read(&source.run, first, &mut bytes)?;
-            let made = if source.plan.fate == Fate::Cast {
-                cast.resize(count as usize * element_width(source.dtype), 0);
-                let block = Block { tensor: &source.plan, first, source: &bytes };
-                block::cast(rules, &block, source.dtype, scratch, &mut cast)?;
+            let made = if let Fate::Cast { from, to } = source.plan.fate {
+                cast.resize(count as usize * to.byte_len(), 0);
+                let block = Block { tensor: &source.plan, from, first, source: &bytes };
+                block::cast(rules, &block, to, scratch, &mut cast)?;
                 &cast
             } else {
                 &bytes
@@ -195,15 +195,15 @@ impl Rewrite {
 
 /// What a tower is cast with.
 pub(super) fn rules(options: &Options) -> Rules {
-    Rules { isa: options.isa, scheme: Scheme::Fp16, on_overflow: options.on_overflow, stats: false }
+    Rules { isa: options.isa, on_overflow: options.on_overflow, stats: false }
 }
 
 fn recipe() -> Recipe {
     Recipe {
-        scheme: Scheme::Fp16,
+        scheme: Scheme::FP16,
         ignore: Vec::new(),
         family: None,
-        rest: Some(Dtype::F16),
+        rest: Some(Float::F16),
         max_shard_len: u64::MAX,
         together: false,
     }
@@ -215,19 +215,23 @@ impl Source {
     }
 
     fn byte_len(&self) -> u64 {
-        self.len().saturating_mul(element_width(self.dtype) as u64)
+        self.len().saturating_mul(element_len(self.dtype).unwrap_or(1))
     }
 
     /// A run of elements of `tensor`'s storage, or all of the tensor.
     fn new(tensor: &SourceTensor, run: SourceTensor) -> Option<Self> {
-        let dtype = if is_castable(tensor.dtype) { Dtype::F16 } else { tensor.dtype };
+        let fate = match Float::of(tensor.dtype) {
+            Some(from) if from != Float::F16 => Fate::Cast { from, to: Float::F16 },
+            _ => Fate::Copy,
+        };
+        let dtype = if let Fate::Cast { to, .. } = fate { to.dtype() } else { tensor.dtype };
         torch_zip::storage_class(dtype)?;
         let plan = TensorPlan {
             name: tensor.name.clone(),
             source: 0,
             dtype: tensor.dtype,
             shape: run.shape.clone(),
-            fate: if dtype == tensor.dtype { Fate::Copy } else { Fate::Cast },
+            fate,
             skip: None,
             outputs: Vec::new(),
         };
@@ -296,7 +300,7 @@ fn shared_run(group: &[&SourceTensor]) -> Option<(SourceTensor, u64)> {
     let storage = first.view.as_deref()?.storage;
     let run = SourceTensor {
         shape: vec![len],
-        byte_len: len * element_width(first.dtype) as u64,
+        byte_len: len * element_len(first.dtype).unwrap_or(1),
         view: Some(Box::new(View { storage, start: low, strides: vec![1], is_contiguous: true })),
         ..first.clone()
     };

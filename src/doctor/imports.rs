@@ -4,7 +4,7 @@ use super::Finding;
 use crate::devices::Devices;
 use crate::manifest::Manifest;
 use crate::python::{Imports, Python};
-use crate::scheme::Scheme;
+use crate::scheme::Layout;
 
 /// Module of MGM's own loader, which is all that its users call.
 const MGM_LOADER: &str = "mgm.model.builder";
@@ -78,7 +78,7 @@ pub fn int8_without_gpu(
     devices: &Devices,
     imports: Option<&Imports>,
 ) -> Option<Finding> {
-    let is_int8 = !manifest.model.facts.is_null() && manifest.scheme.name == Scheme::BnbInt8;
+    let is_int8 = !manifest.model.facts.is_null() && manifest.scheme.name.layout() == Some(Layout::Bnb);
     let seen = imports.and_then(|imports| imports.cuda);
     let is_there = seen.unwrap_or(!devices.gpus.is_empty());
     (is_int8 && !is_there).then(|| Finding {

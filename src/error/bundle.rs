@@ -7,6 +7,7 @@ use super::io::help_for;
 use crate::digest::Digest;
 use crate::mention;
 use crate::size::counted;
+use crate::tensor::Dtype;
 
 /// A bundle could not be opened, checked or released.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,16 @@ pub enum BundleError {
         /// What is different.
         why: String,
     },
+    /// Values were asked for of a tensor that has none: it holds integers, or a type that is not decoded.
+    #[error("tensor `{tensor}` holds {dtype:?}, which are no floating values")]
+    NoValues {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: Dtype,
+    },
     /// The folder of a release holds something already.
     #[error("the folder for the release is not empty")]
     OutputNotEmpty {
@@ -88,6 +99,7 @@ impl Explain for BundleError {
             | BundleError::Digest { path, .. }
             | BundleError::Replaced { path }
             | BundleError::OtherCheckpoint { path, .. }
+            | BundleError::NoValues { path, .. }
             | BundleError::Io { path, .. } => Some(path.display().to_string()),
             BundleError::PartTooSmall { .. } => None,
         }
@@ -97,6 +109,9 @@ impl Explain for BundleError {
         match self {
             BundleError::NotABundle { why, .. } | BundleError::OtherCheckpoint { why, .. } => {
                 Some(why.clone())
+            }
+            BundleError::NoValues { .. } => {
+                Some("its bytes are stored as they were in the checkpoint".into())
             }
             BundleError::Io { cause, .. } => Some(cause.to_string()),
             BundleError::Broken { .. } => Some("only a bundle that verifies is released or loaded".into()),
@@ -129,6 +144,7 @@ impl Explain for BundleError {
             }
             BundleError::Replaced { .. } => Some("run the command again".into()),
             BundleError::OtherCheckpoint { .. } => Some("give the checkpoint that was converted".into()),
+            BundleError::NoValues { .. } => Some("read its bytes".into()),
             BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with ‹output›".into()),
             BundleError::PartTooSmall { .. } => Some("give a larger ‹part_size›".into()),
             BundleError::Io { cause, .. } => help_for(cause),

@@ -42,7 +42,7 @@ pub enum ConvertError {
         /// Flat index, from 0.
         element: u64,
         /// The output type.
-        dtype: &'static str,
+        dtype: String,
     },
     /// The user asked to stop.
     #[error("interrupted")]

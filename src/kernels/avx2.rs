@@ -14,15 +14,15 @@ use std::arch::x86_64::{
 };
 
 use super::{Moments, lanes};
-use crate::tensor::Dtype;
+use crate::tensor::Float;
 
 /// Codes made at a time: one vector of bytes.
 const RUN: usize = 32;
 
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn widen(dtype: Dtype, source: &[u8], row: &mut [f32]) {
-    if dtype != Dtype::F16 {
-        return lanes::widen(dtype, source, row);
+pub(super) fn widen(float: Float, source: &[u8], row: &mut [f32]) {
+    if float != Float::F16 {
+        return lanes::widen(float, source, row);
     }
     let len = row.len().min(source.len() / 2);
     let (runs, rest) = row[..len].as_chunks_mut::<8>();
@@ -33,7 +33,7 @@ pub(super) fn widen(dtype: Dtype, source: &[u8], row: &mut [f32]) {
             _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(bytes.as_ptr().cast())))
         };
     }
-    lanes::widen(dtype, rest_halves, rest);
+    lanes::widen(float, rest_halves, rest);
 }
 
 #[target_feature(enable = "avx2,f16c")]
@@ -54,9 +54,9 @@ pub(super) fn magnitude(row: &[f32]) -> u32 {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn narrow(dtype: Dtype, row: &[f32], out: &mut [u8]) {
-    if dtype != Dtype::F16 {
-        return lanes::narrow(dtype, row, out);
+pub(super) fn narrow(float: Float, row: &[f32], out: &mut [u8]) {
+    if float != Float::F16 {
+        return lanes::narrow(float, row, out);
     }
     let len = row.len().min(out.len() / 2);
     let (runs, rest) = row[..len].as_chunks::<8>();
@@ -65,14 +65,14 @@ pub(super) fn narrow(dtype: Dtype, row: &[f32], out: &mut [u8]) {
         let row = load(values);
         if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(row, row)) != 0 {
             // The instruction keeps a NaN's payload; here NaNs have none.
-            lanes::narrow(dtype, values, bytes);
+            lanes::narrow(float, values, bytes);
             continue;
         }
         let narrowed = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(row);
         // SAFETY: 16 bytes are written, which is what the array holds.
         unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast::<__m128i>(), narrowed) };
     }
-    lanes::narrow(dtype, rest, rest_halves);
+    lanes::narrow(float, rest, rest_halves);
 }
 
 #[target_feature(enable = "avx2,f16c")]
@@ -92,18 +92,18 @@ pub(super) fn quantize_f16(row: &[f32], factor: f32, codes: &mut [u8]) {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn divide(dtype: Dtype, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
-    match dtype {
-        Dtype::BF16 => divide_as(dtype, row, scale, codes, |x| round_bf16(x)),
-        Dtype::F16 => divide_as(dtype, row, scale, codes, |x| round_f16(x)),
-        _ => divide_as(dtype, row, scale, codes, |x| x),
+pub(super) fn divide(float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+    match float {
+        Float::BF16 => divide_as(float, row, scale, codes, |x| round_bf16(x)),
+        Float::F16 => divide_as(float, row, scale, codes, |x| round_f16(x)),
+        Float::F32 | Float::F64 => divide_as(float, row, scale, codes, |x| x),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn divide_as(
-    dtype: Dtype,
+    float: Float,
     row: &[f32],
     scale: f32,
     codes: &mut [u8],
@@ -131,7 +131,7 @@ fn divide_as(
         }
         clamped += integers(counts).into_iter().map(|count| u64::from(count.cast_unsigned())).sum::<u64>();
     }
-    clamped + lanes::divide(dtype, rest, scale, rest_codes)
+    clamped + lanes::divide(float, rest, scale, rest_codes)
 }
 
 #[target_feature(enable = "avx2,f16c")]
@@ -140,8 +140,13 @@ pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn zeros(dtype: Dtype, bytes: &[u8]) -> u64 {
-    lanes::zeros(dtype, bytes)
+pub(super) fn zeros(float: Float, bytes: &[u8]) -> u64 {
+    lanes::zeros(float, bytes)
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn zero_codes(codes: &[u8], mask: u8) -> u64 {
+    lanes::zero_codes(codes, mask)
 }
 
 #[target_feature(enable = "avx2,f16c")]

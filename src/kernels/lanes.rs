@@ -4,7 +4,7 @@
 //! conversions, reductions in lanes. Equality with `scalar.rs` is tested over every length and special value.
 
 use super::{Moments, SUM_BLOCK, SUM_LANES};
-use crate::tensor::Dtype;
+use crate::tensor::Float;
 
 /// Adding and taking away 1.5 * 2^23 rounds to an integer, half to even, for |x| < 2^22; the sum's low byte
 /// is that integer in two's complement.
@@ -14,29 +14,28 @@ const ROUNDER: f32 = 12_582_912.0;
 const ZERO_RUN: usize = 224;
 
 #[inline(always)]
-pub(super) fn widen(dtype: Dtype, source: &[u8], row: &mut [f32]) {
-    match dtype {
-        Dtype::BF16 => {
+pub(super) fn widen(float: Float, source: &[u8], row: &mut [f32]) {
+    match float {
+        Float::BF16 => {
             for (bytes, out) in source.as_chunks::<2>().0.iter().zip(row) {
                 *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
             }
         }
-        Dtype::F16 => {
+        Float::F16 => {
             for (bytes, out) in source.as_chunks::<2>().0.iter().zip(row) {
                 *out = widen_f16(u16::from_le_bytes(*bytes));
             }
         }
-        Dtype::F32 => {
+        Float::F32 => {
             for (bytes, out) in source.as_chunks::<4>().0.iter().zip(row) {
                 *out = f32::from_le_bytes(*bytes);
             }
         }
-        Dtype::F64 => {
+        Float::F64 => {
             for (bytes, out) in source.as_chunks::<8>().0.iter().zip(row) {
                 *out = f64::from_le_bytes(*bytes) as f32;
             }
         }
-        _ => row.fill(f32::NAN),
     }
 }
 
@@ -66,21 +65,26 @@ pub(super) fn magnitude(row: &[f32]) -> u32 {
 }
 
 #[inline(always)]
-pub(super) fn narrow(dtype: Dtype, row: &[f32], out: &mut [u8]) {
-    match dtype {
-        Dtype::F16 => {
+pub(super) fn narrow(float: Float, row: &[f32], out: &mut [u8]) {
+    match float {
+        Float::F16 => {
             for (value, bytes) in row.iter().zip(out.as_chunks_mut::<2>().0) {
                 *bytes = narrow_f16(*value).to_le_bytes();
             }
         }
-        Dtype::BF16 => {
+        Float::BF16 => {
             for (value, bytes) in row.iter().zip(out.as_chunks_mut::<2>().0) {
                 *bytes = narrow_bf16(*value).to_le_bytes();
             }
         }
-        _ => {
+        Float::F32 => {
             for (value, bytes) in row.iter().zip(out.as_chunks_mut::<4>().0) {
                 *bytes = value.to_le_bytes();
+            }
+        }
+        Float::F64 => {
+            for (value, bytes) in row.iter().zip(out.as_chunks_mut::<8>().0) {
+                *bytes = f64::from(*value).to_le_bytes();
             }
         }
     }
@@ -129,11 +133,11 @@ fn round_f16(value: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn divide(dtype: Dtype, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
-    match dtype {
-        Dtype::BF16 => divide_as(row, scale, codes, |x| f32::from_bits(u32::from(narrow_bf16(x)) << 16)),
-        Dtype::F16 => divide_as(row, scale, codes, |x| widen_f16(narrow_f16(x))),
-        _ => divide_as(row, scale, codes, |x| x),
+pub(super) fn divide(float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+    match float {
+        Float::BF16 => divide_as(row, scale, codes, |x| f32::from_bits(u32::from(narrow_bf16(x)) << 16)),
+        Float::F16 => divide_as(row, scale, codes, |x| widen_f16(narrow_f16(x))),
+        Float::F32 | Float::F64 => divide_as(row, scale, codes, |x| x),
     }
 }
 
@@ -163,20 +167,23 @@ pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn zeros(dtype: Dtype, bytes: &[u8]) -> u64 {
-    match dtype {
-        Dtype::I8 => zeros_of(bytes, |byte: u8| byte == 0),
-        Dtype::F16 | Dtype::BF16 => {
+pub(super) fn zeros(float: Float, bytes: &[u8]) -> u64 {
+    match float {
+        Float::F16 | Float::BF16 => {
             zeros_of(bytes.as_chunks::<2>().0, |bytes| u16::from_le_bytes(bytes) & 0x7fff == 0)
         }
-        Dtype::F32 => {
+        Float::F32 => {
             zeros_of(bytes.as_chunks::<4>().0, |bytes| u32::from_le_bytes(bytes) & 0x7fff_ffff == 0)
         }
-        Dtype::F64 => {
+        Float::F64 => {
             zeros_of(bytes.as_chunks::<8>().0, |bytes| u64::from_le_bytes(bytes) & (u64::MAX >> 1) == 0)
         }
-        _ => 0,
     }
+}
+
+#[inline(always)]
+pub(super) fn zero_codes(codes: &[u8], mask: u8) -> u64 {
+    zeros_of(codes, |code: u8| code & mask == 0)
 }
 
 #[inline(always)]

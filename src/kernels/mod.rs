@@ -13,7 +13,7 @@ mod scalar;
 
 use std::fmt;
 
-use crate::tensor::Dtype;
+use crate::tensor::Float;
 
 /// Lanes of the sums behind the error figures; part of the format (the figures are sealed).
 pub const SUM_LANES: usize = 16;
@@ -66,17 +66,17 @@ impl Isa {
         }
     }
 
-    /// Widens little-endian elements of `dtype` (F64, F32, F16, BF16) to f32.
+    /// Widens little-endian elements to f32.
     ///
-    /// `source`: `row.len()` elements. F64 rounds to nearest even. NaN stays NaN. Other types give NaN.
-    pub fn widen(self, dtype: Dtype, source: &[u8], row: &mut [f32]) {
+    /// `source`: `row.len()` elements. F64 rounds to nearest even. NaN stays NaN.
+    pub fn widen(self, float: Float, source: &[u8], row: &mut [f32]) {
         match self.0 {
-            Kind::Scalar => scalar::widen(dtype, source, row),
-            Kind::Portable => lanes::widen(dtype, source, row),
+            Kind::Scalar => scalar::widen(float, source, row),
+            Kind::Portable => lanes::widen(float, source, row),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind is made only where the CPU was found to have AVX2 and F16C.
             #[allow(unsafe_code)]
-            Kind::Avx2 => unsafe { avx2::widen(dtype, source, row) },
+            Kind::Avx2 => unsafe { avx2::widen(float, source, row) },
         }
     }
 
@@ -93,18 +93,18 @@ impl Isa {
         }
     }
 
-    /// Rounds each value to nearest even in F16 or BF16, or copies it as F32; little-endian.
+    /// Rounds each value to nearest even in `float`, little-endian. F32 and F64 hold each as it is.
     ///
-    /// `out`: `row.len()` elements of `dtype`. Overflow gives infinity. A NaN becomes the quiet NaN without
+    /// `out`: `row.len()` elements of `float`. Overflow gives infinity. A NaN becomes the quiet NaN without
     /// payload of its sign, whatever its bits were.
-    pub fn narrow(self, dtype: Dtype, row: &[f32], out: &mut [u8]) {
+    pub fn narrow(self, float: Float, row: &[f32], out: &mut [u8]) {
         match self.0 {
-            Kind::Scalar => scalar::narrow(dtype, row, out),
-            Kind::Portable => lanes::narrow(dtype, row, out),
+            Kind::Scalar => scalar::narrow(float, row, out),
+            Kind::Portable => lanes::narrow(float, row, out),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as in `widen`.
             #[allow(unsafe_code)]
-            Kind::Avx2 => unsafe { avx2::narrow(dtype, row, out) },
+            Kind::Avx2 => unsafe { avx2::narrow(float, row, out) },
         }
     }
 
@@ -124,19 +124,19 @@ impl Isa {
         }
     }
 
-    /// Divides by `scale`, rounds the quotient to `dtype` (BF16, F16; F32 keeps it), clamps to -128..=127 and
+    /// Divides by `scale`, rounds the quotient to `float` (F32 and F64 keep it), clamps to -128..=127 and
     /// rounds half to even. Returns how many quotients were clamped.
     ///
     /// `scale` is finite and not 0, and so is every value; `codes[i]` is the two's complement byte.
     /// Source: compressed-tensors 0.20.0, `quantization/lifecycle/forward.py`, run on CPU.
-    pub fn divide(self, dtype: Dtype, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+    pub fn divide(self, float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
         match self.0 {
-            Kind::Scalar => scalar::divide(dtype, row, scale, codes),
-            Kind::Portable => lanes::divide(dtype, row, scale, codes),
+            Kind::Scalar => scalar::divide(float, row, scale, codes),
+            Kind::Portable => lanes::divide(float, row, scale, codes),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as in `widen`.
             #[allow(unsafe_code)]
-            Kind::Avx2 => unsafe { avx2::divide(dtype, row, scale, codes) },
+            Kind::Avx2 => unsafe { avx2::divide(float, row, scale, codes) },
         }
     }
 
@@ -152,16 +152,27 @@ impl Isa {
         }
     }
 
-    /// How many elements are 0, of either sign. `bytes`: little-endian elements of F16, BF16, F32, F64 or I8; other types
-    /// give 0.
-    pub fn zeros(self, dtype: Dtype, bytes: &[u8]) -> u64 {
+    /// How many elements are 0, of either sign. `bytes`: little-endian elements.
+    pub fn zeros(self, float: Float, bytes: &[u8]) -> u64 {
         match self.0 {
-            Kind::Scalar => scalar::zeros(dtype, bytes),
-            Kind::Portable => lanes::zeros(dtype, bytes),
+            Kind::Scalar => scalar::zeros(float, bytes),
+            Kind::Portable => lanes::zeros(float, bytes),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as in `widen`.
             #[allow(unsafe_code)]
-            Kind::Avx2 => unsafe { avx2::zeros(dtype, bytes) },
+            Kind::Avx2 => unsafe { avx2::zeros(float, bytes) },
+        }
+    }
+
+    /// How many codes of one byte are 0 where `mask` has ones: all bits of an integer, all but the sign of a float.
+    pub fn zero_codes(self, codes: &[u8], mask: u8) -> u64 {
+        match self.0 {
+            Kind::Scalar => scalar::zero_codes(codes, mask),
+            Kind::Portable => lanes::zero_codes(codes, mask),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `widen`.
+            #[allow(unsafe_code)]
+            Kind::Avx2 => unsafe { avx2::zero_codes(codes, mask) },
         }
     }
 
@@ -308,7 +319,7 @@ mod tests {
         let source: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         for isa in Isa::all() {
             let mut row = vec![0f32; 1 << 16];
-            isa.widen(Dtype::F16, &source, &mut row);
+            isa.widen(Float::F16, &source, &mut row);
             for (code, value) in (0..=u16::MAX).zip(&row) {
                 let (sign, exponent, mantissa) = (code >> 15, (code >> 10) & 31, f64::from(code & 1023));
                 let magnitude = match exponent {
@@ -331,15 +342,17 @@ mod tests {
     #[test]
     fn every_zero_is_counted() {
         for isa in Isa::all() {
-            for dtype in [Dtype::I8, Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64] {
-                let width = (dtype.bitsize() / 8).max(1);
-                let mut bytes = vec![0; 3000 * width];
-                assert_eq!(isa.zeros(dtype, &bytes), 3000, "{isa:?} {dtype:?}");
+            for float in [Float::F16, Float::BF16, Float::F32, Float::F64] {
+                let mut bytes = vec![0; 3000 * float.byte_len()];
+                assert_eq!(isa.zeros(float, &bytes), 3000, "{isa:?} {float:?}");
                 bytes[0] = 1;
-                bytes[3000 * width - 1] = 0x80;
-                let left = if dtype == Dtype::I8 { 2998 } else { 2999 };
-                assert_eq!(isa.zeros(dtype, &bytes), left, "{isa:?} {dtype:?}");
+                bytes[3000 * float.byte_len() - 1] = 0x80;
+                assert_eq!(isa.zeros(float, &bytes), 2999, "{isa:?} {float:?}");
             }
+            let mut codes = vec![0; 3000];
+            (codes[0], codes[2999]) = (1, 0x80);
+            assert_eq!(isa.zero_codes(&codes, 0xff), 2998, "{isa:?}");
+            assert_eq!(isa.zero_codes(&codes, 0x7f), 2999, "{isa:?}");
         }
     }
 
@@ -356,12 +369,12 @@ mod tests {
                 -0.0,
             ];
             let mut out = [0u8; 14];
-            isa.narrow(Dtype::F16, &row, &mut out);
+            isa.narrow(Float::F16, &row, &mut out);
             let codes: Vec<u16> = out.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
             assert_eq!(codes, [0x7bff, 0x7bff, 0x7c00, 0xfc00, 0, 1, 0x8000], "{isa:?}");
             let row = [f32::MAX, f32::from_bits(0x7f80_0001), f32::from_bits(0x7fff_ffff), -f32::MAX];
             let mut out = [0u8; 8];
-            isa.narrow(Dtype::BF16, &row, &mut out);
+            isa.narrow(Float::BF16, &row, &mut out);
             let codes: Vec<u16> = out.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
             assert_eq!(codes, [0x7f80, 0x7fc0, 0x7fc0, 0xff80], "{isa:?}");
         }
@@ -380,24 +393,26 @@ mod tests {
             let finite: Vec<f32> = row.iter().map(|v| if v.is_finite() { *v } else { 0.5 }).collect();
             let largest = f32::from_bits(reference.magnitude(&finite));
             for isa in Isa::all() {
-                let mut narrowed = [vec![0u8; row.len() * 4], vec![0u8; row.len() * 4]];
-                for dtype in [Dtype::F16, Dtype::BF16, Dtype::F32] {
-                    isa.narrow(dtype, &row, &mut narrowed[0]);
-                    reference.narrow(dtype, &row, &mut narrowed[1]);
+                let mut narrowed = [vec![0u8; row.len() * 8], vec![0u8; row.len() * 8]];
+                for float in [Float::F16, Float::BF16, Float::F32, Float::F64] {
+                    isa.narrow(float, &row, &mut narrowed[0]);
+                    reference.narrow(float, &row, &mut narrowed[1]);
                     prop_assert_eq!(&narrowed[0], &narrowed[1]);
-                    prop_assert_eq!(isa.zeros(dtype, &narrowed[0]), reference.zeros(dtype, &narrowed[0]));
+                    prop_assert_eq!(isa.zeros(float, &narrowed[0]), reference.zeros(float, &narrowed[0]));
                     let mut widened = [vec![0f32; row.len()], vec![0f32; row.len()]];
-                    isa.widen(dtype, &narrowed[0], &mut widened[0]);
-                    reference.widen(dtype, &narrowed[0], &mut widened[1]);
+                    isa.widen(float, &narrowed[0], &mut widened[0]);
+                    reference.widen(float, &narrowed[0], &mut widened[1]);
                     prop_assert_eq!(bits(&widened[0]), bits(&widened[1]));
                 }
                 let mut widened = [vec![0f32; row.len()], vec![0f32; row.len()]];
-                isa.widen(Dtype::F64, &wide, &mut widened[0]);
-                reference.widen(Dtype::F64, &wide, &mut widened[1]);
+                isa.widen(Float::F64, &wide, &mut widened[0]);
+                reference.widen(Float::F64, &wide, &mut widened[1]);
                 prop_assert_eq!(bits(&widened[0]), bits(&widened[1]));
                 prop_assert_eq!(isa.magnitude(&row), reference.magnitude(&row));
-                prop_assert_eq!(isa.zeros(Dtype::F64, &wide), reference.zeros(Dtype::F64, &wide));
-                prop_assert_eq!(isa.zeros(Dtype::I8, &wide), reference.zeros(Dtype::I8, &wide));
+                prop_assert_eq!(isa.zeros(Float::F64, &wide), reference.zeros(Float::F64, &wide));
+                for mask in [0xff, 0x7f] {
+                    prop_assert_eq!(isa.zero_codes(&wide, mask), reference.zero_codes(&wide, mask));
+                }
 
                 let mut codes = [vec![0u8; row.len()], vec![0u8; row.len()]];
                 let within: Vec<f32> = finite.iter().map(|v| v.clamp(-65504.0, 65504.0)).collect();
@@ -406,9 +421,9 @@ mod tests {
                 isa.quantize_f16(&within, factor, &mut codes[0]);
                 reference.quantize_f16(&within, factor, &mut codes[1]);
                 prop_assert_eq!(&codes[0], &codes[1]);
-                for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
-                    let clamped = isa.divide(dtype, &finite, step, &mut codes[0]);
-                    prop_assert_eq!(clamped, reference.divide(dtype, &finite, step, &mut codes[1]));
+                for float in [Float::BF16, Float::F16, Float::F32] {
+                    let clamped = isa.divide(float, &finite, step, &mut codes[0]);
+                    prop_assert_eq!(clamped, reference.divide(float, &finite, step, &mut codes[1]));
                     prop_assert_eq!(&codes[0], &codes[1]);
                 }
                 let mut decoded = [vec![0f32; row.len()], vec![0f32; row.len()]];

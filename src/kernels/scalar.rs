@@ -3,32 +3,31 @@
 use half::{bf16, f16};
 
 use super::{Moments, SUM_BLOCK, SUM_LANES};
-use crate::tensor::Dtype;
+use crate::tensor::Float;
 
 /// Widens little-endian elements to f32. F64 rounds to nearest even; a NaN becomes quiet.
-pub(super) fn widen(dtype: Dtype, source: &[u8], row: &mut [f32]) {
-    match dtype {
-        Dtype::BF16 => {
+pub(super) fn widen(float: Float, source: &[u8], row: &mut [f32]) {
+    match float {
+        Float::BF16 => {
             for (bytes, out) in source.as_chunks::<2>().0.iter().zip(row) {
                 *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
             }
         }
-        Dtype::F16 => {
+        Float::F16 => {
             for (bytes, out) in source.as_chunks::<2>().0.iter().zip(row) {
                 *out = f16::from_le_bytes(*bytes).to_f32_const();
             }
         }
-        Dtype::F32 => {
+        Float::F32 => {
             for (bytes, out) in source.as_chunks::<4>().0.iter().zip(row) {
                 *out = f32::from_le_bytes(*bytes);
             }
         }
-        Dtype::F64 => {
+        Float::F64 => {
             for (bytes, out) in source.as_chunks::<8>().0.iter().zip(row) {
                 *out = f64::from_le_bytes(*bytes) as f32;
             }
         }
-        _ => row.fill(f32::NAN),
     }
 }
 
@@ -41,24 +40,29 @@ pub(super) fn magnitude(row: &[f32]) -> u32 {
     largest
 }
 
-/// Rounds each value to nearest even in `dtype` (F16, BF16) or copies it (F32), little-endian.
-pub(super) fn narrow(dtype: Dtype, row: &[f32], out: &mut [u8]) {
-    match dtype {
-        Dtype::F16 => {
+/// Rounds each value to nearest even in `float`, little-endian; F32 and F64 hold each as it is.
+pub(super) fn narrow(float: Float, row: &[f32], out: &mut [u8]) {
+    match float {
+        Float::F16 => {
             for (value, bytes) in row.iter().zip(out.as_chunks_mut::<2>().0) {
                 let narrowed = f16::from_f32_const(*value);
                 *bytes = if value.is_nan() { quiet(*value, 0x7e00) } else { narrowed.to_le_bytes() };
             }
         }
-        Dtype::BF16 => {
+        Float::BF16 => {
             for (value, bytes) in row.iter().zip(out.as_chunks_mut::<2>().0) {
                 let narrowed = bf16::from_f32(*value);
                 *bytes = if value.is_nan() { quiet(*value, 0x7fc0) } else { narrowed.to_le_bytes() };
             }
         }
-        _ => {
+        Float::F32 => {
             for (value, bytes) in row.iter().zip(out.as_chunks_mut::<4>().0) {
                 *bytes = value.to_le_bytes();
+            }
+        }
+        Float::F64 => {
+            for (value, bytes) in row.iter().zip(out.as_chunks_mut::<8>().0) {
+                *bytes = f64::from(*value).to_le_bytes();
             }
         }
     }
@@ -81,15 +85,15 @@ pub(super) fn quantize_f16(row: &[f32], factor: f32, codes: &mut [u8]) {
     }
 }
 
-/// Divides by `scale`, rounds the quotient to `dtype`, clamps it to -128..=127 and rounds half to even.
+/// Divides by `scale`, rounds the quotient to `float`, clamps it to -128..=127 and rounds half to even.
 /// Returns how many quotients were clamped.
-pub(super) fn divide(dtype: Dtype, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+pub(super) fn divide(float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
     let mut clamped = 0;
     for (value, code) in row.iter().zip(codes) {
-        let quotient = match dtype {
-            Dtype::BF16 => bf16::from_f32(value / scale).to_f32(),
-            Dtype::F16 => f16::from_f32_const(value / scale).to_f32_const(),
-            _ => value / scale,
+        let quotient = match float {
+            Float::BF16 => bf16::from_f32(value / scale).to_f32(),
+            Float::F16 => f16::from_f32_const(value / scale).to_f32_const(),
+            Float::F32 | Float::F64 => value / scale,
         };
         if !(-128.0..=127.0).contains(&quotient) {
             clamped += 1;
@@ -106,31 +110,34 @@ pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
     }
 }
 
-/// How many elements are 0, of either sign. Other types than F16, BF16, F32, F64 and I8 give 0.
-pub(super) fn zeros(dtype: Dtype, bytes: &[u8]) -> u64 {
+/// How many elements are 0, of either sign.
+pub(super) fn zeros(float: Float, bytes: &[u8]) -> u64 {
     let mut count = 0;
-    match dtype {
-        Dtype::I8 => {
-            for byte in bytes {
-                count += u64::from(*byte == 0);
-            }
-        }
-        Dtype::F16 | Dtype::BF16 => {
+    match float {
+        Float::F16 | Float::BF16 => {
             for bytes in bytes.as_chunks::<2>().0 {
                 count += u64::from(u16::from_le_bytes(*bytes) & 0x7fff == 0);
             }
         }
-        Dtype::F32 => {
+        Float::F32 => {
             for bytes in bytes.as_chunks::<4>().0 {
                 count += u64::from(u32::from_le_bytes(*bytes) & 0x7fff_ffff == 0);
             }
         }
-        Dtype::F64 => {
+        Float::F64 => {
             for bytes in bytes.as_chunks::<8>().0 {
                 count += u64::from(u64::from_le_bytes(*bytes) & (u64::MAX >> 1) == 0);
             }
         }
-        _ => {}
+    }
+    count
+}
+
+/// How many bytes have no bit in common with `mask`.
+pub(super) fn zero_codes(codes: &[u8], mask: u8) -> u64 {
+    let mut count = 0;
+    for code in codes {
+        count += u64::from(*code & mask == 0);
     }
     count
 }

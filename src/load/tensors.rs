@@ -5,11 +5,11 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use super::LoadOptions;
-use crate::bundle::{Bundle, Weight};
+use crate::bundle::{Bundle, Coded, Weight};
 use crate::checkpoint::{Checkpoint, SourceTensor};
 use crate::error::{LoadError, Result};
 use crate::manifest::TensorRecord;
-use crate::scheme::{PartKind, Scheme};
+use crate::scheme::PartKind;
 use crate::tensor::{Dtype, element_count};
 
 /// Codes of one block of Q8_0, which share a scale.
@@ -50,13 +50,10 @@ pub enum Stored {
 impl Form {
     /// Bytes that a weight takes on a device in this form.
     pub fn placed_len(self, weight: &Weight<'_>) -> u64 {
-        let Some(codes) = weight.part(PartKind::Codes) else { return weight.byte_len() };
+        let Some(Coded { codes, scales, .. }) = weight.coded() else { return weight.byte_len() };
         let elements = element_count(&weight.shape()).unwrap_or(u64::MAX);
         match self {
-            Form::Codes => {
-                let scales = weight.part(PartKind::Scales);
-                [Some(codes), scales].into_iter().flatten().map(byte_len).fold(0, u64::saturating_add)
-            }
+            Form::Codes => byte_len(codes).saturating_add(byte_len(scales)),
             Form::Q8_0 if is_blocked(weight) => elements / Q8_0_LEN * Q8_0_BYTES,
             Form::Q8_0 => elements.saturating_mul(2),
             Form::Values(dtype) => elements.saturating_mul(dtype.size_in_bytes() as u64),
@@ -71,25 +68,29 @@ pub(super) fn load(
     options: &LoadOptions,
     device: &Device,
 ) -> Result<Stored> {
-    let parts = (weight.part(PartKind::Codes), weight.part(PartKind::Scales));
-    let (Some(codes), Some(scales)) = parts else {
+    let Some(coded) = weight.coded() else {
         let record = weight.parts.first().ok_or_else(|| LoadError::NotInMap { module: String::new() })?;
         return Ok(Stored::Values(raw(bundle, record, device)?));
     };
     match options.form {
         Form::Codes => {
-            Ok(Stored::Codes { codes: raw(bundle, codes, device)?, scales: raw(bundle, scales, device)? })
+            let (codes, scales) = (raw(bundle, coded.codes, device)?, raw(bundle, coded.scales, device)?);
+            Ok(Stored::Codes { codes, scales })
         }
         Form::Q8_0 if is_blocked(weight) => {
-            q8_0(bundle, weight, codes, scales, options, device).map(Stored::Quantized)
+            q8_0(bundle, weight, &coded, options, device).map(Stored::Quantized)
         }
         Form::Q8_0 => decoded(bundle, weight, DType::F16, options, device).map(Stored::Values),
         Form::Values(dtype) => decoded(bundle, weight, dtype, options, device).map(Stored::Values),
     }
 }
 
+/// Whether its codes are those of Q8_0: signed bytes, of which each block of 32 has one scale.
 fn is_blocked(weight: &Weight<'_>) -> bool {
-    weight.shape().last().is_some_and(|columns| *columns > 0 && columns.is_multiple_of(Q8_0_LEN))
+    weight.coded().is_some_and(|Coded { codec, columns, tile, .. }| {
+        let fits = |len: u64| len > 0 && len.is_multiple_of(Q8_0_LEN);
+        fits(columns) && fits(tile.columns) && codec.int8_codes(&mut [])
+    })
 }
 
 /// A stored tensor with its own bytes, or the next wider type where candle has none.
@@ -179,29 +180,27 @@ fn collect<T>(
 fn q8_0(
     bundle: &Bundle,
     weight: &Weight<'_>,
-    codes: &TensorRecord,
-    scales: &TensorRecord,
+    coded: &Coded<'_>,
     options: &LoadOptions,
     device: &Device,
 ) -> Result<QTensor> {
-    let scheme: Scheme = bundle.manifest().scheme.name;
-    let shape = weight.shape();
-    let columns = shape.last().copied().unwrap_or(0);
-    let steps = bundle.steps(scales, options.isa)?;
-    let group = scheme.group_len(columns);
+    let Coded { codec, codes, rows, columns, tile, .. } = *coded;
+    let steps = bundle.steps(coded, options.isa)?;
+    let across = columns.div_ceil(tile.columns) as usize;
     let mut blocks = Vec::with_capacity(usize::try_from(Form::Q8_0.placed_len(weight)).unwrap_or(0));
-    let mut at = codes.range[0];
-    for step in steps {
-        let step = f16::from_f32(step).to_le_bytes();
-        let row = bundle.code_bytes(codes, at, group, scheme)?;
-        for block in row.chunks(Q8_0_LEN as usize) {
-            blocks.extend(step);
-            blocks.extend(block);
+    for row in 0..rows {
+        let mut codes = bundle.read_at(codes, codes.range[0] + row * columns, columns)?;
+        codec.int8_codes(&mut codes);
+        let steps = steps.chunks(across).nth((row / tile.rows) as usize).unwrap_or_default();
+        for (codes, step) in codes.chunks(tile.columns as usize).zip(steps) {
+            for block in codes.chunks(Q8_0_LEN as usize) {
+                blocks.extend(f16::from_f32(*step).to_le_bytes());
+                blocks.extend(block);
+            }
         }
-        at += group;
     }
     let storage = QStorage::from_data(blocks.into(), device, GgmlDType::Q8_0);
-    let tensor = storage.and_then(|storage| QTensor::new(storage, dims(&shape)));
+    let tensor = storage.and_then(|storage| QTensor::new(storage, dims(&weight.shape())));
     Ok(tensor.map_err(|error| candle(weight.name.as_str(), &error))?)
 }
 

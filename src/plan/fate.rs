@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::{Fate, Recipe};
 use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
-use crate::scheme::{GROUP_LEN, Scheme};
+use crate::scheme::{Codec, Layout, Unfit};
 use crate::structure;
-use crate::tensor::{Dtype, is_castable};
+use crate::tensor::Float;
 use crate::transformers;
 
 /// A name given to `--ignore`: a whole tensor or module name, or `re:` and a regular expression that must
@@ -59,10 +59,8 @@ pub enum Skip {
     Family(String),
     /// An `--ignore` pattern.
     Ignored(String),
-    /// The element type is not one that is quantized.
-    Dtype,
-    /// The row does not divide into whole groups.
-    Width,
+    /// The scheme does not take a weight of this type or shape.
+    Unfit(Unfit),
 }
 
 impl std::fmt::Display for Skip {
@@ -71,44 +69,41 @@ impl std::fmt::Display for Skip {
             Skip::Rule(what) => f.write_str(what),
             Skip::Family(reason) => f.write_str(reason),
             Skip::Ignored(pattern) => write!(f, "ignored by `{pattern}`"),
-            Skip::Dtype => f.write_str("not a float type that is quantized"),
-            Skip::Width => write!(f, "width is no multiple of {GROUP_LEN}"),
+            Skip::Unfit(unfit) => unfit.fmt(f),
         }
     }
 }
 
-/// A fate with its output type and its reason.
+/// A fate with its reason.
 pub(super) struct Decision {
     pub(super) fate: Fate,
-    pub(super) dtype: Dtype,
     pub(super) skip: Option<Skip>,
 }
 
 /// Decides what becomes of a tensor. `transposed`: what [`transposed`] found in the checkpoint.
 pub(super) fn decide(source: &SourceTensor, recipe: &Recipe, transposed: &HashSet<&str>) -> Decision {
     let ignored = recipe.ignore.iter().find(|pattern| pattern.matches(source));
-    let skip = match ignored {
-        Some(pattern) => Some(Skip::Ignored(pattern.text.clone())),
-        None if recipe.scheme.is_quantized() => why_not_quantized(source, recipe).or_else(|| {
+    let float = Float::of(source.dtype);
+    let mut skip = ignored.map(|pattern| Skip::Ignored(pattern.text.clone()));
+    if let Some(codec) = recipe.scheme.codec() {
+        skip = skip.or_else(|| why_not_quantized(source, recipe, codec)).or_else(|| {
             let is_transposed = transposed.contains(source.name.as_str());
             is_transposed.then_some(Skip::Rule("transposed (Conv1D): its rows are inputs, not outputs"))
-        }),
-        None => None,
-    };
-    if recipe.scheme.is_quantized() && skip.is_none() {
-        return Decision { fate: Fate::Quantize, dtype: source.dtype, skip };
+        });
+        if let (None, Some(from)) = (&skip, float) {
+            return Decision { fate: Fate::Quantize { from, codec }, skip };
+        }
     }
     // An ignored tensor of a plain cast keeps its type; that of a quantized bundle follows the rest, since
     // the model is loaded in one float type.
     let is_kept =
         ignored.is_some() && !recipe.scheme.is_quantized() || structure::is_precise(source.name.as_str());
     let target = if is_kept { None } else { recipe.rest };
-    match target {
-        Some(dtype) if dtype != source.dtype && is_castable(source.dtype) => {
-            Decision { fate: Fate::Cast, dtype, skip }
-        }
-        _ => Decision { fate: Fate::Copy, dtype: source.dtype, skip },
-    }
+    let fate = match (float, target) {
+        (Some(from), Some(to)) if from != to => Fate::Cast { from, to },
+        _ => Fate::Copy,
+    };
+    Decision { fate, skip }
 }
 
 /// Weights that are stored as [in, out], as those of GPT-2's `Conv1D`: each has a bias as long as its rows. A square
@@ -135,27 +130,20 @@ pub(super) fn transposed(sources: &[SourceTensor]) -> HashSet<&str> {
     if tells { with_bias } else { HashSet::new() }
 }
 
-fn why_not_quantized(source: &SourceTensor, recipe: &Recipe) -> Option<Skip> {
+fn why_not_quantized(source: &SourceTensor, recipe: &Recipe, codec: &dyn Codec) -> Option<Skip> {
     let name = source.name.as_str();
     if let Some(rule) = recipe.family.and_then(|family| family.keeps(name)) {
         return Some(Skip::Family(rule.reason.clone()));
     }
     let of_client = || {
-        let is_for_transformers = recipe.family.is_none() && recipe.scheme == Scheme::BnbInt8;
+        let is_for_transformers = recipe.family.is_none() && codec.layout() == Layout::Bnb;
         is_for_transformers.then(|| transformers::not_for_bitsandbytes(name)).flatten()
     };
     if let Some(rule) = structure::not_a_linear(name, &source.shape).or_else(of_client) {
         return Some(Skip::Rule(rule));
     }
-    let quantizable = match recipe.scheme {
-        Scheme::BnbInt8 => is_castable(source.dtype),
-        _ => matches!(source.dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32),
-    };
-    if !quantizable {
-        return Some(Skip::Dtype);
-    }
     let columns = source.shape.last().copied().unwrap_or(0);
-    (recipe.scheme == Scheme::W8A16 && !columns.is_multiple_of(GROUP_LEN)).then_some(Skip::Width)
+    codec.unfit(Float::of(source.dtype), columns).map(Skip::Unfit)
 }
 
 /// Refuses patterns that name nothing: a misspelt `--ignore` must not pass in silence.

@@ -12,16 +12,16 @@ mod stored;
 use std::collections::HashSet;
 
 use indexmap::IndexMap;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use fate::{Pattern, Skip};
 pub use recipe::{DEFAULT_MAX_SHARD_LEN, Precision, Recipe};
 
 use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
-use crate::scheme::{PartKind, Scheme};
+use crate::scheme::{Codec, Layout, PartKind, Scheme, cast_arithmetic};
 use crate::structure::{Role, layer_order, role_of};
-use crate::tensor::{self, Dtype, TensorName};
+use crate::tensor::{self, Dtype, Float, TensorName};
 use crate::transformers;
 
 /// Refuses a checkpoint whose weights are codes, whether its config.json says so or not.
@@ -63,15 +63,55 @@ pub struct TensorPlan {
 }
 
 /// What is done to a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug)]
 pub enum Fate {
     /// The same bytes.
     Copy,
     /// Each value rounded to another float type.
-    Cast,
+    Cast {
+        /// Its type in the checkpoint.
+        from: Float,
+        /// Its type in the bundle.
+        to: Float,
+    },
     /// Codes and scales.
-    Quantize,
+    Quantize {
+        /// Its type in the checkpoint.
+        from: Float,
+        /// What makes codes of it.
+        codec: &'static dyn Codec,
+    },
+}
+
+impl Fate {
+    /// `copy`, `cast` or `quantize`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fate::Copy => "copy",
+            Fate::Cast { .. } => "cast",
+            Fate::Quantize { .. } => "quantize",
+        }
+    }
+
+    /// True where the tensor becomes codes.
+    pub fn is_quantize(&self) -> bool {
+        matches!(self, Fate::Quantize { .. })
+    }
+
+    /// The arithmetic of what is stored, by its name in schemes.md.
+    pub fn arithmetic(&self) -> &'static str {
+        match self {
+            Fate::Copy => "copy",
+            Fate::Cast { to, .. } => cast_arithmetic(*to),
+            Fate::Quantize { codec, .. } => codec.arithmetic(),
+        }
+    }
+}
+
+impl Serialize for Fate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 /// One tensor of the bundle.
@@ -91,6 +131,8 @@ pub struct Output {
     pub shard: usize,
     /// Where it begins in the shard's data section, in bytes; a multiple of the element size.
     pub offset: u64,
+    /// Its bytes, where they follow from the shape alone; empty elsewhere.
+    pub constant: Vec<u8>,
 }
 
 /// One shard of the bundle.
@@ -139,7 +181,7 @@ impl Plan {
             tensors.push(plan_tensor(index, source, recipe, &transposed)?);
         }
         tensors.sort_by(|a, b| layer_order(a.name.as_str(), b.name.as_str()));
-        let quantized = tensors.iter().filter(|tensor| tensor.fate == Fate::Quantize).count();
+        let quantized = tensors.iter().filter(|tensor| tensor.fate.is_quantize()).count();
         if recipe.scheme.is_quantized() && quantized == 0 {
             return Err(
                 PlanError::NothingToQuantize { tensors: tensors.len(), reasons: reasons(&tensors) }.into()
@@ -159,8 +201,8 @@ impl Plan {
             totals.bytes += tensor.outputs.iter().map(|output| output.byte_len).sum::<u64>();
             match tensor.fate {
                 Fate::Copy => totals.copied += 1,
-                Fate::Cast => totals.cast += 1,
-                Fate::Quantize => totals.quantized += 1,
+                Fate::Cast { .. } => totals.cast += 1,
+                Fate::Quantize { .. } => totals.quantized += 1,
             }
         }
         totals
@@ -173,9 +215,10 @@ impl Plan {
     pub fn float_modules(&self) -> Vec<&str> {
         let is_linear_like = |tensor: &&TensorPlan| {
             tensor.shape.len() == 2
-                && tensor.fate != Fate::Quantize
+                && !tensor.fate.is_quantize()
                 && tensor.name.as_str().ends_with(".weight")
-                && !(self.scheme == Scheme::BnbInt8 && transformers::is_single_expert(tensor.name.as_str()))
+                && !(self.scheme.layout() == Some(Layout::Bnb)
+                    && transformers::is_single_expert(tensor.name.as_str()))
         };
         let mut modules: Vec<&str> =
             self.tensors.iter().filter(is_linear_like).map(|tensor| tensor.name.module()).collect();
@@ -231,9 +274,9 @@ fn plan_tensor(
     let decision = fate::decide(source, recipe, transposed);
     let too_large = || PlanError::TooLarge { name: source.name.to_string() };
     let mut outputs = Vec::new();
-    if decision.fate == Fate::Quantize {
+    if let Fate::Quantize { from, codec } = decision.fate {
         let (rows, columns) = (source.shape[0], source.shape[1]);
-        for part in recipe.scheme.parts(source.dtype, rows, columns) {
+        for part in codec.parts(from, rows, columns) {
             let name = format!("{}.{}", source.name.module(), part.suffix);
             outputs.push(Output {
                 name: TensorName::new(name).ok_or_else(too_large)?,
@@ -243,17 +286,23 @@ fn plan_tensor(
                 shape: part.shape,
                 shard: 0,
                 offset: 0,
+                constant: part.constant,
             });
         }
     } else {
+        let dtype = match decision.fate {
+            Fate::Cast { to, .. } => to.dtype(),
+            Fate::Copy | Fate::Quantize { .. } => source.dtype,
+        };
         outputs.push(Output {
             name: source.name.clone(),
             kind: PartKind::Values,
-            dtype: decision.dtype,
+            dtype,
             shape: source.shape.clone(),
-            byte_len: tensor::byte_len(decision.dtype, &source.shape).ok_or_else(too_large)?,
+            byte_len: tensor::byte_len(dtype, &source.shape).ok_or_else(too_large)?,
             shard: 0,
             offset: 0,
+            constant: Vec::new(),
         });
     }
     Ok(TensorPlan {

@@ -4,7 +4,7 @@ use super::fate::Pattern;
 use crate::error::{PlanError, Result};
 use crate::family::Family;
 use crate::scheme::{Layout, Scheme};
-use crate::tensor::Dtype;
+use crate::tensor::Float;
 
 /// How the user wants the weights stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,22 @@ pub enum Precision {
     Scheme(Scheme),
 }
 
+impl Precision {
+    /// Those that have a word of their own; presets have their names.
+    const PLAIN: [(&str, Self); 3] = [("int8", Self::Int8), ("fp16", Self::Fp16), ("bf16", Self::Bf16)];
+
+    /// The one of that name: `int8`, `fp16`, `bf16` or a preset of compressed-tensors.
+    pub fn named(word: &str) -> Option<Self> {
+        let plain = Self::PLAIN.into_iter().find(|(name, _)| *name == word).map(|(_, precision)| precision);
+        plain.or_else(|| Scheme::presets().find(|preset| preset.name() == word).map(Self::Scheme))
+    }
+
+    /// Every name.
+    pub fn words() -> Vec<&'static str> {
+        Self::PLAIN.into_iter().map(|(name, _)| name).chain(Scheme::presets().map(Scheme::name)).collect()
+    }
+}
+
 /// What to make of a checkpoint: the user's choices, resolved against the family.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -29,7 +45,7 @@ pub struct Recipe {
     /// The family, whose rules say what is never quantized; `None` for generic checkpoints.
     pub family: Option<&'static Family>,
     /// The type that floating tensors are cast to when they are not quantized; `None` keeps each one's own.
-    pub rest: Option<Dtype>,
+    pub rest: Option<Float>,
     /// Payload bytes after which a new shard begins. A single larger tensor has a shard of its own.
     pub max_shard_len: u64,
     /// True where MGM's loader re-reads shards: `vlm_uni_*` and tower tensors then share one shard.
@@ -52,11 +68,7 @@ impl Recipe {
         family: Option<&'static Family>,
     ) -> Result<Self> {
         let scheme = choose_scheme(precision, layout, family)?;
-        let rest = match (scheme, family) {
-            (Scheme::Bf16, _) => Some(Dtype::BF16),
-            (Scheme::Fp16, _) | (Scheme::BnbInt8, Some(_)) => Some(Dtype::F16),
-            _ => None,
-        };
+        let rest = scheme.rest(family.is_some());
         let ignore = ignore.iter().map(|text| Pattern::new(text)).collect::<Result<_>>()?;
         Ok(Self { scheme, ignore, family, rest, max_shard_len, together: family.is_some() })
     }
@@ -64,12 +76,11 @@ impl Recipe {
 
 fn choose_scheme(precision: Precision, layout: Option<Layout>, family: Option<&Family>) -> Result<Scheme> {
     let default_layout = if family.is_some() { Layout::Bnb } else { Layout::CompressedTensors };
-    let scheme = match (precision, layout.unwrap_or(default_layout)) {
-        (Precision::Bf16, _) => Scheme::Bf16,
-        (Precision::Fp16, _) => Scheme::Fp16,
-        (Precision::Scheme(scheme), _) => scheme,
-        (Precision::Int8, Layout::Bnb) => Scheme::BnbInt8,
-        (Precision::Int8, Layout::CompressedTensors) => Scheme::W8A8,
+    let scheme = match precision {
+        Precision::Bf16 => Scheme::BF16,
+        Precision::Fp16 => Scheme::FP16,
+        Precision::Scheme(scheme) => scheme,
+        Precision::Int8 => layout.unwrap_or(default_layout).int8(),
     };
     if layout.is_some_and(|layout| scheme.layout().is_some_and(|of_scheme| of_scheme != layout)) {
         return Err(PlanError::SchemeInLayout { scheme: scheme.name() }.into());

@@ -29,7 +29,7 @@ use crate::kernels::{Isa, Moments};
 use crate::progress::{Progress, Stage, Stop};
 use crate::scheme::Scheme;
 use crate::structure::{Role, role_of};
-use crate::tensor::{Dtype, element_len, is_castable};
+use crate::tensor::{Dtype, Float, element_len};
 
 /// The bits of an infinite f32: magnitudes from here on are not finite.
 const INFINITE: u32 = 0x7f80_0000;
@@ -142,18 +142,24 @@ impl Report {
         let pairs: Vec<(Weight<'_>, &SourceTensor)> =
             bundle.weights().map(|weight| Ok((weight, both.original_of(&weight)?))).collect::<Result<_>>()?;
         progress.begin(Stage::Compare, pairs.iter().map(|(_, original)| original.byte_len).sum());
-        let (pairs, others): (Vec<_>, Vec<_>) =
-            pairs.into_iter().partition(|(_, original)| is_castable(original.dtype));
+        let (mut floats, mut others) = (Vec::new(), Vec::new());
+        for (weight, original) in pairs {
+            match Float::of(original.dtype) {
+                Some(float) => floats.push((weight, original, float)),
+                None => others.push((weight, original)),
+            }
+        }
+        let pairs = floats;
         let tensors: Vec<TensorFigures> = pairs
             .par_iter()
-            .map(|(weight, original)| {
+            .map(|&(weight, original, float)| {
                 let mut sums = Sums::default();
-                both.walk(weight, original, &mut |bytes, before, after| {
-                    sums.count(original.dtype, bytes, before, after);
+                both.walk(&weight, original, float, &mut |bytes, before, after| {
+                    sums.count(float, bytes, before, after);
                     sums.measure(both.isa, before, after);
                 })?;
                 progress.advance(original.byte_len);
-                Ok(figures(weight, original, &sums))
+                Ok(figures(&weight, original, &sums))
             })
             .collect::<Result<_>>()?;
         let others = others.par_iter().map(|(weight, original)| {
@@ -180,8 +186,8 @@ impl Report {
         let worst = order
             .par_iter()
             .map(|&at| {
-                let (weight, original) = &pairs[at];
-                both.histogram(weight, original)
+                let (weight, original, float) = &pairs[at];
+                both.histogram(weight, original, *float)
             })
             .collect::<Result<_>>()?;
         progress.finish();
@@ -235,8 +241,14 @@ impl<'a> Both<'a> {
     }
 
     /// Walks a tensor before, as its bytes and widened, and after, the same elements at a time.
-    fn walk(&self, weight: &Weight<'_>, original: &SourceTensor, see: &mut See<'_>) -> Result<()> {
-        let width = original.dtype.bitsize() / 8;
+    fn walk(
+        &self,
+        weight: &Weight<'_>,
+        original: &SourceTensor,
+        float: Float,
+        see: &mut See<'_>,
+    ) -> Result<()> {
+        let width = float.byte_len();
         let (mut bytes, mut before) = (Vec::new(), Vec::new());
         let mut first = 0;
         self.bundle.decode(weight, self.isa, &mut |after| {
@@ -246,7 +258,7 @@ impl<'a> Both<'a> {
             bytes.resize(after.len() * width, 0);
             self.checkpoint.read(original, first, &mut bytes)?;
             before.resize(after.len(), 0.0);
-            self.isa.widen(original.dtype, &bytes, &mut before);
+            self.isa.widen(float, &bytes, &mut before);
             first += after.len() as u64;
             see(&bytes, &before, after);
             Ok(())
@@ -277,14 +289,14 @@ impl<'a> Both<'a> {
     }
 
     /// Counts the values of a tensor before and after.
-    fn histogram(&self, weight: &Weight<'_>, original: &SourceTensor) -> Result<Histogram> {
+    fn histogram(&self, weight: &Weight<'_>, original: &SourceTensor, float: Float) -> Result<Histogram> {
         let mut limit = 0f32;
-        self.walk(weight, original, &mut |_, before, _| {
+        self.walk(weight, original, float, &mut |_, before, _| {
             let finite = before.iter().filter(|value| value.is_finite());
             limit = finite.fold(limit, |largest, value| largest.max(value.abs()));
         })?;
         let (mut counted_before, mut counted_after) = (vec![0; BINS], vec![0; BINS]);
-        self.walk(weight, original, &mut |_, before, after| {
+        self.walk(weight, original, float, &mut |_, before, after| {
             for (counts, values) in [(&mut counted_before, before), (&mut counted_after, after)] {
                 for value in values.iter().filter(|value| value.is_finite()) {
                     if let Some(count) = counts.get_mut(bin(*value, limit)) {
@@ -310,7 +322,7 @@ struct Sums {
 
 impl Sums {
     /// Counts by the checkpoint's own numbers: one of F64 may be 0 or infinite as binary32.
-    fn count(&mut self, dtype: Dtype, bytes: &[u8], before: &[f32], after: &[f32]) {
+    fn count(&mut self, float: Float, bytes: &[u8], before: &[f32], after: &[f32]) {
         let mut count = |value: f64, widened: f32, stored: f32| {
             let kept = value == f64::from(stored) || value.is_nan() && stored.is_nan();
             self.changed += u64::from(!kept);
@@ -318,7 +330,7 @@ impl Sums {
             self.non_finite += u64::from(!value.is_finite());
             self.overflowed += u64::from(value.is_finite() && !(widened.is_finite() && stored.is_finite()));
         };
-        if dtype == Dtype::F64 {
+        if float == Float::F64 {
             for ((bytes, &widened), &stored) in bytes.as_chunks::<8>().0.iter().zip(before).zip(after) {
                 count(f64::from_le_bytes(*bytes), widened, stored);
             }

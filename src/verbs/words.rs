@@ -16,28 +16,7 @@ use crate::kernels::Isa;
 use crate::map::Storage;
 use crate::modules::MapRequest;
 use crate::plan::Precision;
-use crate::scheme::{Layout, Scheme};
-
-/// A preset of compressed-tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum Preset {
-    /// One scale a row, activations quantized per token
-    #[cfg_attr(feature = "cli", value(name = "W8A8", alias = "INT8"))]
-    W8A8,
-    /// One scale for 128 columns, packed, float activations
-    #[cfg_attr(feature = "cli", value(name = "W8A16"))]
-    W8A16,
-}
-
-impl From<Preset> for Scheme {
-    fn from(preset: Preset) -> Self {
-        match preset {
-            Preset::W8A8 => Scheme::W8A8,
-            Preset::W8A16 => Scheme::W8A16,
-        }
-    }
-}
+use crate::scheme::Layout;
 
 /// The GPUs that a device map is planned for.
 #[derive(Clone, Debug)]
@@ -141,31 +120,18 @@ pub(super) fn storage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stor
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Written {
-        scheme: Word,
+        scheme: String,
         format: Option<Layout>,
         #[serde(default)]
         ignore: Vec<String>,
     }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Word {
-        Precision(PrecisionWord),
-        Preset(Preset),
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "lowercase")]
-    enum PrecisionWord {
-        Int8,
-        Fp16,
-        Bf16,
-    }
     let Written { scheme, format, ignore } = Written::deserialize(deserializer)?;
-    let precision = match scheme {
-        Word::Precision(PrecisionWord::Int8) => Precision::Int8,
-        Word::Precision(PrecisionWord::Fp16) => Precision::Fp16,
-        Word::Precision(PrecisionWord::Bf16) => Precision::Bf16,
-        Word::Preset(preset) => Precision::Scheme(preset.into()),
-    };
+    let precision = Precision::named(&scheme).ok_or_else(|| {
+        de::Error::custom(format!(
+            "unknown scheme `{scheme}`, expected one of {}",
+            Precision::words().join(", ")
+        ))
+    })?;
     Ok(Storage { precision, layout: format, ignore })
 }
 
