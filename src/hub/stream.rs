@@ -110,13 +110,16 @@ impl<'a> Stream<'a> {
     /// Bytes that are yet to be fetched, without what an earlier run left of them. `reads`: numbers of the files that
     /// each shard reads.
     pub fn awaited_len(&self, checkpoint: &Checkpoint, reads: &[Vec<usize>]) -> u64 {
+        let listed = self.listed(checkpoint);
         let awaited = order(reads).into_iter().filter(|file| !checkpoint.is_here(*file));
-        let listed = awaited.filter_map(|file| self.listed(checkpoint.files().get(file)?));
-        listed.map(|file| self.download.store.left(file)).sum()
+        awaited.filter_map(|file| *listed.get(file)?).map(|file| self.download.store.left(file)).sum()
     }
 
-    fn listed(&self, file: &SourceFile) -> Option<&Listed> {
-        self.download.files.iter().find(|listed| listed.path == file.path)
+    /// The checkpoint's files of weights as the hub lists them.
+    fn listed(&self, checkpoint: &Checkpoint) -> Vec<Option<&Listed>> {
+        let by_path: HashMap<&str, &Listed> =
+            self.download.files.iter().map(|file| (file.path.as_str(), file)).collect();
+        checkpoint.files().iter().map(|file| by_path.get(file.path.as_str()).copied()).collect()
     }
 
     /// Bytes that files yet to come take in the cache at once, at most. `discard`: each is removed after the last
@@ -125,15 +128,10 @@ impl<'a> Stream<'a> {
         if !discard {
             return self.awaited_len(checkpoint, reads);
         }
-        let order = order(reads);
-        let len = |file: &usize| if checkpoint.is_here(*file) { 0 } else { checkpoint.files()[*file].len };
-        let at = |shard: usize| {
-            let asked = order.iter().rposition(|file| reads[shard].contains(file)).unwrap_or(0);
-            let begun = order.iter().take(asked + 1 + AHEAD);
-            let held = begun.filter(|file| reads[shard..].iter().any(|files| files.contains(file)));
-            held.map(len).sum::<u64>()
-        };
-        (0..reads.len()).map(at).max().unwrap_or(0)
+        let file =
+            |(number, file): (usize, &SourceFile)| if checkpoint.is_here(number) { 0 } else { file.len };
+        let lens: Vec<u64> = checkpoint.files().iter().enumerate().map(file).collect();
+        room(&lens, reads)
     }
 
     /// Runs `work` while files come in the order of `reads`. With `discard` a file is removed from the cache when
@@ -149,12 +147,10 @@ impl<'a> Stream<'a> {
         (progress, stop): (&dyn Progress, &Stop),
         work: impl FnOnce(&Arrivals<'_>) -> Result<T>,
     ) -> Result<T> {
-        let by_path: HashMap<&str, &Listed> =
-            self.download.files.iter().map(|file| (file.path.as_str(), file)).collect();
-        let listed = checkpoint.files().iter().map(|file| by_path.get(file.path.as_str()).copied()).collect();
+        let listed = self.listed(checkpoint);
         let here = (0..checkpoint.files().len()).filter(|file| checkpoint.is_here(*file));
         let files = here.map(|file| (file, State::Here)).collect();
-        let state = Mutex::new(Shared { order: order(reads), files, asked: 0, over: false, error: None });
+        let state = Mutex::new(Shared::new(order(reads), files));
         let arrivals = Arrivals {
             download: &self.download,
             checkpoint,
@@ -202,6 +198,29 @@ fn order(reads: &[Vec<usize>]) -> Vec<usize> {
     reads.iter().flatten().copied().filter(|file| seen.insert(*file)).collect()
 }
 
+/// The most that files yet to come take at once, where each goes after the last shard that reads it. `lens`: by number of
+/// the file, 0 for one that is here. `reads`: as [`Stream::room`] has it.
+fn room(lens: &[u64], reads: &[Vec<usize>]) -> u64 {
+    let order = order(reads);
+    let place: HashMap<usize, usize> = order.iter().enumerate().map(|(place, file)| (*file, place)).collect();
+    let mut last = HashMap::new();
+    for (shard, files) in reads.iter().enumerate() {
+        last.extend(files.iter().map(|file| (*file, shard)));
+    }
+    let len = |file: &usize| lens.get(*file).copied().unwrap_or(0);
+    let (mut begun, mut held, mut most) = (0, 0u64, 0);
+    for (shard, files) in reads.iter().enumerate() {
+        let asked = files.iter().filter_map(|file| place.get(file)).max().map_or(0, |place| place + 1);
+        let until = order.len().min(asked + AHEAD).max(begun);
+        held += order.get(begun..until).into_iter().flatten().map(len).sum::<u64>();
+        begun = until;
+        most = most.max(held);
+        let gone: HashSet<&usize> = files.iter().filter(|file| last.get(file) == Some(&shard)).collect();
+        held -= gone.into_iter().map(len).sum::<u64>();
+    }
+    most
+}
+
 /// The files of weights, which come later, and all others.
 fn parts(download: &Download<'_>) -> Result<(Vec<Listed>, Vec<Listed>), HubError> {
     let is_weights = |file: &Listed| file.path.ends_with(".safetensors") && !file.path.contains('/');
@@ -222,13 +241,61 @@ enum State {
 struct Shared {
     /// Files that are read, in the order in which they are fetched.
     order: Vec<usize>,
+    /// Where a file is in the order.
+    place: HashMap<usize, usize>,
     /// By number; what is in neither state is yet to be fetched.
     files: HashMap<usize, State>,
     /// Files of the order that were asked for: so many from its begin.
     asked: usize,
+    /// All of the order before this place are coming or here.
+    next: usize,
+    /// Files that were asked for and are not in the order.
+    others: Vec<usize>,
     /// The work is done or has failed.
     over: bool,
     error: Option<crate::Error>,
+}
+
+impl Shared {
+    fn new(order: Vec<usize>, files: HashMap<usize, State>) -> Self {
+        let place = order.iter().enumerate().map(|(place, file)| (*file, place)).collect();
+        Self { order, place, files, asked: 0, next: 0, others: Vec::new(), over: false, error: None }
+    }
+
+    /// A shard needs these files now.
+    fn ask(&mut self, files: &[usize]) {
+        for file in files {
+            match self.place.get(file) {
+                Some(place) => self.asked = self.asked.max(place + 1),
+                // A shard that seemed to be finished was not, so its files are not in the order.
+                None => self.others.push(*file),
+            }
+        }
+    }
+
+    /// The next file to fetch, which is coming from now on; of the order, none beyond `ahead` more than were asked for.
+    fn take(&mut self, ahead: usize) -> Option<usize> {
+        while let Some(file) = self.others.pop() {
+            if !self.files.contains_key(&file) {
+                return Some(self.begin(file));
+            }
+        }
+        while let Some(&file) = self.order.get(self.next) {
+            if self.files.contains_key(&file) {
+                self.next += 1;
+            } else if self.next < self.asked.saturating_add(ahead) {
+                return Some(self.begin(file));
+            } else {
+                break;
+            }
+        }
+        None
+    }
+
+    fn begin(&mut self, file: usize) -> usize {
+        self.files.insert(file, State::Coming);
+        file
+    }
 }
 
 /// The files as they come.
@@ -250,15 +317,7 @@ impl Supply for Arrivals<'_> {
     /// returns why.
     fn bring(&self, files: &[usize]) -> Result<()> {
         let mut state = self.lock();
-        for file in files {
-            // A shard that seemed to be finished was not, so its files are not in the order.
-            if !state.order.contains(file) {
-                let asked = state.asked;
-                state.order.insert(asked, *file);
-            }
-        }
-        let last = state.order.iter().rposition(|file| files.contains(file));
-        state.asked = state.asked.max(last.map_or(0, |last| last + 1));
+        state.ask(files);
         self.changed.notify_all();
         loop {
             if files.iter().all(|file| state.files.get(file) == Some(&State::Here)) {
@@ -323,10 +382,8 @@ impl Arrivals<'_> {
             if state.over || self.stop.requested() {
                 return None;
             }
-            let next = state.order.iter().position(|file| !state.files.contains_key(file));
-            if let Some(next) = next.filter(|next| !self.discard || *next < state.asked + AHEAD) {
-                let file = state.order[next];
-                state.files.insert(file, State::Coming);
+            let ahead = if self.discard { AHEAD } else { usize::MAX };
+            if let Some(file) = state.take(ahead) {
                 return Some(file);
             }
             state = self.wait(state);
@@ -397,5 +454,77 @@ impl Download<'_> {
     fn discard(&self, file: &Listed, halt: Halt<'_>) -> Result<(), HubError> {
         let _lock = self.store.lock(file, halt)?;
         self.store.remove(&self.commit, file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What [`room`] says, by its definition: at each shard, the files that were begun and are read by it or later.
+    fn by_definition(lens: &[u64], reads: &[Vec<usize>]) -> u64 {
+        let (order, mut begun, mut most) = (order(reads), 0, 0);
+        for shard in 0..reads.len() {
+            let asked = order.iter().rposition(|file| reads[shard].contains(file)).map_or(0, |last| last + 1);
+            begun = begun.max(asked + AHEAD).min(order.len());
+            let held =
+                order[..begun].iter().filter(|file| reads[shard..].iter().any(|files| files.contains(file)));
+            most = most.max(held.map(|file| lens[*file]).sum());
+        }
+        most
+    }
+
+    proptest! {
+        #[test]
+        fn the_room_is_that_of_the_files_begun_and_not_yet_read_to_the_end(
+            lens in prop::collection::vec(0..100u64, 12),
+            reads in prop::collection::vec(prop::collection::vec(0..12usize, 0..5), 0..8),
+        ) {
+            prop_assert_eq!(room(&lens, &reads), by_definition(&lens, &reads));
+        }
+
+        #[test]
+        fn every_file_that_is_asked_for_is_fetched_once_and_none_far_ahead(
+            reads in prop::collection::vec(prop::collection::vec(0..12usize, 0..5), 1..8),
+            more in prop::collection::vec(12..15usize, 0..3),
+        ) {
+            let order = order(&reads);
+            let mut state = Shared::new(order.clone(), HashMap::new());
+            let mut taken = Vec::new();
+            for (shard, files) in reads.iter().enumerate() {
+                state.ask(files);
+                if shard == 0 {
+                    state.ask(&more);
+                }
+                taken.extend(std::iter::from_fn(|| state.take(AHEAD)));
+                prop_assert!(files.iter().all(|file| taken.contains(file)));
+                let of_order = taken.iter().filter(|file| order.contains(file)).count();
+                prop_assert!(of_order <= state.asked + AHEAD);
+            }
+            let once: HashSet<&usize> = taken.iter().collect();
+            prop_assert_eq!(once.len(), taken.len());
+            prop_assert!(more.iter().all(|file| taken.contains(file)));
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_files_are_no_matter() {
+        // Once, each of these looked through all files for each file.
+        const COUNT: usize = 100_000;
+        let reads: Vec<Vec<usize>> = (0..COUNT).map(|file| vec![file, (file + 1) % COUNT]).collect();
+        let start = Instant::now();
+        assert_eq!(room(&vec![1; COUNT], &reads), 4);
+        let mut state = Shared::new(order(&reads), HashMap::new());
+        let mut taken = 0;
+        for files in &reads {
+            state.ask(files);
+            taken += std::iter::from_fn(|| state.take(AHEAD)).count();
+        }
+        assert_eq!(taken, COUNT);
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
     }
 }
