@@ -48,6 +48,7 @@ mod _mgpack {
         use pyo3::types::PyModuleMethods as _;
         module.add("MAX_DEVICES", super::MAX_DEVICES)?;
         let sets = mgpack::kernels::Isa::all().into_iter().map(mgpack::kernels::Isa::name);
+        module.add("SCHEMES", mgpack::plan::Precision::words())?;
         module.add("INSTRUCTION_SETS", sets.collect::<Vec<_>>())?;
         module.add("TOKENIZER_FILES", super::architectures::TOKENIZER_FILES.to_vec())?;
         module.add("PROCESSOR_FILES", super::architectures::PROCESSOR_FILES.to_vec())?;

@@ -11,6 +11,7 @@ import numpy
 import pytest
 import torch
 from mgpack import arguments
+from mgpack._mgpack import SCHEMES
 
 GIB = 1 << 30
 
@@ -165,7 +166,7 @@ def test_no_value_of_any_argument_ends_in_an_error_of_another_kind(made, began, 
         ("threads", 0, "threads is a whole number from 1 to 65535, or None or -1 for one thread a core, not 0"),
         ("threads", -2, "threads is a whole number from 1 to 65535, or None or -1 for one thread a core, not -2"),
         ("stats", "no", "stats is True or False, not 'no'"),
-        ("scheme", "int7", "scheme is 'int8', 'fp16', 'bf16', 'W8A8' or 'W8A16', not 'int7'"),
+        ("scheme", "int7", f"scheme is {', '.join(map(repr, SCHEMES[:-1]))} or {SCHEMES[-1]!r}, not 'int7'"),
         ("ignore", b"lm_head", "ignore is a str or several of them, not b'lm_head'"),
         ("ignore", ["a", 1], "each of ignore is a str, not 1"),
         ("context", 2048.0, "context is a whole number of tokens from 1, not 2048.0"),

@@ -10,11 +10,12 @@ from pathlib import Path
 import mgpack
 import pytest
 import torch
+from mgpack._mgpack import SCHEMES
 
 BINARY = Path(os.environ.get("MGPACK") or Path(__file__).resolve().parents[3] / "target/release/mgpack")
 
 
-@pytest.mark.parametrize("scheme", ["int8", "fp16", "bf16", "W8A8", "W8A16"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_bundle_made_from_python_has_the_id_of_the_commands(made, tmp_path, scheme):
     option = [f"--{scheme}"] if scheme.islower() else ["--int8", "--scheme", scheme]
     by_command = mgpack.open(made.generic(*option))

@@ -6,6 +6,8 @@ from os import PathLike
 __version__: str
 #: Devices that a memory table has at most.
 MAX_DEVICES: int
+#: Words for how weights are stored.
+SCHEMES: list[str]
 #: Instruction sets of this CPU that kernels are for.
 INSTRUCTION_SETS: list[str]
 #: Files of which one at least is there where a tokenizer is.

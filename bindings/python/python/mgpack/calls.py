@@ -12,8 +12,8 @@ from . import _mgpack, arguments
 from .arguments import Progress
 from .errors import Notice
 
-#: How the weights are stored.
-Scheme = Literal["int8", "fp16", "bf16", "W8A8", "W8A16"]
+#: How the weights are stored: one of the words that the library has, which `_mgpack.SCHEMES` lists.
+Scheme = str
 #: Layout of `int8`.
 Format = Literal["bnb", "compressed-tensors"]
 #: What becomes of finite values beyond the output type's range.
@@ -75,7 +75,7 @@ def storage(given: Mapping[str, Any]) -> Call:
     """The scheme with its format and what is ignored."""
     format = given["format"]
     return {
-        "scheme": arguments.choice("scheme", given["scheme"], Scheme),
+        "scheme": arguments.one_of("scheme", given["scheme"], _mgpack.SCHEMES),
         "format": None if format is None else arguments.choice("format", format, Format),
         "ignore": arguments.texts("ignore", given["ignore"]),
     }

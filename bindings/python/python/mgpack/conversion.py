@@ -66,7 +66,7 @@ def convert(
 
     model: a path, an alias (`34b`, `8x7b-hd`), a hub id, or `tiny`, which is built in.
     output: the folder to write; by default the bundle's name, in the working directory.
-    scheme: `int8`, `fp16`, `bf16`, `W8A8` or `W8A16`.
+    scheme: `int8`, `fp16`, `bf16`, or a preset of compressed-tensors such as `W8A16`.
     format: layout of `int8`, `bnb` or `compressed-tensors`; by default bnb for MGM, else compressed-tensors.
     ignore: a tensor or module to leave as it is, or several; `re:` and a regular expression matches from the start.
     on_overflow: `error`, `clamp` or `inf`, for finite values beyond the output type's range.
