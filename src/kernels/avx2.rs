@@ -135,6 +135,16 @@ fn divide_as(
 }
 
 #[target_feature(enable = "avx2,f16c")]
+pub(super) fn divide_e4m3(float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+    lanes::divide_e4m3(float, row, scale, codes)
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn decode_e4m3(codes: &[u8], step: f32, row: &mut [f32]) {
+    lanes::decode_e4m3(codes, step, row);
+}
+
+#[target_feature(enable = "avx2,f16c")]
 pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
     lanes::decode(codes, step, row);
 }

@@ -160,6 +160,56 @@ fn divide_as(row: &[f32], scale: f32, codes: &mut [u8], round: impl Fn(f32) -> f
 }
 
 #[inline(always)]
+pub(super) fn divide_e4m3(float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+    match float {
+        Float::BF16 => divide_e4m3_as(row, scale, codes, |x| f32::from_bits(u32::from(narrow_bf16(x)) << 16)),
+        Float::F16 => divide_e4m3_as(row, scale, codes, |x| widen_f16(narrow_f16(x))),
+        Float::F32 | Float::F64 => divide_e4m3_as(row, scale, codes, |x| x),
+    }
+}
+
+#[inline(always)]
+fn divide_e4m3_as(row: &[f32], scale: f32, codes: &mut [u8], round: impl Fn(f32) -> f32) -> u64 {
+    let mut clamped = 0;
+    for (run, code_run) in row.chunks(1 << 16).zip(codes.chunks_mut(1 << 16)) {
+        let mut count = 0u32;
+        for (value, code) in run.iter().zip(code_run) {
+            let quotient = round(value / scale);
+            let low = if quotient > -448.0 { quotient } else { -448.0 };
+            let inside = if low < 448.0 { low } else { 448.0 };
+            count += u32::from(inside != quotient);
+            *code = narrow_e4m3(inside);
+        }
+        clamped += u64::from(count);
+    }
+    clamped
+}
+
+/// Integer rounding of the mantissa for normal results; an addition aligns subnormal ones.
+#[inline(always)]
+fn narrow_e4m3(value: f32) -> u8 {
+    let bits = value.to_bits();
+    let sign = (bits >> 24) & 0x80;
+    let magnitude = bits & 0x7fff_ffff;
+    let odd = (magnitude >> 20) & 1;
+    let normal = magnitude.wrapping_sub(120 << 23).wrapping_add(0x7_ffff + odd) >> 20;
+    // 2^14 has its last place at 2^-9, that of the subnormals.
+    let subnormal = (f32::from_bits(magnitude) + 16384.0).to_bits().wrapping_sub(0x4680_0000);
+    (sign | if magnitude < 0x3c80_0000 { subnormal } else { normal }) as u8
+}
+
+#[inline(always)]
+pub(super) fn decode_e4m3(codes: &[u8], step: f32, row: &mut [f32]) {
+    for (code, out) in codes.iter().zip(row) {
+        let (sign, bits) = (u32::from(code & 0x80) << 24, u32::from(code & 0x7f));
+        // The fields in their places, and the exponent's bias by a product that is exact for subnormals too.
+        let finite = (f32::from_bits(bits << 20) * f32::from_bits(0x7b80_0000)).to_bits();
+        let magnitude = if bits == 0x7f { 0x7fc0_0000 } else { finite };
+        *out = f32::from_bits(sign | magnitude) * step;
+    }
+}
+
+#[inline(always)]
 pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
     for (code, out) in codes.iter().zip(row) {
         *out = i32::from(code.cast_signed()) as f32 * step;

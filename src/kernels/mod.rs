@@ -140,6 +140,34 @@ impl Isa {
         }
     }
 
+    /// Divides by `scale`, rounds the quotient to `float` (F32 and F64 keep it), clamps to -448..=448 and rounds to the
+    /// nearest 8-bit float E4M3, ties to even. Returns how many quotients were clamped.
+    ///
+    /// `scale` is finite and not 0, and so is every value. Source: as [`Isa::divide`]; E4M3 is that of arXiv 2209.05433,
+    /// torch's `float8_e4m3fn`.
+    pub fn divide_e4m3(self, float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+        match self.0 {
+            Kind::Scalar => scalar::divide_e4m3(float, row, scale, codes),
+            Kind::Portable => lanes::divide_e4m3(float, row, scale, codes),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `widen`.
+            #[allow(unsafe_code)]
+            Kind::Avx2 => unsafe { avx2::divide_e4m3(float, row, scale, codes) },
+        }
+    }
+
+    /// Back from E4M3: `row[i] = code * step`, in f32. The codes 0x7f and 0xff are NaN.
+    pub fn decode_e4m3(self, codes: &[u8], step: f32, row: &mut [f32]) {
+        match self.0 {
+            Kind::Scalar => scalar::decode_e4m3(codes, step, row),
+            Kind::Portable => lanes::decode_e4m3(codes, step, row),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `widen`.
+            #[allow(unsafe_code)]
+            Kind::Avx2 => unsafe { avx2::decode_e4m3(codes, step, row) },
+        }
+    }
+
     /// Back from codes: `row[i] = code * step`, in f32.
     pub fn decode(self, codes: &[u8], step: f32, row: &mut [f32]) {
         match self.0 {
@@ -338,6 +366,45 @@ mod tests {
         }
     }
 
+    /// Each of the 256 codes decodes to the number that its bits are, and that number is rounded to the code again; numbers
+    /// halfway between two go to the even one.
+    #[test]
+    fn every_e4m3_is_what_its_bits_say_and_the_nearest_is_taken() {
+        let codes: Vec<u8> = (0..=u8::MAX).collect();
+        let number = |code: u8| {
+            let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+            let magnitude = match exponent {
+                0 => mantissa * power_of_two(-9),
+                _ => (8.0 + mantissa) * power_of_two(exponent - 10),
+            };
+            (if code & 0x80 == 0 { magnitude } else { -magnitude }) as f32
+        };
+        for isa in Isa::all() {
+            let mut values = [0f32; 256];
+            isa.decode_e4m3(&codes, 1.0, &mut values);
+            for &code in &codes {
+                let value = values[usize::from(code)];
+                if code & 0x7f == 0x7f {
+                    assert!(value.is_nan(), "{isa:?} {code:#x}");
+                    continue;
+                }
+                assert_eq!(value.to_bits(), number(code).to_bits(), "{isa:?} {code:#x}");
+                let mut found = [0];
+                assert_eq!(isa.divide_e4m3(Float::F32, &[value], 1.0, &mut found), 0);
+                assert_eq!(found[0], code, "{isa:?}");
+                if code & 0x7f < 0x7e {
+                    let half = (value + number(code + 1)) / 2.0;
+                    let even = code + (code & 1);
+                    let row = [half, half.next_down(), half.next_up()];
+                    let away = if value.is_sign_negative() { [code + 1, code] } else { [code, code + 1] };
+                    let mut found = [0; 3];
+                    isa.divide_e4m3(Float::F32, &row, 1.0, &mut found);
+                    assert_eq!(found, [even, away[0], away[1]], "{isa:?} {half}");
+                }
+            }
+        }
+    }
+
     /// More zeros than a byte counts, and both signs of them.
     #[test]
     fn every_zero_is_counted() {
@@ -426,7 +493,16 @@ mod tests {
                     prop_assert_eq!(clamped, reference.divide(float, &finite, step, &mut codes[1]));
                     prop_assert_eq!(&codes[0], &codes[1]);
                 }
+                for float in [Float::BF16, Float::F16, Float::F32] {
+                    let clamped = isa.divide_e4m3(float, &finite, step, &mut codes[0]);
+                    prop_assert_eq!(clamped, reference.divide_e4m3(float, &finite, step, &mut codes[1]));
+                    prop_assert_eq!(&codes[0], &codes[1]);
+                }
                 let mut decoded = [vec![0f32; row.len()], vec![0f32; row.len()]];
+                isa.decode_e4m3(&wide[..row.len()], step, &mut decoded[0]);
+                reference.decode_e4m3(&wide[..row.len()], step, &mut decoded[1]);
+                let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                prop_assert!(decoded[0].iter().zip(&decoded[1]).all(same));
                 isa.decode(&codes[0], step, &mut decoded[0]);
                 reference.decode(&codes[0], step, &mut decoded[1]);
                 prop_assert_eq!(bits(&decoded[0]), bits(&decoded[1]));

@@ -103,6 +103,44 @@ pub(super) fn divide(float: Float, row: &[f32], scale: f32, codes: &mut [u8]) ->
     clamped
 }
 
+/// Divides by `scale`, rounds the quotient to `float`, clamps it to -448..=448 and rounds it to the nearest E4M3, ties to
+/// even. Returns how many quotients were clamped.
+pub(super) fn divide_e4m3(float: Float, row: &[f32], scale: f32, codes: &mut [u8]) -> u64 {
+    let mut clamped = 0;
+    for (value, code) in row.iter().zip(codes) {
+        let quotient = float.round(value / scale);
+        if !(-448.0..=448.0).contains(&quotient) {
+            clamped += 1;
+        }
+        *code = narrow_e4m3(quotient.clamp(-448.0, 448.0));
+    }
+    clamped
+}
+
+/// The nearest E4M3 of a value within -448..=448, ties to even: a sign, four bits of exponent with bias 7, three of mantissa.
+fn narrow_e4m3(value: f32) -> u8 {
+    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+    let magnitude = value.abs();
+    // The smallest normal is 2^-6; below, values are multiples of 2^-9.
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    // In units of the last of three places: below 8 a subnormal, at 16 the next power of two.
+    let units = (magnitude * 2f32.powi(3 - exponent)).round_ties_even() as u8;
+    sign | ((exponent + 6) as u8 * 8 + units)
+}
+
+/// E4M3 * step, in f32. The codes 0x7f and 0xff are NaN.
+pub(super) fn decode_e4m3(codes: &[u8], step: f32, row: &mut [f32]) {
+    for (code, out) in codes.iter().zip(row) {
+        let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+        let magnitude = match exponent {
+            0 => mantissa * 2f32.powi(-9),
+            15 if mantissa == 7.0 => f32::NAN,
+            _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+        };
+        *out = if code & 0x80 == 0 { magnitude } else { -magnitude } * step;
+    }
+}
+
 /// code * step, in f32.
 pub(super) fn decode(codes: &[u8], step: f32, row: &mut [f32]) {
     for (code, out) in codes.iter().zip(row) {

@@ -7,6 +7,7 @@
 mod bnb_int8;
 mod cast;
 mod compressed_tensors;
+mod fp8_channel;
 mod w8a16;
 mod w8a8;
 
@@ -22,7 +23,8 @@ use crate::kernels::Isa;
 use crate::tensor::{Dtype, Float};
 
 /// Every scheme, in the order of schemes.md.
-static ALL: [&Entry; 5] = [&cast::BF16, &cast::FP16, &bnb_int8::BNB_INT8, &w8a8::W8A8, &w8a16::W8A16];
+static ALL: [&Entry; 6] =
+    [&cast::BF16, &cast::FP16, &bnb_int8::BNB_INT8, &w8a8::W8A8, &w8a16::W8A16, &fp8_channel::FP8_DYNAMIC];
 
 /// How the linears of a bundle are stored.
 #[derive(Clone, Copy)]

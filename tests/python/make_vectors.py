@@ -14,6 +14,7 @@ file is printed. A case is `<dtype>.<name>`.
     bnb_int8.safetensors   <case>.weight -> <case>.codes int8, <case>.scb f32: bitsandbytes' Int8Params
     ct_w8a8.safetensors    <case>.weight -> <case>.out.weight int8, <case>.out.weight_scale: model_free_ptq, scheme W8A8
     ct_w8a16.safetensors   <case>.weight -> <case>.out.weight_packed, .out.weight_scale, .out.weight_shape: scheme W8A16
+    ct_fp8_dynamic.safetensors  <case>.weight -> <case>.out.weight float8_e4m3fn, .out.weight_scale: scheme FP8_DYNAMIC
 """
 
 import hashlib
@@ -47,6 +48,7 @@ def main(folder):
         "bnb_int8": bnb_int8(),
         "ct_w8a8": compressed_tensors("W8A8"),
         "ct_w8a16": compressed_tensors("W8A16"),
+        "ct_fp8_dynamic": compressed_tensors("FP8_DYNAMIC"),
     }
     for name, tensors in files.items():
         path = folder / f"{name}.safetensors"
@@ -129,7 +131,7 @@ def bnb_int8():
 
 
 def compressed_tensors(scheme):
-    weights = {f"{name}.weight": w for name, w in matrices(any_width=scheme == "W8A8").items()}
+    weights = {f"{name}.weight": w for name, w in matrices(any_width=scheme != "W8A16").items()}
     with tempfile.TemporaryDirectory() as folder:
         src, dst = Path(folder, "src"), Path(folder, "dst")
         src.mkdir()

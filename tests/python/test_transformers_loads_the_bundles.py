@@ -21,6 +21,13 @@ def test_int8_logits_are_within_a_twentieth(made, family, options):
     assert 1e-4 < oracles.relative_error(got, want) < 0.05
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp8_logits_are_those_of_llm_compressors_bundle(made, family):
+    want = oracles.logits(made.reference(family, "FP8_DYNAMIC"))
+    got = oracles.logits(made.bundle(family, "--scheme", "FP8_DYNAMIC"))
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
 def test_bf16_logits_are_the_originals(made, family):
     want = oracles.logits(made.checkpoint(family))
