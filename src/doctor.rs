@@ -230,7 +230,7 @@ pub fn families_served(python: &Python) -> Vec<String> {
 /// a GPU there is nothing to compare.
 pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<Room>, Vec<Finding>) {
     let profiles = &manifest.device_maps;
-    let fitting = devices.gpu_memory().and_then(|free| Profile::choose(profiles, &free));
+    let fitting = Profile::choose(profiles, &devices.free_memory(), None);
     let used = fitting.or_else(|| profiles.first()).into_iter().flat_map(|profile| &profile.used);
     let mut rooms = Vec::new();
     let mut findings = Vec::new();

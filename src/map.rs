@@ -13,7 +13,7 @@ use crate::bundle;
 use crate::checkpoint::{self, Checkpoint, SourceTensor};
 use crate::device::MemoryTable;
 use crate::device_map::{
-    self, BrokenRule, MaxMemory, MemorySize, Profile, ProfileMemory, Sizing, TensorKind, Vision,
+    self, Attention, BrokenRule, MaxMemory, MemorySize, Profile, ProfileMemory, Sizing, TensorKind, Vision,
 };
 use crate::digest::Digest;
 use crate::error::{BundleError, CheckpointError, DeviceMapError, Error, LocateError, PlanError, Result};
@@ -60,6 +60,21 @@ impl Default for Storage {
     fn default() -> Self {
         Self { precision: Precision::Int8, layout: None, ignore: Vec::new() }
     }
+}
+
+/// What a loader leaves room for; what it leaves open is as in the bundle's first map.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Workload {
+    /// Tokens of prompt and answer, images apart.
+    pub context: Option<u64>,
+    /// Sequences at a time.
+    pub batch: Option<u64>,
+    /// Bytes kept free on every GPU.
+    pub reserve: Option<u64>,
+    /// Bytes of host memory that layers may take.
+    pub allow_cpu: Option<u64>,
+    /// The attention that will run; `None` where that is not known.
+    pub attention: Option<Attention>,
 }
 
 /// A model that maps can be planned for.
@@ -243,6 +258,33 @@ impl Model {
             Planner::Accelerate if request.memory.is_empty() => Err(DeviceMapError::NoTable.into()),
             Planner::Accelerate => request.memory.iter().map(|table| self.map_by_accelerate(table)).collect(),
         }
+    }
+
+    /// The map for devices that have `free` bytes each: of a bundle's own maps the first that they can take and that was
+    /// planned for what is `asked`, or one planned anew for the GPUs among them.
+    ///
+    /// # Errors
+    /// [`DeviceMapError`] with the shortfall where the model does not fit.
+    pub fn place(&self, free: &MemoryTable, asked: &Workload) -> Result<Profile> {
+        let Workload { context, batch, reserve, allow_cpu, attention } = *asked;
+        if [context, batch, reserve, allow_cpu].iter().all(Option::is_none)
+            && let Some(own) = Profile::choose(&self.profiles, free, attention)
+        {
+            return Ok(own.clone());
+        }
+        let default = MapRequest::default();
+        let own = self.profiles.first().map(|profile| &profile.memory);
+        let gpus = MemoryTable::new(free.gpus()).unwrap_or_default();
+        let request = MapRequest {
+            memory: vec![gpus],
+            context: context.or_else(|| own?.context).unwrap_or(default.context),
+            batch: batch.or_else(|| own?.batch).unwrap_or(default.batch),
+            reserve: reserve.or_else(|| own?.reserve).unwrap_or(default.reserve),
+            allow_cpu: allow_cpu.or_else(|| own?.allow_cpu),
+            attention,
+        };
+        let planned = self.map(Planner::Mgm, &request)?.into_iter().next();
+        Ok(planned.ok_or(DeviceMapError::NoTable)?.profile)
     }
 
     /// What accelerate 0.25.0 answers when transformers 4.36.2 loads the model with `device_map="sequential"`.

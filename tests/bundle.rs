@@ -11,6 +11,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use mgpack::bundle;
+use mgpack::progress::{Silent, Stop};
 use serde_json::Value;
 use world::{Ran, Random, World, contents, write};
 
@@ -358,6 +360,32 @@ fn a_quick_check_finds_sizes_and_headers_and_reads_no_weights() {
     fs::write(dir.join("SHA256SUMS"), fs::read(dir.join("SHA256SUMS")).unwrap().to_ascii_uppercase())
         .unwrap();
     assert_eq!(found(&quick()), ["SHA256SUMS"]);
+}
+
+#[test]
+fn the_check_before_loading_reads_every_byte_of_small_files() {
+    let world = World::new();
+    let dir = world.tiny();
+    let flip = |name: &str| {
+        let mut bytes = fs::read(dir.join(name)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(dir.join(name), bytes).unwrap();
+    };
+    let paths = || {
+        let report = bundle::verify_small(&dir, &Silent, &Stop::new()).unwrap();
+        report.findings.into_iter().map(|finding| finding.path).collect::<Vec<_>>()
+    };
+    assert!(paths().is_empty());
+    let (towers, shard) =
+        ("model_zoo/OpenAI/clip-vit-large-patch14-336/config.json", "model-00001-of-00002.safetensors");
+    flip(towers);
+    flip(shard);
+    assert_eq!(world.run(&["verify", "tiny-bundle", "--quick"]).code, 0);
+    // The shard of this small model is a small file, too.
+    assert_eq!(paths(), [shard, towers]);
+    assert!((fs::metadata(dir.join(shard)).unwrap().len()) < bundle::SMALL_LEN);
+    flip(towers);
+    assert_eq!(paths(), [shard]);
 }
 
 /// Where each member's content lies in a tar, read from its headers: path in the bundle, start, length.

@@ -11,6 +11,7 @@ mod naming;
 mod open;
 mod released;
 mod replace;
+mod small;
 mod verify;
 
 pub(crate) use contents::Folder;
@@ -19,5 +20,6 @@ pub use naming::{full_path, misnamed, misnamed_as_given};
 pub(crate) use open::Coded;
 pub use open::{Bundle, Weight, weights};
 pub use replace::may_replace;
+pub use small::{SMALL_LEN, verify_small};
 pub(crate) use verify::examine;
 pub use verify::{Report, is_at, read_manifest, verify};

@@ -296,7 +296,7 @@ fn check_file_set(manifest: &Manifest, contents: &dyn Contents) -> Vec<Finding> 
     findings
 }
 
-fn check_digest(
+pub(super) fn check_digest(
     file: &FileRecord,
     contents: &dyn Contents,
     progress: &dyn Progress,

@@ -30,9 +30,8 @@ pub(super) fn run(args: &LoadArgs) -> Result<Verdict> {
         ui::say(&format!("note: {}; {}", misnamed.note(), misnamed.mend(&path)));
     }
     let machine = Machine::detect(|name| std::env::var_os(name));
-    let free = machine.gpu_memory();
-    let profile = choose(&bundle, args.profile, free.as_ref())?;
-    let devices = devices(profile, free, &machine);
+    let profile = choose(&bundle, args.profile, &machine.free_memory())?;
+    let devices = devices(profile, &machine);
     let stages = upto(&bundle, args.until.as_deref())?;
     let options = LoadOptions { form: args.form.into(), verify: !args.no_verify, ..LoadOptions::default() };
 
@@ -75,20 +74,19 @@ pub(super) fn run(args: &LoadArgs) -> Result<Verdict> {
 }
 
 /// The profile asked for, or the first that the devices can take, or the first.
-fn choose<'a>(bundle: &'a Bundle, number: Option<usize>, free: Option<&MemoryTable>) -> Result<&'a Profile> {
+fn choose<'a>(bundle: &'a Bundle, number: Option<usize>, free: &MemoryTable) -> Result<&'a Profile> {
     let profiles = &bundle.manifest().device_maps;
-    let chosen = match (number, free) {
-        (Some(number), _) => number.checked_sub(1).and_then(|at| profiles.get(at)),
-        (None, Some(free)) => Profile::choose(profiles, free).or_else(|| profiles.first()),
-        (None, None) => profiles.first(),
+    let chosen = match number {
+        Some(number) => number.checked_sub(1).and_then(|at| profiles.get(at)),
+        None => Profile::choose(profiles, free, None).or_else(|| profiles.first()),
     };
     Ok(chosen.ok_or(LoadError::NoProfile { number: number.unwrap_or(1), count: profiles.len() })?)
 }
 
 /// The GPUs where candle can use them, else host memory in their place.
-fn devices(profile: &Profile, free: Option<MemoryTable>, machine: &Machine) -> Devices {
-    if let Some(free) = free {
-        match Devices::accelerators(&free) {
+fn devices(profile: &Profile, machine: &Machine) -> Devices {
+    if machine.gpu_memory().is_some() {
+        match Devices::accelerators(&machine.free_memory()) {
             Ok(devices) => return devices,
             Err(error) => ui::say(&format!(
                 "note: the GPUs cannot be used ({error}): host memory is used in their place"

@@ -84,20 +84,27 @@ impl Profile {
         self.used.values().map(|used| used.weights).fold(0, u64::saturating_add)
     }
 
-    /// Whether every device has at least what this map takes of it. `free`: bytes per device, the host included
-    /// where it is known.
+    /// Whether every device has at least what this map takes of it. `free`: bytes per device. A host whose free memory
+    /// nobody says has enough. `attention`: what will run, where that is known; a map that keeps memory for `sdpa` is too
+    /// small for `eager`.
     ///
     /// False for a map that was planned without a memory table: it reserves nothing.
-    pub fn fits(&self, free: &MemoryTable) -> bool {
+    pub fn fits(&self, free: &MemoryTable, attention: Option<Attention>) -> bool {
         let is_enough = |(device, used): (&Device, &DeviceUse)| {
-            used.total() == 0 || free.get(*device).is_some_and(|free| free >= used.total())
+            let unknown = || *device == Device::Cpu;
+            used.total() == 0 || free.get(*device).map_or_else(unknown, |free| free >= used.total())
         };
-        self.memory.given && self.used.iter().all(is_enough)
+        let is_short = attention == Some(Attention::Eager) && self.memory.attention == Some(Attention::Sdpa);
+        self.memory.given && !is_short && self.used.iter().all(is_enough)
     }
 
     /// The first of `profiles` that the devices can take.
-    pub fn choose<'a>(profiles: &'a [Profile], free: &MemoryTable) -> Option<&'a Profile> {
-        profiles.iter().find(|profile| profile.fits(free))
+    pub fn choose<'a>(
+        profiles: &'a [Profile],
+        free: &MemoryTable,
+        attention: Option<Attention>,
+    ) -> Option<&'a Profile> {
+        profiles.iter().find(|profile| profile.fits(free, attention))
     }
 }
 
@@ -130,7 +137,7 @@ mod tests {
         ];
         let chosen = |free: &str| {
             let free = MemoryTable::parse(free).unwrap();
-            Profile::choose(&profiles, &free).map(|profile| profile.memory.table.to_string())
+            Profile::choose(&profiles, &free, None).map(|profile| profile.memory.table.to_string())
         };
         assert_eq!(chosen("40GiB").as_deref(), Some("gpu 0 80.00 GiB"));
         assert_eq!(chosen("0=20GiB,1=21GiB").as_deref(), Some("gpu 0 24.00 GiB, gpu 1 24.00 GiB"));
@@ -141,12 +148,33 @@ mod tests {
     #[test]
     fn a_map_planned_without_a_table_is_never_chosen() {
         let free = MemoryTable::parse("80GiB").unwrap();
-        assert_eq!(Profile::choose(&[profile("1GiB", false, &[1])], &free), None);
+        assert_eq!(Profile::choose(&[profile("1GiB", false, &[1])], &free, None), None);
     }
 
     #[test]
     fn a_device_that_holds_nothing_need_not_be_there() {
         let free = MemoryTable::parse("24GiB").unwrap();
-        assert!(profile("2x24GiB", true, &[1 << 30, 0]).fits(&free));
+        assert!(profile("2x24GiB", true, &[1 << 30, 0]).fits(&free, None));
+    }
+
+    #[test]
+    fn layers_on_the_host_need_its_memory_where_that_is_known() {
+        // Once, what a machine had free never named the host, and no map with layers there was ever taken.
+        let mut offloaded = profile("24GiB", true, &[1 << 30]);
+        offloaded.used.insert(Device::Cpu, DeviceUse { weights: 4 << 30, ..DeviceUse::default() });
+        let fits = |free: &str| offloaded.fits(&MemoryTable::parse(free).unwrap(), None);
+        assert!(fits("24GiB,cpu=4GiB") && fits("24GiB"));
+        assert!(!fits("24GiB,cpu=3GiB"));
+    }
+
+    #[test]
+    fn a_map_for_sdpa_is_too_small_for_eager() {
+        let free = MemoryTable::parse("24GiB").unwrap();
+        let mut of_sdpa = profile("24GiB", true, &[1 << 30]);
+        of_sdpa.memory.attention = Some(Attention::Sdpa);
+        assert!(of_sdpa.fits(&free, None) && of_sdpa.fits(&free, Some(Attention::Sdpa)));
+        assert!(!of_sdpa.fits(&free, Some(Attention::Eager)));
+        of_sdpa.memory.attention = Some(Attention::Eager);
+        assert!(of_sdpa.fits(&free, Some(Attention::Sdpa)));
     }
 }

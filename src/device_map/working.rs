@@ -28,7 +28,8 @@ impl Attention {
 
     /// What transformers selects with a version of torch: `sdpa` from 2.1.1 on, and where the version is open.
     pub fn selected_by(torch: &str) -> Self {
-        let mut parts = torch.split('.').map(|part| part.parse::<u32>());
+        // Of `2.1.1+cu121` and `2.2.0a0` the numbers count.
+        let mut parts = torch.split(|sign: char| !sign.is_ascii_digit()).map(|part| part.parse::<u32>());
         let mut next = || parts.next().and_then(Result::ok);
         match next() {
             Some(major) if (major, next().unwrap_or(0), next().unwrap_or(0)) < (2, 1, 1) => Self::Eager,
@@ -250,6 +251,9 @@ mod tests {
             ("1.13.1", Attention::Eager),
             ("2.1.1", Attention::Sdpa),
             ("2.5.1", Attention::Sdpa),
+            // Once, what is behind the number made it 2.1.0.
+            ("2.1.1+cu121", Attention::Sdpa),
+            ("2.1.0+cu121", Attention::Eager),
             ("3", Attention::Sdpa),
         ] {
             assert_eq!(Attention::selected_by(torch), expected, "{torch}");

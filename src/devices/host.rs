@@ -9,7 +9,7 @@ use super::Memory;
 const NO_LIMIT: u64 = 1 << 60;
 
 /// Free and total memory of the host, or of the container this process is in. `None` where `/proc` does not tell.
-pub(super) fn memory() -> Option<Memory> {
+pub fn memory() -> Option<Memory> {
     memory_below(Path::new("/"))
 }
 

@@ -16,6 +16,8 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 
+pub use host::memory as host_memory;
+
 use crate::device::{Device, MAX_DEVICES, MemoryTable};
 use crate::gpu_models::Capability;
 use crate::size::counted;
@@ -104,6 +106,13 @@ impl Devices {
     pub fn gpu_memory(&self) -> Option<MemoryTable> {
         let free = self.gpus.iter().filter_map(|gpu| Some((Device::Gpu(gpu.index), gpu.memory?.free)));
         MemoryTable::new(free).filter(|table| !table.entries().is_empty())
+    }
+
+    /// Free bytes of every device whose memory is known: the GPUs, and the host.
+    pub fn free_memory(&self) -> MemoryTable {
+        let host = self.host.map(|memory| (Device::Cpu, memory.free));
+        let gpus = self.gpus.iter().filter_map(|gpu| Some((Device::Gpu(gpu.index), gpu.memory?.free)));
+        MemoryTable::new(gpus.chain(host)).unwrap_or_default()
     }
 
     /// The compute capabilities here, each once.

@@ -7,7 +7,7 @@ mod errors;
 mod mention;
 mod work;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,9 +18,12 @@ use mgpack::architectures;
 use mgpack::bundle;
 use mgpack::device::{Device, MAX_DEVICES};
 use mgpack::device_map::{self, Attention, MemoryTable};
+use mgpack::devices;
+use mgpack::doctor;
 use mgpack::error::DeviceMapError;
-use mgpack::map::{Model, Planner};
-use mgpack::modules::MapRequest;
+use mgpack::manifest::Requirement;
+use mgpack::map::{Model, Workload};
+use mgpack::python::Python as Interpreter;
 use mgpack::verbs::convert::ConvertCall;
 use mgpack::verbs::inspect::Inspected;
 use mgpack::verbs::pull::PullCall;
@@ -39,8 +42,8 @@ use work::{Listeners, Teller};
 mod _mgpack {
     #[pymodule_export]
     use super::{
-        class_of, convert_checkpoint, parse_memory_table, parse_size, plan_device_map, read_manifest,
-        run_command, run_verb, verify_bundle,
+        are_served, class_of, convert_checkpoint, host_memory, parse_memory_table, parse_size, place,
+        read_manifest, run_command, run_verb, selected_attention, verify_bundle,
     };
 
     #[pymodule_init]
@@ -87,7 +90,8 @@ fn class_of(config: Option<&str>, files: HashSet<String>) -> PyResult<String> {
     .map_err(invalid)
 }
 
-/// Checks a bundle, a folder or a tar, and returns the report as JSON. Not `full`: sizes, headers and the manifest.
+/// Checks a bundle, a folder or a tar, and returns the report as JSON. Not `full`: sizes, headers and the manifest, and in
+/// a folder every byte of small files.
 #[pyfunction]
 #[pyo3(signature = (bundle, full, threads=None, progress=None))]
 fn verify_bundle(
@@ -100,7 +104,10 @@ fn verify_bundle(
     let listeners = Listeners { progress: progress.as_ref(), notice: None };
     let report = work::run(py, listeners, move |teller, stop| {
         // Not rayon's global pool: its threads would be missing in a process that was forked.
-        verbs::on_threads(threads, || bundle::verify(&bundle, !full, teller, stop))
+        verbs::on_threads(threads, || match full {
+            true => bundle::verify(&bundle, false, teller, stop),
+            false => bundle::verify_small(&bundle, teller, stop),
+        })
     })?;
     serde_json::to_string(&report).map_err(|error| PyValueError::new_err(error.to_string()))
 }
@@ -243,35 +250,59 @@ fn carried_out<T: Serialize>(
     json.map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
-/// Plans a device map for a bundle and the devices of a memory table, as `mgpack map` does. Returns it as JSON.
+/// The device map of a bundle for GPUs with these bytes free and a host with `host` bytes, as JSON: one of its own, or one
+/// planned anew. What is None is as in the bundle's first map.
 #[pyfunction]
-#[pyo3(signature = (bundle, devices, *, context, batch, reserve, allow_cpu, attention))]
+#[pyo3(signature = (bundle, gpus, host, *, context, batch, reserve, allow_cpu, attention))]
 #[expect(clippy::too_many_arguments, reason = "one for each option of `mgpack map`, by keyword only")]
-fn plan_device_map(
+fn place(
     py: Python<'_>,
     bundle: PathBuf,
-    devices: Sizes,
+    gpus: Sizes,
+    host: Option<u64>,
     context: Option<u64>,
     batch: Option<u64>,
     reserve: Option<u64>,
     allow_cpu: Option<u64>,
     attention: Option<&str>,
 ) -> PyResult<String> {
-    let default = MapRequest::default();
-    let request = MapRequest {
-        memory: vec![memory_table(&devices)?],
-        context: context.unwrap_or(default.context),
-        batch: batch.unwrap_or(default.batch),
-        reserve: reserve.unwrap_or(default.reserve),
-        allow_cpu,
-        attention: attention.map(named_attention).transpose()?,
-    };
-    let planned = py.detach(|| Model::of_bundle(&bundle)?.map(Planner::Mgm, &request));
-    let planned = planned.map_err(|error| errors::to_python(py, &error))?;
-    let map = planned.first().map(|planned| &planned.profile.map);
-    serde_json::to_string(&map).map_err(|error| PyValueError::new_err(error.to_string()))
+    let mut sizes = gpus;
+    sizes.extend(host.map(|free| ("cpu".to_owned(), free)));
+    let free = memory_table(&sizes)?;
+    let attention = attention.map(named_attention).transpose()?;
+    let asked = Workload { context, batch, reserve, allow_cpu, attention };
+    let placed = py.detach(|| Model::of_bundle(&bundle)?.place(&free, &asked));
+    let profile = placed.map_err(|error| errors::to_python(py, &error))?;
+    serde_json::to_string(&profile.map).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 fn named_attention(word: &str) -> PyResult<Attention> {
     serde_json::from_value(word.into()).map_err(|error| PyValueError::new_err(format!("attention: {error}")))
+}
+
+/// Free bytes of host memory, within the limits of this process's control groups; None where the system does not say.
+#[pyfunction]
+fn host_memory() -> Option<u64> {
+    devices::host_memory().map(|memory| memory.free)
+}
+
+/// The attention that transformers 4 selects for MGM with this version of torch.
+#[pyfunction]
+fn selected_attention(torch: &str) -> String {
+    Attention::selected_by(torch).to_string()
+}
+
+/// For each requirement, whether what is installed serves it. `requirements`: those of a manifest, as JSON. `installed`:
+/// version by package, `python` for the interpreter. `bare`: packages of which a module without a version is there.
+#[pyfunction]
+fn are_served(
+    requirements: &str,
+    mut installed: BTreeMap<String, String>,
+    bare: Vec<String>,
+) -> PyResult<Vec<bool>> {
+    let requirements: Vec<Requirement> = parsed(requirements)?;
+    let version = installed.remove("python").unwrap_or_default();
+    let python = Interpreter { path: PathBuf::new(), version, packages: installed, bare };
+    let (packages, _) = doctor::packages(&python, &requirements, |_| Vec::new());
+    Ok(packages.into_iter().map(|package| package.good).collect())
 }

@@ -1,5 +1,6 @@
 """`mypy --strict` on the package and on a program that uses it, and what the package puts into a namespace."""
 
+import ast
 import builtins
 import re
 import subprocess
@@ -34,6 +35,21 @@ def test_a_program_is_checked_against_the_installed_package(tmp_path):
     bare.write_text(re.sub(r"  # type: ignore\[[a-z-]+\]", "", text))
     done = mypy(tmp_path, bare)
     assert expected == 12 and f"Found {expected} errors" in done.stdout, done.stdout
+
+
+def test_the_files_import_each_other_in_one_direction():
+    package = HERE.parent / "python" / "mgpack"
+    imports = {}
+    for file in package.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.level]
+        named = {node.module or alias.name for node in nodes for alias in node.names}
+        imports[file.stem] = {name for name in named if (package / f"{name}.py").exists()}
+    assert len(imports) > 12 and imports["loading"] >= {"bundle", "placement", "versions"}
+    left = set(imports)
+    while left:
+        free = {name for name in left if not imports[name] & left}
+        assert free, f"a circle among {sorted(left)}"
+        left -= free
 
 
 def test_a_star_import_replaces_nothing_of_pythons_own():

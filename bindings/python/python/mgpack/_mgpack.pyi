@@ -32,9 +32,10 @@ def convert_checkpoint(
 def run_verb(
     verb: str, call: str, notice: Callable[[str], object], progress: Callable[[str, int, int], object] | None = None
 ) -> str: ...
-def plan_device_map(
+def place(
     bundle: str | PathLike[str],
-    devices: Mapping[str, int],
+    gpus: Mapping[str, int],
+    host: int | None,
     *,
     context: int | None,
     batch: int | None,
@@ -42,3 +43,6 @@ def plan_device_map(
     allow_cpu: int | None,
     attention: str | None,
 ) -> str: ...
+def host_memory() -> int | None: ...
+def selected_attention(torch: str) -> str: ...
+def are_served(requirements: str, installed: Mapping[str, str], bare: Sequence[str]) -> list[bool]: ...

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,12 +13,6 @@ from . import _mgpack, arguments
 from .arguments import AnyPath, Progress
 from .errors import BundleError, Finding
 from .tensors import Tensors, counted
-
-#: Files up to this size are hashed by every check; larger ones (weights) by a full one.
-SMALL_FILE = 16 << 20
-
-#: Errors that say something of the file: it is gone, or something else has its name. All others are of the system.
-OF_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 #: Findings that the text of a report lists.
 LISTED = 20
@@ -178,33 +170,9 @@ def verify(
     full = arguments.flag("full", full)
     progress = arguments.function("progress", progress)
     report = json.loads(_mgpack.verify_bundle(path, full, arguments.threads(threads), progress))
-    findings = {Finding(**finding) for finding in report["findings"]}
-    if not full and report["name"] is not None and os.path.isdir(path):
-        findings |= _small_file_findings(Bundle(path), {finding.path for finding in findings})
-    ordered = sorted(findings, key=lambda finding: (finding.path, finding.kind, finding.expected, finding.found))
+    findings = tuple(Finding(**finding) for finding in report["findings"])
     identity = report["id"] and f"sha256:{report['id']}"
-    return Report(path, identity, report["name"], report["files"], report["bytes"], tuple(ordered), tuple(report["notes"]))
-
-
-def _small_file_findings(bundle: Bundle, known: set[str]) -> set[Finding]:
-    """Digests of the files that a loader reads whole: configuration, tokenizer and the like."""
-    findings = set()
-    for file in bundle.manifest["files"]:
-        path = file["path"]
-        if file["size"] > SMALL_FILE or path in known:
-            continue
-        try:
-            found = hashlib.sha256((bundle.path / path).read_bytes()).hexdigest()
-        except OSError as error:
-            if error.errno not in OF_THE_FILE:
-                raise BundleError(
-                    "reading a file of the bundle failed", path=str(bundle.path / path), why=str(error.strerror)
-                ) from error
-            findings.add(Finding(path, "unreadable", "a readable file", str(error)))
-            continue
-        if found != file["sha256"]:
-            findings.add(Finding(path, "digest", f"sha256 {file['sha256']}", f"sha256 {found}"))
-    return findings
+    return Report(path, identity, report["name"], report["files"], report["bytes"], findings, tuple(report["notes"]))
 
 
 def _bytes(count: int) -> str:

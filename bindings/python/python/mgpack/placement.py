@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import re
 from collections.abc import Mapping
-from typing import Any
 
 from . import _mgpack
 from .bundle import Bundle
@@ -39,18 +37,13 @@ def selected_attention(bundle: Bundle, asked: object = None) -> str | None:
         found = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return None
-    numbers = [int(part) for part in re.findall(r"\d+", found)[:3]]
-    return "sdpa" if numbers >= [2, 1, 1] else "eager"
+    return _mgpack.selected_attention(found)
 
 
 def host_memory() -> int | None:
-    """Bytes of host memory that are free without swapping; None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as meminfo:
-            line = next(line for line in meminfo if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) << 10
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
+    """Bytes of host memory that are free without swapping, within the limits of this process's control groups; None where the
+    system does not say."""
+    return _mgpack.host_memory()
 
 
 def on_gpus(
@@ -73,18 +66,10 @@ def on_gpus(
 
     Raises `DeviceMapError` with the shortfall where the model does not fit.
     """
-    records = bundle.manifest["device_maps"]
-    own = {"context": context, "batch": batch, "reserve": reserve, "allow_cpu": allow_cpu}
-    if all(value is None for value in own.values()):
-        for record in records:
-            is_short = attention == "eager" and record["memory"]["attention"] == "sdpa"
-            if not is_short and _fits(record, free):
-                return dict(record["map"])
-    asked: dict[str, Any] = records[0]["memory"] if records else {}
-    wanted = {key: asked.get(key) if value is None else value for key, value in own.items()}
     table = {str(gpu): size for gpu, size in sorted(free.items())}
-    planned: DeviceMap = json.loads(_mgpack.plan_device_map(bundle.path, table, attention=attention, **wanted))
-    return planned
+    room = {"context": context, "batch": batch, "reserve": reserve, "allow_cpu": allow_cpu}
+    placed: DeviceMap = json.loads(_mgpack.place(bundle.path, table, host_memory(), attention=attention, **room))
+    return placed
 
 
 def require_host_memory(bundle: Bundle, available: int | None = None) -> None:
@@ -104,18 +89,6 @@ def model_bytes(bundle: Bundle) -> int:
     """Bytes of the loaded model, towers included, as the planner counted them."""
     counted = sum(why["bytes"] for record in bundle.manifest["device_maps"][:1] for why in record["why"])
     return int(max(counted, bundle.manifest["totals"]["tensor_bytes"]))
-
-
-def _fits(record: Mapping[str, Any], free: Mapping[int, int]) -> bool:
-    """True if `record` was planned for a table, and every device still has free what it takes of it."""
-    if not record["memory"]["given"]:
-        return False
-    for device, use in record["used"].items():
-        taken = use["weights"] + use["kv"] + use["activations"]
-        available = free.get(int(device), 0) if device.isdecimal() else host_memory()
-        if taken and available is not None and taken + use["reserve"] > available:
-            return False
-    return True
 
 
 def _gib(count: int) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import platform
 from collections.abc import Callable
-from typing import Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion
-
+from . import _mgpack
 from .bundle import Bundle
-from .errors import BundleError, Mismatch, VersionError
+from .errors import Mismatch, VersionError
 
 #: What is installed in the place of a package whose functions are not called.
 STAND_IN = "a stand-in"
@@ -36,14 +34,16 @@ def installed_version(package: str) -> str | None:
 def mismatches(
     bundle: Bundle, installed: Callable[[str], str | None] = installed_version
 ) -> tuple[Mismatch, ...]:
-    """The requirements of the bundle that this environment does not meet.
-
-    Raises `BundleError` for a range in the manifest that is none.
-    """
+    """The requirements of the bundle that this environment does not meet."""
+    needs = bundle.manifest["requirements"]
+    found = {need["package"]: installed(need["package"]) for need in needs}
+    versions = {package: version for package, version in found.items() if version is not None and version != STAND_IN}
+    bare = [package for package, version in found.items() if version == STAND_IN]
+    served = _mgpack.are_served(json.dumps(needs), versions, bare)
     return tuple(
-        Mismatch(need["package"], found, need["range"], need["pin"], need["reason"])
-        for need in bundle.manifest["requirements"]
-        if not _is_met(bundle, need, found := installed(need["package"]))
+        Mismatch(need["package"], found[need["package"]], need["range"], need["pin"], need["reason"])
+        for need, is_served in zip(needs, served)
+        if not is_served
     )
 
 
@@ -67,20 +67,3 @@ def version_error(bundle: Bundle, found: tuple[Mismatch, ...]) -> VersionError:
         help=line,
         mismatches=found,
     )
-
-
-def _is_met(bundle: Bundle, need: dict[str, Any], found: str | None) -> bool:
-    try:
-        wanted = SpecifierSet(need["range"])
-    except InvalidSpecifier as error:
-        raise BundleError(
-            f"`{need['range']}` is no range of versions of {need['package']}",
-            path=str(bundle.path / "mgpack.json"),
-            why=str(error),
-        ) from error
-    if found == STAND_IN:
-        return True
-    try:
-        return found is not None and wanted.contains(found, prereleases=True)
-    except InvalidVersion:
-        return False
