@@ -111,6 +111,8 @@ fn a_model_that_is_not_converted_yet_has_the_map_that_converting_gives() {
     let gpus = "0=1217MB,1=400MiB";
     let options = ["--int8", "--gpus", gpus, "--context", "64", "--reserve", "1MiB"];
     let planned = world.good(&[&["plan", "tiny", "--json"][..], &options].concat()).json();
+    // A plan leaves no checkpoint in the cache; a conversion does.
+    world.tiny();
     let checkpoint = fs::read_dir(world.path("cache/mgpack")).unwrap().next().unwrap().unwrap().path();
     let checkpoint = checkpoint.to_str().unwrap();
     let mapped = world.good(&[&["map", checkpoint, "--json"][..], &options].concat()).json();
