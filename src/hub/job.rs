@@ -8,7 +8,7 @@
 //! huggingface_hub 0.20 has the same name for it. Version 2.4 writes to `blobs/HASH.RANDOM.incomplete`, a name of each
 //! process. Those are never read here: with Xet their bytes do not come in order. `hf cache prune` removes both.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 
@@ -66,7 +66,7 @@ impl Job<'_> {
             }
         }
         output::sync(&content.file).map_err(io_error("writing to the disk", &path))?;
-        fs::rename(&path, self.store.blob(self.file)).map_err(io_error("naming the finished file", &path))
+        self.store.finish(self.file)
     }
 }
 

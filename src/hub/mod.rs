@@ -19,6 +19,7 @@ mod http;
 mod job;
 mod listing;
 mod patience;
+mod place;
 mod proxy;
 mod ranges;
 mod store;

@@ -5,17 +5,18 @@
 //! where nothing differs, so a cache that may not be written serves what it has. A link is never written through:
 //! only the cache, a repository and its `blobs` may be links, since people move these to other disks.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::listing::Listed;
 use super::patience::Halt;
+use super::place::Place;
 use crate::checkpoint::hub::{HubCache, repo_folder};
 use crate::error::{CacheError, HubError};
 use crate::output;
@@ -54,7 +55,7 @@ impl Store {
 
     /// Where the unfinished bytes of a content lie.
     pub(super) fn unfinished(&self, file: &Listed) -> PathBuf {
-        self.repo.join("blobs").join(format!("{}.incomplete", file.hash.name()))
+        self.repo.join("blobs").join(unfinished_name(file))
     }
 
     /// True where the content of a file is in `blobs`, whole by its length.
@@ -98,25 +99,25 @@ impl Store {
     /// there; `is_last`: no other file of the commit needs the content in `blobs`.
     pub(super) fn link(&self, commit: &str, file: &Listed, is_last: bool) -> Result<(), HubError> {
         // Another program finished the content that an earlier run began. Best effort.
-        let _ = fs::remove_file(self.unfinished(file));
+        let _ = Place::open(&self.repo.join("blobs")).and_then(|blobs| blobs.remove(&unfinished_name(file)));
         if self.is_linked(commit, file) {
             return Ok(());
         }
-        let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
-        let folder = if folder.is_empty() { String::new() } else { format!("/{folder}") };
-        let path = self.own_folder(&self.repo, &format!("snapshots/{commit}{folder}"))?.join(name);
+        let (inside, name) = inside(commit, file);
+        let repo = self.place(&self.repo)?;
+        let folder = repo.make(&inside)?;
         let up = "../".repeat(2 + file.path.matches('/').count());
         let target = format!("{up}blobs/{}", file.hash.name());
-        let blob = self.blob(file);
-        let linked = output::replace(&path, &self.repo, |staged| std::os::unix::fs::symlink(&target, staged));
-        let placed = match linked {
-            Err(cause) if lacks_links(&cause) && is_last => fs::rename(&blob, &path),
+        let blob = file.hash.name();
+        let placed = match folder.put_link(name, &repo, &target) {
+            Err(cause) if lacks_links(&cause) && is_last => self.blobs()?.rename(blob, &folder, name),
             Err(cause) if lacks_links(&cause) => {
-                output::replace(&path, &self.repo, |staged| fs::copy(&blob, staged).map(drop))
+                let copied = regular::open(&self.blob(file));
+                copied.and_then(|mut content| folder.put_file(name, &repo, &mut content))
             }
             linked => linked,
         };
-        placed.map_err(io_error("writing into the cache", &path))
+        placed.map_err(io_error("writing into the cache", &folder.path(name)))
     }
 
     /// Writes the ref, by which the revision is found without the hub.
@@ -128,37 +129,58 @@ impl Store {
             return Ok(());
         }
         let (folder, name) = revision.rsplit_once('/').unwrap_or(("", revision));
-        let path = self.own_folder(&self.repo, format!("refs/{folder}").trim_end_matches('/'))?.join(name);
-        output::replace(&path, &self.repo, |staged| fs::write(staged, commit))
-            .map_err(io_error("writing into the cache", &path))
+        let repo = self.place(&self.repo)?;
+        let folder = repo.make(&format!("refs/{folder}"))?;
+        folder
+            .put_file(name, &repo, &mut commit.as_bytes())
+            .map_err(io_error("writing into the cache", &folder.path(name)))
     }
 
     /// Waits for the lock on a content, so that whoever has it may finish the file: huggingface_hub takes the same.
     /// `None` where the file system has no locks.
     pub(super) fn lock(&self, file: &Listed, halt: Halt<'_>) -> Result<Option<File>, HubError> {
-        let folder = self.own_folder(&self.cache, &format!(".locks/{}", self.folder))?;
-        let path = folder.join(format!("{}.lock", file.hash.name()));
-        let lock = open_own(OpenOptions::new().write(true).create(true), "locking", &path)?;
+        let folder = self.place(&self.cache)?.make(&format!(".locks/{}", self.folder))?;
+        let name = format!("{}.lock", file.hash.name());
+        let lock = folder.file(&name, "locking")?;
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(lock)),
                 Err(Errno::WOULDBLOCK) => halt.pause(LOCK_WAIT)?,
                 Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK | Errno::INVAL) => return Ok(None),
-                Err(cause) => return Err(io_error("locking", &path)(cause.into())),
+                Err(cause) => return Err(io_error("locking", &folder.path(&name))(cause.into())),
             }
         }
     }
 
     /// Opens the unfinished bytes of a content.
     pub(super) fn open_unfinished(&self, file: &Listed) -> Result<File, HubError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true);
-        open_own(&mut options, "opening the unfinished file", &self.unfinished(file))
+        self.blobs()?.file(&unfinished_name(file), "opening the unfinished file")
+    }
+
+    /// Gives the finished content its name.
+    pub(super) fn finish(&self, file: &Listed) -> Result<(), HubError> {
+        let blobs = self.blobs()?;
+        let named = blobs.rename(&unfinished_name(file), &blobs, file.hash.name());
+        named.map_err(io_error("naming the finished file", &self.unfinished(file)))
+    }
+
+    /// The folder of the contents, which may be a link.
+    fn blobs(&self) -> Result<Place, HubError> {
+        self.place(&self.repo.join("blobs"))
+    }
+
+    /// A folder that may be a link: the cache, the repository, its `blobs`. Made where it is not there.
+    fn place(&self, path: &Path) -> Result<Place, HubError> {
+        fs::create_dir_all(path).map_err(io_error("making a folder", path))?;
+        Place::open(path)
     }
 
     /// Removes a file of a snapshot, and its content unless something else in the cache leads to it.
     pub(super) fn remove(&self, commit: &str, file: &Listed) -> Result<(), HubError> {
-        remove_if_there(&self.snapshot(commit).join(&file.path))?;
+        let (inside, name) = inside(commit, file);
+        if let Some(folder) = Place::open(&self.repo)?.find(&inside)? {
+            folder.remove(name)?;
+        }
         let blob = self.blob(file);
         let meta = match fs::metadata(&blob) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -173,41 +195,18 @@ impl Store {
                 return Ok(());
             }
         }
-        remove_if_there(&blob)
-    }
-
-    /// A folder below `base` through which nothing can be written elsewhere: made where it is not there.
-    fn own_folder(&self, base: &Path, inside: &str) -> Result<PathBuf, HubError> {
-        fs::create_dir_all(base).map_err(io_error("making a folder", base))?;
-        let mut folder = base.to_owned();
-        for part in inside.split('/') {
-            folder.push(part);
-            match fs::create_dir(&folder) {
-                Err(cause)
-                    if cause.kind() != io::ErrorKind::AlreadyExists
-                        && fs::symlink_metadata(&folder).is_err() =>
-                {
-                    return Err(io_error("making a folder", &folder)(cause));
-                }
-                _ => refuse_link(&folder)?,
-            }
-        }
-        Ok(folder)
+        self.blobs()?.remove(file.hash.name())
     }
 }
 
-/// Opens a file of the cache that no link may stand for.
-fn open_own(options: &mut OpenOptions, doing: &'static str, path: &Path) -> Result<File, HubError> {
-    refuse_link(path)?;
-    let flags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
-    options.custom_flags(flags).open(path).map_err(io_error(doing, path))
+/// Where a file of a commit lies below the repository, and its name there.
+fn inside<'a>(commit: &str, file: &'a Listed) -> (String, &'a str) {
+    let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
+    (format!("snapshots/{commit}/{folder}"), name)
 }
 
-fn refuse_link(path: &Path) -> Result<(), HubError> {
-    match fs::read_link(path) {
-        Ok(target) => Err(HubError::LinkInCache { path: path.to_owned(), target }),
-        Err(_) => Ok(()),
-    }
+fn unfinished_name(file: &Listed) -> String {
+    format!("{}.incomplete", file.hash.name())
 }
 
 /// True for a regular file of this length, or a link to one.
@@ -219,15 +218,6 @@ fn is_of_len(path: &Path, len: u64) -> bool {
 fn lacks_links(cause: &io::Error) -> bool {
     let errno = Errno::from_io_error(cause);
     errno.is_some_and(|errno| matches!(errno, Errno::PERM | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL))
-}
-
-fn remove_if_there(path: &Path) -> Result<(), HubError> {
-    match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            Err(io_error("removing a file from the cache", path)(cause))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The folders of all repositories of a cache in which a link may lead to a content of another.

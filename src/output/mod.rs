@@ -33,22 +33,25 @@ pub enum Replace<'a> {
     If(&'a (dyn Fn(&Path) -> Result<()> + Sync)),
 }
 
-/// Makes something at `path`, or in the place of what is there, in one step for readers: `make` makes it in the folder
-/// `aside`, on the same file system, under a name that no other process has and that no reader of `path`'s folder sees.
+/// Makes `name` in the open folder `dir`, or puts something in the place of what is there, in one step for readers: `make`
+/// makes it in the open folder `aside`, on the same file system, under a name that no other process has and that no reader
+/// of `dir` sees.
 ///
 /// # Errors
 /// The system's; then nothing is left in `aside`.
 #[cfg(feature = "hub")]
 pub(crate) fn replace(
-    path: &Path,
-    aside: &Path,
-    make: impl FnOnce(&Path) -> io::Result<()>,
+    dir: &File,
+    name: &str,
+    aside: &File,
+    make: impl FnOnce(&str) -> io::Result<()>,
 ) -> io::Result<()> {
-    let staged = aside.join(work::random_name()?);
-    let made = make(&staged).and_then(|()| fs::rename(&staged, path));
+    use rustix::fs::{AtFlags, renameat, unlinkat};
+    let staged = work::random_name()?;
+    let made = make(&staged).and_then(|()| Ok(renameat(aside, staged.as_str(), dir, name)?));
     if made.is_err() {
         // Best effort: it is hidden, and `sweep_aside` removes it.
-        let _ = fs::remove_file(&staged);
+        let _ = unlinkat(aside, staged.as_str(), AtFlags::empty());
     }
     made
 }
