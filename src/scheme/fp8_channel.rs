@@ -23,7 +23,15 @@ pub(super) static FP8_DYNAMIC: Entry = Entry {
 };
 
 /// The largest E4M3.
-const LARGEST: f32 = 448.0;
+pub(super) const LARGEST: f32 = 448.0;
+
+/// Source: vLLM's documentation, "FP8 W8A8".
+pub(super) const VLLM_GPUS: VllmGpus = VllmGpus {
+    first: (7, 5),
+    last: None,
+    card: "vLLM multiplies in FP8 on GPUs of compute capability 8.9 and later (Ada, Hopper, Blackwell); from 7.5 on (Turing, \
+           Ampere) it decodes the weights and multiplies in 16 bits.",
+};
 
 /// Rows of E4M3 with a step in the weight's type.
 #[derive(Debug)]
@@ -71,19 +79,7 @@ impl Codec for Fp8Channel {
         codes: &mut [u8],
         decoded: Option<&mut [f32]>,
     ) -> Result<Counts, Overflow> {
-        let step = run.scale.step;
-        let mut counts =
-            Counts { clipped: run.isa.divide_e4m3(run.float, run.row, step, codes), ..Counts::default() };
-        // The next smaller number, 416, has room for any rounding of the step.
-        if step * LARGEST >= run.float.overflow() {
-            let smaller = |code: u8| (code & 0x7f == 0x7e).then(|| code - 1);
-            counts.overflowed = compressed_tensors::largest_codes(run, codes, "FP8 codes", smaller)?;
-        }
-        if let Some(decoded) = decoded {
-            run.isa.decode_e4m3(codes, step, decoded);
-            counts.zeros = run.isa.zero_codes(codes, 0x7f);
-        }
-        Ok(counts)
+        encode(run, codes, decoded)
     }
 
     fn decode(&self, isa: Isa, codes: &[u8], step: f32, row: &mut [f32]) {
@@ -118,13 +114,28 @@ impl Codec for Fp8Channel {
         compressed_tensors::package("reads the FP8 layout")
     }
 
-    /// Source: vLLM's documentation, "FP8 W8A8".
     fn vllm_gpus(&self) -> Option<VllmGpus> {
-        Some(VllmGpus {
-            first: (7, 5),
-            last: None,
-            card: "vLLM multiplies in FP8 on GPUs of compute capability 8.9 and later (Ada, Hopper, Blackwell); from 7.5 on \
-                   (Turing, Ampere) it decodes the weights and multiplies in 16 bits.",
-        })
+        Some(VLLM_GPUS)
     }
+}
+
+/// Encodes a run as E4M3 with the step of its tile.
+pub(super) fn encode(
+    run: &Run<'_>,
+    codes: &mut [u8],
+    decoded: Option<&mut [f32]>,
+) -> Result<Counts, Overflow> {
+    let step = run.scale.step;
+    let mut counts =
+        Counts { clipped: run.isa.divide_e4m3(run.float, run.row, step, codes), ..Counts::default() };
+    // The next smaller number, 416, has room for any rounding of the step.
+    if step * LARGEST >= run.float.overflow() {
+        let smaller = |code: u8| (code & 0x7f == 0x7e).then(|| code - 1);
+        counts.overflowed = compressed_tensors::largest_codes(run, codes, "FP8 codes", smaller)?;
+    }
+    if let Some(decoded) = decoded {
+        run.isa.decode_e4m3(codes, step, decoded);
+        counts.zeros = run.isa.zero_codes(codes, 0x7f);
+    }
+    Ok(counts)
 }

@@ -7,6 +7,7 @@
 mod bnb_int8;
 mod cast;
 mod compressed_tensors;
+mod fp8_block;
 mod fp8_channel;
 mod w8a16;
 mod w8a8;
@@ -23,8 +24,15 @@ use crate::kernels::Isa;
 use crate::tensor::{Dtype, Float};
 
 /// Every scheme, in the order of schemes.md.
-static ALL: [&Entry; 6] =
-    [&cast::BF16, &cast::FP16, &bnb_int8::BNB_INT8, &w8a8::W8A8, &w8a16::W8A16, &fp8_channel::FP8_DYNAMIC];
+static ALL: [&Entry; 7] = [
+    &cast::BF16,
+    &cast::FP16,
+    &bnb_int8::BNB_INT8,
+    &w8a8::W8A8,
+    &w8a16::W8A16,
+    &fp8_channel::FP8_DYNAMIC,
+    &fp8_block::FP8_BLOCK,
+];
 
 /// How the linears of a bundle are stored.
 #[derive(Clone, Copy)]

@@ -15,6 +15,7 @@ file is printed. A case is `<dtype>.<name>`.
     ct_w8a8.safetensors    <case>.weight -> <case>.out.weight int8, <case>.out.weight_scale: model_free_ptq, scheme W8A8
     ct_w8a16.safetensors   <case>.weight -> <case>.out.weight_packed, .out.weight_scale, .out.weight_shape: scheme W8A16
     ct_fp8_dynamic.safetensors  <case>.weight -> <case>.out.weight float8_e4m3fn, .out.weight_scale: scheme FP8_DYNAMIC
+    ct_fp8_block.safetensors    the same with scheme FP8_BLOCK, and matrices of several blocks
 """
 
 import hashlib
@@ -49,6 +50,7 @@ def main(folder):
         "ct_w8a8": compressed_tensors("W8A8"),
         "ct_w8a16": compressed_tensors("W8A16"),
         "ct_fp8_dynamic": compressed_tensors("FP8_DYNAMIC"),
+        "ct_fp8_block": compressed_tensors("FP8_BLOCK"),
     }
     for name, tensors in files.items():
         path = folder / f"{name}.safetensors"
@@ -131,7 +133,9 @@ def bnb_int8():
 
 
 def compressed_tensors(scheme):
-    weights = {f"{name}.weight": w for name, w in matrices(any_width=scheme != "W8A16").items()}
+    weights = {f"{name}.weight": w for name, w in matrices(any_width=scheme not in ("W8A16", "FP8_BLOCK")).items()}
+    if scheme == "FP8_BLOCK":
+        weights |= blocks()
     with tempfile.TemporaryDirectory() as folder:
         src, dst = Path(folder, "src"), Path(folder, "dst")
         src.mkdir()
@@ -154,6 +158,17 @@ def matrices(any_width):
         for name, weight in cases(dtype).items():
             if any_width or weight.shape[1] % 128 == 0:
                 out[f"{dtype}.{name}"] = weight
+    return out
+
+
+def blocks():
+    """Matrices of several blocks of 128 by 128, each of another magnitude, the lowest of fewer rows."""
+    out = {}
+    for dtype in WEIGHTS:
+        dice = seeded(f"{dtype} blocks").integers(-(2**20), 2**20, (6, 130, 256)).sum(0) / 2**24
+        for row, column, magnitude in [(0, 128, 2.0**-9), (128, 0, 2.0**5), (128, 128, 0.0)]:
+            dice[row : row + 128, column : column + 128] *= magnitude
+        out[f"{dtype}.blocks.weight"] = torch.from_numpy(dice).to(DTYPES[dtype])
     return out
 
 

@@ -5,7 +5,7 @@ import pytest
 from compressed_tensors.quantization import QuantizationConfig
 
 
-@pytest.fixture(params=["W8A8", "W8A16", "FP8_DYNAMIC"])
+@pytest.fixture(params=["W8A8", "W8A16", "FP8_DYNAMIC", "FP8_BLOCK"])
 def scheme(request):
     return request.param
 

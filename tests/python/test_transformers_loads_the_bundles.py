@@ -21,10 +21,11 @@ def test_int8_logits_are_within_a_twentieth(made, family, options):
     assert 1e-4 < oracles.relative_error(got, want) < 0.05
 
 
+@pytest.mark.parametrize("scheme", ["FP8_DYNAMIC", "FP8_BLOCK"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fp8_logits_are_those_of_llm_compressors_bundle(made, family):
-    want = oracles.logits(made.reference(family, "FP8_DYNAMIC"))
-    got = oracles.logits(made.bundle(family, "--scheme", "FP8_DYNAMIC"))
+def test_fp8_logits_are_those_of_llm_compressors_bundle(made, family, scheme):
+    want = oracles.logits(made.reference(family, scheme))
+    got = oracles.logits(made.bundle(family, "--scheme", scheme))
     assert torch.equal(got, want)
 
 
