@@ -9,6 +9,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::progress::Stop;
+
 /// Bytes of each stream that are kept; a listing of 128 GPUs or of all packages takes a tenth.
 const MAX_OUTPUT_LEN: u64 = 4 << 20;
 /// Pause between two looks at a running program.
@@ -34,6 +36,9 @@ pub(crate) enum ProgramFault {
     /// It did not end in time and was killed.
     #[error("it gave no answer within {} s", .0.as_secs())]
     TimedOut(Duration),
+    /// It was killed, because a stop was requested.
+    #[error("it was stopped")]
+    Stopped,
     /// Its end could not be waited for.
     #[error("it was lost: {0}")]
     Lost(#[source] io::Error),
@@ -49,18 +54,18 @@ pub(crate) fn shell_word(text: &str) -> String {
     }
 }
 
-/// Runs `command` without input; kills it after `limit`.
-pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Ran, ProgramFault> {
+/// Runs `command` without input; kills it after `limit`, or when `stop` is requested.
+pub(crate) fn run(command: &mut Command, limit: Duration, stop: &Stop) -> Result<Ran, ProgramFault> {
     let deadline = Instant::now() + limit;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(ProgramFault::Start)?;
     let out = child.stdout.take().map(collect);
     let err = child.stderr.take().map(collect);
-    let Some(status) = wait(&mut child, deadline).map_err(ProgramFault::Lost)? else {
+    let Some(status) = wait(&mut child, deadline, stop).map_err(ProgramFault::Lost)? else {
         // It may have ended in between; either way it must not stay behind.
         let _ = child.kill();
         let _ = child.wait();
-        return Err(ProgramFault::TimedOut(limit));
+        return Err(if stop.requested() { ProgramFault::Stopped } else { ProgramFault::TimedOut(limit) });
     };
     // A child of the program may hold a pipe open after its end: what comes later is not waited for.
     let text = |stream: Option<Receiver<String>>| {
@@ -84,13 +89,13 @@ fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// The program's end, or `None` at the deadline.
-fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+/// The program's end, or `None` at the deadline or a request to stop.
+fn wait(child: &mut Child, deadline: Instant, stop: &Stop) -> io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline || stop.requested() {
             return Ok(None);
         }
         thread::sleep(POLL);
@@ -102,7 +107,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str, limit: Duration) -> Result<Ran, ProgramFault> {
-        run(Command::new("sh").args(["-c", script]), limit)
+        run(Command::new("sh").args(["-c", script]), limit, &Stop::new())
     }
 
     #[test]
@@ -120,6 +125,20 @@ mod tests {
     }
 
     #[test]
+    fn a_program_is_killed_when_a_stop_is_requested() {
+        let (stop, started) = (Stop::new(), Instant::now());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(100));
+                stop.request();
+            });
+            let fault = run(Command::new("sleep").arg("60"), Duration::from_secs(60), &stop).unwrap_err();
+            assert!(matches!(fault, ProgramFault::Stopped), "{fault}");
+        });
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
     fn more_output_than_is_kept_neither_blocks_nor_grows() {
         let ran = shell("head -c 20000000 /dev/zero", Duration::from_secs(60)).unwrap();
         assert_eq!(ran.out.len() as u64, MAX_OUTPUT_LEN);
@@ -128,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_says_so() {
-        let fault = run(&mut Command::new("/nowhere/mgpack-test"), Duration::from_secs(1)).unwrap_err();
+        let fault =
+            run(&mut Command::new("/nowhere/mgpack-test"), Duration::from_secs(1), &Stop::new()).unwrap_err();
         assert!(matches!(fault, ProgramFault::Start(_)), "{fault}");
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::PythonError;
 use crate::program;
+use crate::progress::Stop;
 
 /// Prints the interpreter's version and the versions of the packages named in its arguments, as JSON. Uses the
 /// standard library only, and not the working directory.
@@ -108,8 +109,12 @@ impl Python {
     /// Asks the interpreter at `path` for its version and those of `packages`.
     ///
     /// # Errors
-    /// [`PythonError`] where it does not start, does not answer, or answers something else.
-    pub fn read<'a>(path: &Path, packages: impl IntoIterator<Item = &'a str>) -> Result<Self, PythonError> {
+    /// [`PythonError`] where it does not start, does not answer, answers something else, or is stopped.
+    pub fn read<'a>(
+        path: &Path,
+        packages: impl IntoIterator<Item = &'a str>,
+        stop: &Stop,
+    ) -> Result<Self, PythonError> {
         #[derive(Deserialize)]
         struct Answer {
             version: String,
@@ -119,7 +124,7 @@ impl Python {
         let failed = |why: String| PythonError { path: path.to_owned(), why };
         let mut command = Command::new(path);
         command.args(["-B", "-c", SCRIPT]).args(packages);
-        let ran = program::run(&mut command, LIMIT).map_err(|fault| failed(fault.to_string()))?;
+        let ran = program::run(&mut command, LIMIT, stop).map_err(|fault| failed(fault.to_string()))?;
         if !ran.status.success() {
             let last = ran.err.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
             return Err(failed(format!("it ended with {}: {last}", ran.status)));
@@ -138,8 +143,8 @@ impl Python {
     /// the folder `away`, a bundle, is imported, also where it is the working directory. No request leaves the machine.
     ///
     /// # Errors
-    /// [`PythonError`] where the interpreter does not start or takes more than five minutes.
-    pub fn import(&self, modules: &[String], away: &Path) -> Result<Imports, PythonError> {
+    /// [`PythonError`] where the interpreter does not start, takes more than five minutes, or is stopped.
+    pub fn import(&self, modules: &[String], away: &Path, stop: &Stop) -> Result<Imports, PythonError> {
         #[derive(Deserialize)]
         struct Line {
             begins: Option<String>,
@@ -150,7 +155,7 @@ impl Python {
         let mut command = Command::new(&self.path);
         command.args(["-B", "-W", "ignore", "-c", IMPORT_SCRIPT]).arg(away).args(modules);
         command.env("HF_HUB_OFFLINE", "1");
-        let ran = program::run(&mut command, IMPORT_LIMIT)
+        let ran = program::run(&mut command, IMPORT_LIMIT, stop)
             .map_err(|fault| PythonError { path: self.path.clone(), why: fault.to_string() })?;
         let mut imports = Imports::default();
         let mut begun = None;

@@ -12,7 +12,7 @@ use mgpack::kernels::Isa;
 use mgpack::map::{Planner, Storage};
 use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
-use mgpack::verbs::words::{Gpus, Room, named_isa};
+use mgpack::verbs::words::{self, Gpus, Room, named_isa};
 
 /// Convert MiniGemini and other Hugging Face checkpoints into sealed, quantized bundles
 #[derive(Debug, Parser)]
@@ -532,8 +532,7 @@ fn size_or_nothing(text: &str) -> Result<Size, String> {
 }
 
 fn id(text: &str) -> Result<Digest, String> {
-    let hex = text.strip_prefix("sha256:").unwrap_or(text);
-    Digest::from_hex(hex).ok_or_else(|| "an id is sha256: and 64 lower-case hex digits".to_owned())
+    words::id(text).ok_or_else(|| "an id is sha256: and 64 lower-case hex digits".to_owned())
 }
 
 fn gpus(text: &str) -> Result<Gpus, String> {

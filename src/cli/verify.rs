@@ -1,29 +1,23 @@
 //! `mgpack verify`.
 
 use mgpack::Result;
-use mgpack::bundle::{self, Finding, FindingKind, Report};
-use mgpack::manifest::MANIFEST_NAME;
+use mgpack::bundle::{FindingKind, Report};
 use mgpack::size::counted;
-use mgpack::verbs::on_threads;
+use mgpack::verbs::verify::{self, Depth, VerifyCall};
 
 use super::args::VerifyArgs;
 use super::ui::Tone;
-use super::{STOP, Verdict, ui};
+use super::{Verdict, ui, work};
 
 pub(super) fn run(args: &VerifyArgs) -> Result<Verdict> {
+    let call = VerifyCall {
+        bundle: args.bundle.clone(),
+        depth: if args.quick { Depth::Quick } else { Depth::Full },
+        id: args.id,
+        threads: args.threads.map(usize::from),
+    };
     let bars = ui::Bars::new(args.talk.progress);
-    let check = || bundle::verify(&args.bundle, args.quick, &bars, &STOP);
-    let mut report = on_threads(args.threads.map(usize::from), check)?;
-    if let (Some(wanted), Some(found)) = (args.id, report.id)
-        && wanted != found
-    {
-        report.findings.push(Finding {
-            path: MANIFEST_NAME.to_owned(),
-            kind: FindingKind::Id,
-            expected: format!("id sha256:{wanted}"),
-            found: format!("id sha256:{found}"),
-        });
-    }
+    let report = verify::verify(&call, work(&bars))?;
     if args.talk.json {
         super::print_json(&report)?;
     } else {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Listed, Memory};
 use crate::gpu_models::GpuModel;
 use crate::program;
+use crate::progress::Stop;
 
 /// Starting the driver takes seconds on a machine with eight GPUs and no persistence daemon.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -13,8 +14,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Every GPU that nvidia-smi lists, in PCI order; or one line that says why there are none.
 pub(super) fn list() -> Result<Vec<Listed>, String> {
     let query = ["--query-gpu=uuid,memory.free,memory.total,name", "--format=csv,noheader,nounits"];
-    let ran =
-        program::run(Command::new("nvidia-smi").args(query), LIMIT).map_err(|fault| fault.to_string())?;
+    let ran = program::run(Command::new("nvidia-smi").args(query), LIMIT, &Stop::new())
+        .map_err(|fault| fault.to_string())?;
     if !ran.status.success() {
         let said = ran.out.lines().chain(ran.err.lines()).find(|line| !line.trim().is_empty());
         return Err(said.map_or_else(|| ran.status.to_string(), str::to_owned));

@@ -9,7 +9,7 @@ use crate::bundle;
 use crate::devices::Devices;
 use crate::disk;
 use crate::doctor::{self, Finding, Package, Room};
-use crate::error::Result;
+use crate::error::{ConvertError, Error, PythonError, Result};
 use crate::family::Family;
 use crate::manifest::Manifest;
 use crate::python::{self, Imports, Python};
@@ -89,7 +89,12 @@ pub fn doctor(call: &DoctorCall, work: Work<'_>) -> Result<Diagnosis> {
     );
     names.sort_unstable();
     names.dedup();
-    let python = Python::read(&python::choose(call.python.as_deref(), work.variables), names)?;
+    let stopped = |error: PythonError| match work.stop.requested() {
+        true => Error::from(ConvertError::Interrupted),
+        false => error.into(),
+    };
+    let path = python::choose(call.python.as_deref(), work.variables);
+    let python = Python::read(&path, names, work.stop).map_err(stopped)?;
     let devices = Devices::detect(work.variables);
     let mut findings: Vec<Finding> = Vec::new();
     let (mut packages, mut memory, mut notes) = (Vec::new(), Vec::new(), Vec::new());
@@ -111,7 +116,8 @@ pub fn doctor(call: &DoctorCall, work: Work<'_>) -> Result<Diagnosis> {
         findings.extend(found);
         notes.extend(said);
         if let Some(dir) = call.bundle.as_deref().filter(|_| !call.no_import) {
-            let made = python.import(&doctor::imports::modules(manifest, &python), dir)?;
+            let modules = doctor::imports::modules(manifest, &python);
+            let made = python.import(&modules, dir, work.stop).map_err(stopped)?;
             findings.extend(doctor::imports::failed(manifest, &python, &made));
             imports = Some(made);
         }

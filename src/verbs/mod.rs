@@ -18,6 +18,7 @@ pub mod release;
 pub mod report;
 #[cfg(feature = "hub")]
 mod stream;
+pub mod verify;
 pub mod words;
 mod write;
 

@@ -11,6 +11,7 @@ use super::Work;
 use crate::device::MemoryTable;
 use crate::device_map::{Attention, GpuTable};
 use crate::devices::Devices;
+use crate::digest::Digest;
 use crate::gpu_models::Capability;
 use crate::kernels::Isa;
 use crate::map::Storage;
@@ -157,6 +158,11 @@ pub(super) fn isa<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<I
 pub fn named_isa(name: &str) -> Result<Isa, String> {
     let names: Vec<_> = Isa::all().into_iter().map(Isa::name).collect();
     Isa::by_name(name).ok_or_else(|| format!("this CPU has: {}", names.join(", ")))
+}
+
+/// A bundle's id: `sha256:` and 64 lower-case hexadecimal digits, which may stand alone. `None` where it is none.
+pub fn id(text: &str) -> Option<Digest> {
+    Digest::from_hex(text.strip_prefix("sha256:").unwrap_or(text))
 }
 
 /// A path: a text, or what is not UTF-8 as bytes: `{"Unix": [47, 128]}`.

@@ -28,7 +28,8 @@ use mgpack::verbs::convert::ConvertCall;
 use mgpack::verbs::inspect::Inspected;
 use mgpack::verbs::pull::PullCall;
 use mgpack::verbs::report::Pages;
-use mgpack::verbs::{self, Work};
+use mgpack::verbs::verify::{Depth, VerifyCall};
+use mgpack::verbs::{self, Work, words};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use serde::Serialize;
@@ -93,22 +94,22 @@ fn class_of(config: Option<&str>, files: HashSet<String>) -> PyResult<String> {
 /// Checks a bundle, a folder or a tar, and returns the report as JSON. Not `full`: sizes, headers and the manifest, and in
 /// a folder every byte of small files.
 #[pyfunction]
-#[pyo3(signature = (bundle, full, threads=None, progress=None))]
+#[pyo3(signature = (bundle, full, id=None, threads=None, progress=None))]
 fn verify_bundle(
     py: Python<'_>,
     bundle: PathBuf,
     full: bool,
+    id: Option<&str>,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<String> {
+    let not_an_id = || PyValueError::new_err("an id is sha256: and 64 lower-case hex digits");
+    let id = id.map(|text| words::id(text).ok_or_else(not_an_id)).transpose()?;
+    let depth = if full { Depth::Full } else { Depth::Small };
+    let call = VerifyCall { bundle, depth, id, threads };
     let listeners = Listeners { progress: progress.as_ref(), notice: None };
-    let report = work::run(py, listeners, move |teller, stop| {
-        // Not rayon's global pool: its threads would be missing in a process that was forked.
-        verbs::on_threads(threads, || match full {
-            true => bundle::verify(&bundle, false, teller, stop),
-            false => bundle::verify_small(&bundle, teller, stop),
-        })
-    })?;
+    let report =
+        work::run(py, listeners, move |teller, stop| verbs::verify::verify(&call, Work::new(teller, stop)))?;
     serde_json::to_string(&report).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 

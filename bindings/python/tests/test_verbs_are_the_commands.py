@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -149,6 +151,28 @@ def test_what_is_stopped_leaves_nothing(made, tmp_path, how):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interpreter_that_hangs_ends_with_ctrl_c(made, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        mgpack.doctor(made.generic("--int8"), python=python)
+    assert time.monotonic() - began < 30
+
+
+def test_a_bundle_of_another_id_is_found(made, printed):
+    folder, other = made.generic("--int8"), "sha256:" + "0" * 64
+    assert mgpack.verify(folder, id=mgpack.open(folder).id)
+    (finding,) = mgpack.verify(folder, id=other).findings
+    assert [dataclasses.asdict(finding)] == printed("verify", folder, "--id", other, code=1)["findings"]
+    for wrong in ("sha256:0", "0" * 63, "SHA256:" + "0" * 64):
+        with pytest.raises(ValueError, match="id is 'sha256:' and 64"):
+            mgpack.verify(folder, id=wrong)
+
+
 @pytest.fixture
 def hub(made, monkeypatch, tmp_path):
     """A hub on this machine that has the checkpoint, and an empty cache."""
@@ -219,7 +243,7 @@ def test_what_the_hub_does_not_have_is_an_error_of_its_own(hub, tmp_path):
 OTHERWISE = {
     "help": "", "version": "", "color": "", "json": "", "progress": "progress", "against": "against",
     "int8": "scheme", "fp16": "scheme", "bf16": "scheme", "no-stats": "stats", "max-memory-map": "gpus",
-    "why": "", "quick": "full", "id": "",
+    "why": "", "quick": "full",
 }  # fmt: skip
 
 
@@ -242,18 +266,18 @@ def test_every_option_of_the_command_is_an_argument(command, verb):
 @pytest.mark.parametrize(
     ("verb", "option", "words"),
     [
-        ("convert", "format", calls.Format),
-        ("convert", "on-overflow", calls.OnOverflow),
-        ("convert", "scheme", calls.Scheme),
-        ("map", "attention", calls.Attention),
-        ("map", "planner", calls.Planner),
+        ("convert", "format", get_args(calls.Format)),
+        ("convert", "on-overflow", get_args(calls.OnOverflow)),
+        ("convert", "scheme", mgpack._mgpack.SCHEMES),
+        ("map", "attention", get_args(calls.Attention)),
+        ("map", "planner", get_args(calls.Planner)),
     ],
 )
 def test_an_options_words_are_those_of_the_command(command, verb, option, words):
     text = command(verb, "--help").stdout
     after = text.split(f"      --{option} <", 1)[1]
     listed = re.findall(r"^\s+- ([A-Za-z0-9._-]+):", re.split(r"\n {2,6}-", after)[0], re.MULTILINE)
-    want = set(get_args(words))
+    want = set(words)
     if option == "scheme":
         # The words that have flags of their own.
         want -= {"int8", "fp16", "bf16"}

@@ -31,7 +31,6 @@ assert_type(made.bundle, mgpack.Bundle)
 print(os.fspath(made), os.path.join(made, "config.json"), Path(made))
 mgpack.load(made)
 mgpack.convert("checkpoint", ignore=["lm_head"], gpus=["2x24GiB", {0: 1 << 34}], threads=-1, progress=print)
-mgpack.convert("checkpoint", scheme="int7")  # type: ignore[arg-type]
 mgpack.convert("checkpoint", on_overflow="stop")  # type: ignore[arg-type]
 mgpack.convert("checkpoint", format="gptq")  # type: ignore[arg-type]
 mgpack.convert("checkpoint", stats="no")  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ def parse_memory_table(text: str) -> dict[str, int]: ...
 def verify_bundle(
     bundle: str | PathLike[str],
     full: bool,
+    id: str | None = None,
     threads: int | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> str: ...

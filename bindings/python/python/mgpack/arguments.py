@@ -94,6 +94,13 @@ def one_of(name: str, value: object, words: Sequence[str]) -> str:
     return value
 
 
+def identity(name: str, value: str) -> str:
+    """A bundle's id."""
+    if not re.fullmatch(r"(sha256:)?[0-9a-f]{64}", text(name, value)):
+        raise ValueError(f"{name} is 'sha256:' and 64 lower-case hexadecimal digits, not {shown(value)}")
+    return value
+
+
 def flag(name: str, value: bool) -> bool:
     """True or False. Nothing else: `"no"` is true to Python."""
     if not isinstance(value, (bool, numpy.bool_)):

@@ -105,10 +105,15 @@ class Bundle:
         return dict(maps[0]["map"]) if maps else {}
 
     def verify(
-        self, *, full: bool = True, threads: int | None = None, progress: Progress | None = None
+        self,
+        *,
+        full: bool = True,
+        id: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
     ) -> Report:
         """Checks the bundle against its seal: see `mgpack.verify`."""
-        return verify(self.path, full=full, threads=threads, progress=progress)
+        return verify(self.path, full=full, id=id, threads=threads, progress=progress)
 
     def close(self) -> None:
         """Ends the mappings of the shards: no tensor can be read from now on; all else stays.
@@ -153,6 +158,7 @@ def verify(
     path: AnyPath,
     *,
     full: bool = True,
+    id: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -162,6 +168,7 @@ def verify(
 
     path: a folder, a tar, or what `mgpack.open` or `mgpack.convert` returned.
     full: False compares sizes, headers and the manifest only, and the digests of small files of a folder.
+    id: the id that the bundle must have, as `convert` and `release` returned it: `sha256:` and 64 digits.
     threads: how many; None and -1 are one for each core.
 
     Raises `BundleError` where there is no manifest to compare with, or where the system cannot read a file.
@@ -169,7 +176,8 @@ def verify(
     path = arguments.path("path", path)
     full = arguments.flag("full", full)
     progress = arguments.function("progress", progress)
-    report = json.loads(_mgpack.verify_bundle(path, full, arguments.threads(threads), progress))
+    id = None if id is None else arguments.identity("id", id)
+    report = json.loads(_mgpack.verify_bundle(path, full, id, arguments.threads(threads), progress))
     findings = tuple(Finding(**finding) for finding in report["findings"])
     identity = report["id"] and f"sha256:{report['id']}"
     return Report(path, identity, report["name"], report["files"], report["bytes"], findings, tuple(report["notes"]))
