@@ -291,3 +291,32 @@ fn a_manifest_that_is_a_link_is_refused_by_every_command() {
         assert!(ran.err.contains("mgpack.json is a symbolic link"), "{command:?}: {ran:?}");
     }
 }
+
+#[test]
+fn a_release_names_the_file_that_it_could_not_read() {
+    // Once, the release's own folder was named, as if writing there had failed.
+    struct Remove(PathBuf);
+    impl Progress for Remove {
+        fn begin(&self, stage: Stage, _: u64) {
+            if stage == Stage::Release {
+                fs::remove_file(&self.0).unwrap();
+            }
+        }
+        fn advance(&self, _: u64) {}
+        fn finish(&self) {}
+    }
+    let world = World::new();
+    let file = world.tiny().join("config.json");
+    let made = release::release(
+        &world.path("tiny-bundle"),
+        &world.path("out"),
+        None,
+        &Remove(file.clone()),
+        &Stop::new(),
+    );
+    match made {
+        Err(Error::Bundle(BundleError::Io { path, .. })) => assert_eq!(path, file),
+        other => panic!("{:?}", other.map(|made| made.id)),
+    }
+    assert_eq!(world.names(), ["tiny-bundle"]);
+}
