@@ -8,6 +8,7 @@ mod arithmetic;
 #[path = "support/world.rs"]
 mod world;
 
+use mgpack::kernels::Isa;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -302,13 +303,9 @@ fn threads_memory_instruction_sets_and_places_do_not_change_a_byte() {
             vec!["-j", "2"],
             vec!["-j", "3", "--max-memory", "64MiB"],
             vec!["-j", "1", "--max-memory", "64MiB", "--isa", "scalar"],
-            vec!["--isa", "portable"],
             vec![],
         ];
-        #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx2") {
-            variants.push(vec!["--isa", "avx2"]);
-        }
+        variants.extend(Isa::all().into_iter().map(|isa| vec!["--isa", isa.name()]));
         for variant in variants {
             world.good(&args(&[&way[..], &variant].concat(), "other/out"));
             assert_same(&world.path("base"), &world.path("other"), &format!("{way:?} {variant:?}"));

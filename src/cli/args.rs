@@ -14,6 +14,13 @@ use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
 use mgpack::verbs::words::{self, Gpus, Room, named_isa};
 
+// Headings of the help.
+const QUANTIZATION: &str = "Quantization";
+const OUTPUT: &str = "Output";
+const DOWNLOAD: &str = "Download";
+const TOWERS: &str = "Vision towers";
+const RESOURCES: &str = "Resources";
+
 /// Convert MiniGemini and other Hugging Face checkpoints into sealed, quantized bundles
 #[derive(Debug, Parser)]
 #[command(name = "mgpack", version, max_term_width = 100)]
@@ -21,7 +28,7 @@ use mgpack::verbs::words::{self, Gpus, Room, named_isa};
     after_help = "Examples:\n  mgpack convert tiny --int8 -o tiny-int8\n  mgpack convert 34b --int8 --gpus 2x24GiB"
 )]
 pub(crate) struct Cli {
-    /// When to use colours [default: auto, on a terminal; NO_COLOR and CLICOLOR count]
+    /// When to use colours [default: auto; NO_COLOR and CLICOLOR are respected]
     // Read by `cli::color_mode`, before all others.
     #[arg(long, global = true, value_enum, value_name = "WHEN")]
     pub(crate) color: Option<ColorMode>,
@@ -41,12 +48,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mgpack pull 34b\n  mgpack pull org/model --include '*.json' --exclude 'trainer*'"
     )]
     Pull(PullArgs),
-    /// Show what `convert` would do with every tensor, without writing
+    /// Show what `convert` would do with every tensor, and write nothing
     #[command(
         after_help = "Examples:\n  mgpack plan 8x7b --fp16 --gpus 4x24GiB\n  mgpack plan ./checkpoint --int8 --json | jq .totals"
     )]
     Plan(PlanArgs),
-    /// Show which GPU holds which module, for a bundle or for a model that is not converted yet
+    /// Plan the device map of a bundle or model
     #[command(
         after_help = "Exit code 1: it does not fit, or the map breaks a rule of MGM.\n\nExamples:\n  mgpack map 34b --int8 --gpus 2x24GiB --attention sdpa\n  mgpack map MGM-34B-int8 --gpus auto --why"
     )]
@@ -54,13 +61,13 @@ pub(crate) enum Command {
     /// Check every byte of a bundle against its seal
     #[command(after_help = "Examples:\n  mgpack verify MGM-7B-int8\n  mgpack verify release --json")]
     Verify(VerifyArgs),
-    /// Bring a bundle onto its devices, one part of the model after the other
+    /// Load a bundle onto its devices in stages
     #[cfg(feature = "load")]
     #[command(
         after_help = "Stages: embeddings, layer.0, layer.1, …, norm, projector, head, vlm_uni, towers.\n\nExamples:\n  mgpack load MGM-34B-int8 --until layer.10\n  mgpack load MGM-7B-int8 --as bf16 --json"
     )]
     Load(LoadArgs),
-    /// Compare a bundle with its checkpoint, value by value, and write a page about it
+    /// Compare a bundle with its checkpoint, value by value, and write an HTML page
     #[command(
         after_help = "Examples:\n  mgpack report MGM-7B-int8 --against ./MGM-7B -o report.html\n  mgpack report llama-int8 --against ./llama --json"
     )]
@@ -70,12 +77,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mgpack inspect MGM-7B-int8\n  mgpack inspect model-00001-of-00003.safetensors --json"
     )]
     Inspect(InspectArgs),
-    /// Verify a bundle and write it as one deterministic tar, or as parts of one
+    /// Verify a bundle and write it as a reproducible tar, whole or in parts
     #[command(
         after_help = "Examples:\n  mgpack release MGM-7B-int8 -o release\n  mgpack release MGM-34B-int8 -o release --part-size 4GiB"
     )]
     Release(ReleaseArgs),
-    /// Check the Python environment, the devices and the disk, for a bundle or at large
+    /// Check whether this machine can run a bundle
     #[command(
         after_help = "Examples:\n  mgpack doctor MGM-7B-int8\n  mgpack doctor --python .venv/bin/python --json"
     )]
@@ -97,26 +104,26 @@ pub(crate) enum Command {
 pub(crate) struct ConvertArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// Folder to write [default: the bundle's name, in the working directory]
-    #[arg(short, long = "output", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Folder to write [default: the bundle's name]
+    #[arg(short, long = "output", help_heading = OUTPUT, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) output: Option<PathBuf>,
     /// Show the plan and write nothing
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) dry_run: bool,
-    /// Use only what is in the cache, download nothing (also: HF_HUB_OFFLINE=1)
-    #[arg(long)]
+    /// Download nothing (also: HF_HUB_OFFLINE=1)
+    #[arg(long, help_heading = DOWNLOAD)]
     pub(crate) offline: bool,
-    /// Convert shard by shard while the checkpoint arrives from the hub
-    #[arg(long, conflicts_with = "offline")]
+    /// Convert each shard as soon as it is downloaded
+    #[arg(long, help_heading = DOWNLOAD, conflicts_with = "offline")]
     pub(crate) stream: bool,
-    /// Remove each source shard from the cache once all that is made from it is on the disk
-    #[arg(long, requires = "stream")]
+    /// Remove each source shard from the cache once it is converted
+    #[arg(long, help_heading = DOWNLOAD, requires = "stream")]
     pub(crate) discard_source: bool,
-    /// Seal the SHA-256 of each source weight file (reads all of them once more)
-    #[arg(long, conflicts_with = "stream")]
+    /// Seal the SHA-256 of each source file (reads the weights twice)
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "stream")]
     pub(crate) hash_source: bool,
-    /// Replace the bundle at the target, once the new one is complete
-    #[arg(long)]
+    /// Replace an existing bundle, once the new one is complete
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
@@ -129,19 +136,19 @@ pub(crate) struct PullArgs {
     /// Branch, tag or commit [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Only files that fit, `*` for any run of characters [default: what a conversion needs]
+    /// Files to download, with * as wildcard [default: what a conversion needs]
     #[arg(long, value_name = "PATTERN")]
     pub(crate) include: Vec<String>,
-    /// No file that fits
+    /// Files to leave out, with * as wildcard
     #[arg(long, value_name = "PATTERN")]
     pub(crate) exclude: Vec<String>,
-    /// Leave MGM's vision towers
+    /// Do not download MGM's vision towers
     #[arg(long)]
     pub(crate) no_towers: bool,
-    /// Show what would be fetched and write nothing
+    /// Show what would be downloaded and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Use only what is in the cache (also: HF_HUB_OFFLINE=1)
+    /// Download nothing (also: HF_HUB_OFFLINE=1)
     #[arg(long, conflicts_with_all = ["dry_run", "include", "exclude"])]
     pub(crate) offline: bool,
     #[command(flatten)]
@@ -153,7 +160,7 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
     /// Print JSON to stdout
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
 }
 
@@ -165,57 +172,57 @@ pub(crate) struct RecipeArgs {
     pub(crate) model: String,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
-    /// What to do with finite values beyond the output type's range
-    #[arg(long, value_enum, default_value_t = OnOverflow::Error)]
+    /// How to handle values that overflow the output type
+    #[arg(long, help_heading = QUANTIZATION, value_enum, default_value_t = OnOverflow::Error)]
     pub(crate) on_overflow: OnOverflow,
-    /// Leave out the error figures of every tensor
-    #[arg(long)]
+    /// Do not measure quantization errors
+    #[arg(long, help_heading = QUANTIZATION)]
     pub(crate) no_stats: bool,
-    /// Start a new shard at this size
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_SHARD_LEN))]
+    /// Maximum shard size
+    #[arg(long, help_heading = OUTPUT, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_SHARD_LEN))]
     pub(crate) max_shard_size: Size,
     #[command(flatten)]
     pub(crate) room: RoomArgs,
-    /// Folder that holds the vision towers
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Folder with the vision towers
+    #[arg(long, help_heading = TOWERS, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) towers: Option<PathBuf>,
-    /// Copy the towers' weights as they are, not only what MGM reads, as fp16
-    #[arg(long)]
+    /// Copy the towers unchanged, instead of what MGM reads of them in fp16
+    #[arg(long, help_heading = TOWERS)]
     pub(crate) keep_towers: bool,
-    /// Branch, tag or commit in the Hugging Face cache [default: main]
-    #[arg(long, value_name = "REVISION")]
+    /// Branch, tag or commit on the hub [default: main]
+    #[arg(long, help_heading = DOWNLOAD, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// Memory this process may take, whatever the model's size
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_MEMORY))]
+    /// Memory budget of the conversion
+    #[arg(long, help_heading = RESOURCES, value_name = "SIZE", value_parser = size, default_value_t = Size(DEFAULT_MAX_MEMORY))]
     pub(crate) max_memory: Size,
     /// Threads [default: one per core]
-    #[arg(short = 'j', long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short = 'j', long = "threads", help_heading = RESOURCES, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
-    /// Instruction set, for comparison: scalar, portable, avx2 [default: the fastest]
-    #[arg(long, value_name = "NAME", value_parser = named_isa)]
+    #[arg(long, help_heading = RESOURCES, help = isa_help(), value_name = "NAME", value_parser = named_isa)]
     pub(crate) isa: Option<Isa>,
 }
 
 /// How the weights are stored.
 #[derive(Debug, Args)]
+#[command(next_help_heading = QUANTIZATION)]
 #[command(group = clap::ArgGroup::new("precision").multiple(true))]
 pub(crate) struct StorageArgs {
-    /// Quantize the linears of the decoder layers to 8-bit integers
+    /// Quantize the linear layers of the decoder to 8-bit integers
     #[arg(long, group = "precision")]
     pub(crate) int8: bool,
-    /// Cast every float tensor to IEEE half precision
+    /// Cast all floating-point tensors to float16
     #[arg(long, group = "precision", conflicts_with_all = ["int8", "bf16", "scheme"])]
     pub(crate) fp16: bool,
-    /// Cast every float tensor to bfloat16
+    /// Cast all floating-point tensors to bfloat16
     #[arg(long, group = "precision", conflicts_with_all = ["int8", "scheme"])]
     pub(crate) bf16: bool,
-    /// A compressed-tensors preset by its name, for --int8
+    /// Quantization scheme (compressed-tensors preset)
     #[arg(long, group = "precision", value_parser = presets(), ignore_case = true)]
     pub(crate) scheme: Option<Scheme>,
-    /// Layout of --int8 [default: bnb for MGM, compressed-tensors for all others]
+    /// Format of --int8 [default: bnb for MGM, else compressed-tensors]
     #[arg(long, value_enum, conflicts_with_all = ["fp16", "bf16"])]
     pub(crate) format: Option<Layout>,
-    /// Leave a tensor or module as it is; `re:` and a regular expression matches from the start
+    /// Module or tensor to leave unquantized (repeatable; re: for a regular expression)
     #[arg(long, value_name = "NAME|re:REGEX")]
     pub(crate) ignore: Vec<String>,
 }
@@ -240,23 +247,24 @@ impl StorageArgs {
 
 /// What a device map is planned for.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Device map")]
 pub(crate) struct RoomArgs {
-    /// GPUs to place the model on: 2x24GiB, 2xRTX-4090, 0=22GiB,1=24GiB or auto (repeatable)
+    /// GPUs to plan for: 2x24GiB, 2xRTX-4090, 0=22GiB,1=24GiB or auto (repeatable)
     #[arg(long, visible_alias = "max-memory-map", value_name = "GPUS", value_parser = gpus)]
     pub(crate) gpus: Vec<Gpus>,
-    /// Tokens of prompt and answer that the device map leaves room for, images apart
+    /// Context length to reserve KV cache for, in tokens (images extra)
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     pub(crate) context: u64,
-    /// Sequences at a time that the device map leaves room for
+    /// Batch size to reserve KV cache for
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) batch: u64,
-    /// Memory the device map keeps free on every GPU
+    /// Memory to keep free on every GPU
     #[arg(long, value_name = "SIZE", value_parser = size_or_nothing, default_value_t = Size(512 << 20))]
     pub(crate) reserve: Size,
-    /// Host memory that decoder layers may take where the GPUs do not hold them all
+    /// Host memory for decoder layers that do not fit on the GPUs
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "gpus")]
     pub(crate) allow_cpu: Option<Size>,
-    /// Attention to reserve memory for [default: what the pinned versions select]
+    /// Attention to reserve memory for [default: that of the pinned versions]
     #[arg(long, value_enum, value_name = "KIND")]
     pub(crate) attention: Option<Attention>,
 }
@@ -284,23 +292,23 @@ pub(crate) struct MapArgs {
     pub(crate) storage: StorageArgs,
     #[command(flatten)]
     pub(crate) room: RoomArgs,
-    /// Who plans
+    /// Planner
     #[arg(long, value_enum, default_value_t = Planner::Mgm)]
     pub(crate) planner: Planner,
-    /// Tell for every module why it stands where it stands
+    /// Explain the place of every module
     #[arg(long)]
     pub(crate) why: bool,
-    /// Draw the memory bars into this file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// Draw the map as SVG into this file
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) svg: Option<PathBuf>,
     /// Replace a file that mgpack did not make
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) force: bool,
-    /// Branch, tag or commit in the Hugging Face cache [default: main]
-    #[arg(long, value_name = "REVISION")]
+    /// Branch, tag or commit on the hub [default: main]
+    #[arg(long, help_heading = DOWNLOAD, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
     /// Print JSON to stdout
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
 }
 
@@ -312,7 +320,7 @@ pub(crate) struct VerifyArgs {
     /// Compare sizes, headers and the manifest only
     #[arg(long)]
     pub(crate) quick: bool,
-    /// The id the bundle must have, as `convert` and `release` told it: sha256:HEX
+    /// Id that the bundle must have, as `convert` and `release` print it: sha256:HEX
     #[arg(long, value_name = "ID", value_parser = id)]
     pub(crate) id: Option<Digest>,
     /// Threads [default: one per core]
@@ -337,7 +345,7 @@ pub(crate) struct LoadArgs {
     /// Number of the device map in the bundle, from 1 [default: the first that fits what is free]
     #[arg(long, value_name = "N")]
     pub(crate) profile: Option<usize>,
-    /// Do not compare the shards with the seal
+    /// Skip checksum verification
     #[arg(long)]
     pub(crate) no_verify: bool,
     #[command(flatten)]
@@ -383,7 +391,7 @@ pub(crate) struct ReportArgs {
     /// The checkpoint it was made from: a folder, an alias or a hub id
     #[arg(long, value_name = "CHECKPOINT", value_hint = ValueHint::AnyPath)]
     pub(crate) against: String,
-    /// Branch, tag or commit in the Hugging Face cache [default: main]
+    /// Branch, tag or commit on the hub [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
     /// Page to write [default: the bundle's name and -report.html, unless --json or --svg is given]
@@ -407,10 +415,7 @@ pub(crate) struct InspectArgs {
     /// A bundle, a checkpoint's folder, an alias, a hub id or a .safetensors file
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) path: String,
-    /// Copy the towers' weights as they are, not only what MGM reads, as fp16
-    #[arg(long)]
-    pub(crate) keep_towers: bool,
-    /// Branch, tag or commit in the Hugging Face cache [default: main]
+    /// Branch, tag or commit on the hub [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
     /// Print JSON to stdout
@@ -441,7 +446,7 @@ pub(crate) struct DoctorArgs {
     /// The interpreter [default: that of VIRTUAL_ENV, or python3]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub(crate) python: Option<PathBuf>,
-    /// Skip importing the packages, go by their metadata alone
+    /// Check package metadata only, without importing the packages
     #[arg(long)]
     pub(crate) no_import: bool,
     /// Print JSON to stdout
@@ -468,10 +473,10 @@ pub(crate) struct EnvArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct TalkArgs {
     /// Print JSON to stdout
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
     /// How to show progress on stderr [default: fancy on a terminal, plain elsewhere]
-    #[arg(long, value_enum, value_name = "HOW")]
+    #[arg(long, help_heading = OUTPUT, value_enum, value_name = "HOW")]
     pub(crate) progress: Option<ProgressMode>,
 }
 
@@ -508,6 +513,11 @@ impl std::fmt::Display for Size {
             _ => write!(f, "{bytes}"),
         }
     }
+}
+
+fn isa_help() -> String {
+    let names: Vec<_> = Isa::all().into_iter().map(Isa::name).collect();
+    format!("Instruction set, for comparison: {} [default: the fastest]", names.join(", "))
 }
 
 /// The presets of compressed-tensors by their names.

@@ -244,11 +244,6 @@ impl Sizing {
         Self::at_most(8).with_special(not_converted_params(tree), 16)
     }
 
-    /// The same for 4 bits.
-    pub fn int4_hf(tree: &ModelTree) -> Self {
-        Self::at_most(4).with_special(not_converted_params(tree), 16)
-    }
-
     /// What lies in memory with bitsandbytes: 1 byte for the weights of converted `Linear`s; 2 for all other
     /// parameters, `lm_head`, and what MGM builds afterwards (towers, `vlm_uni_*`). Scales are not counted.
     pub fn int8_bnb(tree: &ModelTree) -> Self {
