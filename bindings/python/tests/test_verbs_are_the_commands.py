@@ -259,8 +259,8 @@ def test_every_option_of_the_command_is_an_argument(command, verb):
         word = OTHERWISE.get(option, option.replace("-", "_"))
         if word and word not in parameters:
             lacking.add(option)
-    # What `plan` is for; a dead option.
-    assert lacking == {"convert": {"dry-run"}, "inspect": {"keep-towers"}}.get(verb, set())
+    # What `plan` is for.
+    assert lacking == ({"dry-run"} if verb == "convert" else set())
 
 
 @pytest.mark.parametrize(
