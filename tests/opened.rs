@@ -320,3 +320,27 @@ fn a_release_names_the_file_that_it_could_not_read() {
     }
     assert_eq!(world.names(), ["tiny-bundle"]);
 }
+
+#[test]
+fn a_file_that_changes_after_it_was_verified_is_not_released() {
+    struct Flip(PathBuf);
+    impl Progress for Flip {
+        fn begin(&self, stage: Stage, _: u64) {
+            if stage == Stage::Release {
+                let mut bytes = fs::read(&self.0).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                fs::write(&self.0, bytes).unwrap();
+            }
+        }
+        fn advance(&self, _: u64) {}
+        fn finish(&self) {}
+    }
+    let world = World::new();
+    let file = world.tiny().join("model-00001-of-00002.safetensors");
+    let (dir, out) = (world.path("tiny-bundle"), world.path("out"));
+    match release::release(&dir, &out, None, &Flip(file.clone()), &Stop::new()) {
+        Err(Error::Bundle(BundleError::Io { path, .. })) => assert_eq!(path, file),
+        other => panic!("{:?}", other.map(|made| made.id)),
+    }
+    assert_eq!(world.names(), ["tiny-bundle"]);
+}
