@@ -40,7 +40,7 @@ pub fn tiny(var: impl Fn(&str) -> Option<OsString>, cwd: &Path, progress: &dyn P
 /// `var` also reads `TMPDIR`.
 ///
 /// # Errors
-/// As [`tiny`]; those of `read`.
+/// As [`tiny()`]; those of `read`.
 pub fn borrow_tiny<T>(
     var: impl Fn(&str) -> Option<OsString>,
     cwd: &Path,
