@@ -113,8 +113,11 @@ class Made:
 
     def tiny(self):
         """The built-in checkpoint: tokenizer, towers and the configuration come from it."""
-        mgpack("convert", "tiny", "--fp16", "--dry-run", XDG_CACHE_HOME=str(self.root / "cache"))
-        (folder,) = (self.root / "cache" / "mgpack").glob("MGM-7B-tiny-*")
+        # A conversion keeps it in the cache; what writes nothing does not.
+        cache = self.root / "cache"
+        if not cache.exists():
+            mgpack("convert", "tiny", "--fp16", "-o", self.root / "tiny", XDG_CACHE_HOME=str(cache))
+        (folder,) = (cache / "mgpack").glob("MGM-7B-tiny-*")
         return folder
 
     def checkpoint(self, family, dtype):
