@@ -107,7 +107,7 @@ impl Explain for PlanError {
     fn place(&self) -> Option<String> {
         match self {
             PlanError::IgnoreMatchesNothing { .. } | PlanError::BadPattern { .. } => Some("‹ignore›".into()),
-            PlanError::SchemeInLayout { .. } | PlanError::LayoutForFamily { .. } => Some("‹format›".into()),
+            PlanError::SchemeInLayout { .. } => Some("‹format›".into()),
             PlanError::IsBundle { path } => Some(path.display().to_string()),
             _ => None,
         }
@@ -167,7 +167,9 @@ impl Explain for PlanError {
                 Some("give ‹scheme=\"bf16\"›, or ‹scheme=\"W8A8\"› for vLLM".into())
             }
             PlanError::SchemeInLayout { .. } => Some("leave out ‹format›: the scheme decides it".into()),
-            PlanError::LayoutForFamily { .. } => Some("leave out ‹format›, or give ‹format=\"bnb\"›".into()),
+            PlanError::LayoutForFamily { .. } => {
+                Some("give ‹scheme=\"int8\"› without ‹format›, which is bitsandbytes' there".into())
+            }
             PlanError::Budget { needed, .. } => {
                 Some(format!("give ‹max_memory=\"{}MiB\"›, or fewer ‹threads›", needed.div_ceil(1 << 20)))
             }

@@ -61,16 +61,8 @@ impl Codec for Fp8Channel {
         ]
     }
 
-    fn scale_type(&self, float: Float) -> Float {
-        float
-    }
-
     fn scale(&self, float: Float, magnitude: f32) -> Scale {
         compressed_tensors::scale(float, magnitude, LARGEST)
-    }
-
-    fn step(&self, stored: f32) -> f32 {
-        stored
     }
 
     fn encode(
@@ -84,14 +76,6 @@ impl Codec for Fp8Channel {
 
     fn decode(&self, isa: Isa, codes: &[u8], step: f32, row: &mut [f32]) {
         isa.decode_e4m3(codes, step, row);
-    }
-
-    fn overflow(&self, float: Float) -> f32 {
-        float.overflow()
-    }
-
-    fn int8_codes(&self, _codes: &mut [u8]) -> bool {
-        false
     }
 
     fn codes_word(&self) -> &'static str {

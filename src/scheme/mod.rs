@@ -209,14 +209,18 @@ pub trait Codec: fmt::Debug + Sync {
     /// What is stored in place of `<module>.weight` of `[rows, columns]`, in this order.
     fn parts(&self, float: Float, rows: u64, columns: u64) -> Vec<Part>;
 
-    /// The type of the stored scales.
-    fn scale_type(&self, float: Float) -> Float;
+    /// The type of the stored scales: the weight's own, unless the codec says otherwise.
+    fn scale_type(&self, float: Float) -> Float {
+        float
+    }
 
     /// The scale of a tile by its largest magnitude, which is finite.
     fn scale(&self, float: Float, magnitude: f32) -> Scale;
 
-    /// What a code is multiplied by, from the scale as it is stored.
-    fn step(&self, stored: f32) -> f32;
+    /// What a code is multiplied by, from the scale as it is stored: that itself, unless the codec says otherwise.
+    fn step(&self, stored: f32) -> f32 {
+        stored
+    }
 
     /// Encodes a run as it is stored. `codes`: `row.len()` codes. With `decoded`, of the same length, also the values that
     /// clients decode, and the count of codes that are 0.
@@ -233,11 +237,15 @@ pub trait Codec: fmt::Debug + Sync {
     /// Decodes a run as it is stored, in f32.
     fn decode(&self, isa: Isa, codes: &[u8], step: f32, row: &mut [f32]);
 
-    /// Decoded magnitudes from here on are infinite to clients.
-    fn overflow(&self, float: Float) -> f32;
+    /// Decoded magnitudes from here on are infinite to clients, which compute in the weight's type.
+    fn overflow(&self, float: Float) -> f32 {
+        float.overflow()
+    }
 
     /// Makes stored codes signed bytes in place, where each is one: false where they are something else.
-    fn int8_codes(&self, codes: &mut [u8]) -> bool;
+    fn int8_codes(&self, _codes: &mut [u8]) -> bool {
+        false
+    }
 
     /// What the codes are, in a sentence: `int8`.
     fn codes_word(&self) -> &'static str;

@@ -65,16 +65,8 @@ impl Codec for W8A16Codec {
         ]
     }
 
-    fn scale_type(&self, float: Float) -> Float {
-        float
-    }
-
     fn scale(&self, float: Float, magnitude: f32) -> Scale {
         compressed_tensors::scale(float, magnitude, w8a8::HALF_RANGE)
-    }
-
-    fn step(&self, stored: f32) -> f32 {
-        stored
     }
 
     fn encode(
@@ -96,10 +88,6 @@ impl Codec for W8A16Codec {
             flip(plain);
             isa.decode(plain, step, row);
         }
-    }
-
-    fn overflow(&self, float: Float) -> f32 {
-        float.overflow()
     }
 
     fn int8_codes(&self, codes: &mut [u8]) -> bool {

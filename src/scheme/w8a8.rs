@@ -52,16 +52,8 @@ impl Codec for W8A8Codec {
         ]
     }
 
-    fn scale_type(&self, float: Float) -> Float {
-        float
-    }
-
     fn scale(&self, float: Float, magnitude: f32) -> Scale {
         compressed_tensors::scale(float, magnitude, HALF_RANGE)
-    }
-
-    fn step(&self, stored: f32) -> f32 {
-        stored
     }
 
     fn encode(
@@ -75,10 +67,6 @@ impl Codec for W8A8Codec {
 
     fn decode(&self, isa: Isa, codes: &[u8], step: f32, row: &mut [f32]) {
         isa.decode(codes, step, row);
-    }
-
-    fn overflow(&self, float: Float) -> f32 {
-        float.overflow()
     }
 
     fn int8_codes(&self, _codes: &mut [u8]) -> bool {
