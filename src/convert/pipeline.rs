@@ -384,6 +384,10 @@ impl<'a> Pipeline<'a> {
                         codec.scale_type(from).write(scale.stored, &mut scales);
                     }
                 }
+                if scales.len() as u64 != step.output.byte_len {
+                    let why = "a tensor has more or fewer scales than were planned";
+                    return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+                }
                 file.write_all(&scales)?;
                 self.progress.advance(scales.len() as u64);
             } else {

@@ -440,6 +440,31 @@ mod tests {
         assert!(unknown.contains("unknown variant `W2A2`") && unknown.contains("W8A8"), "{unknown}");
     }
 
+    /// Every tile has one scale, every element its code, and what follows from the shape alone fills its tensor.
+    #[test]
+    fn the_parts_of_a_weight_have_room_for_its_tiles_and_codes() {
+        for codec in Scheme::all().filter_map(Scheme::codec) {
+            for (rows, columns) in [(1, 128), (127, 256), (128, 384), (300, 1024), (3, 1 << 17)] {
+                let tile = codec.tile(columns);
+                for part in codec.parts(Float::BF16, rows, columns) {
+                    let elements: u64 = part.shape.iter().product();
+                    let bits = elements * part.dtype.bitsize() as u64;
+                    let expected = match part.kind {
+                        PartKind::Codes => rows * columns * codec.code_bits(),
+                        PartKind::Scales => {
+                            let tiles = rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns);
+                            tiles * codec.scale_type(Float::BF16).byte_len() as u64 * 8
+                        }
+                        PartKind::Values | PartKind::Format | PartKind::Shape => {
+                            part.constant.len() as u64 * 8
+                        }
+                    };
+                    assert_eq!(bits, expected, "{codec:?} {} of [{rows}, {columns}]", part.suffix);
+                }
+            }
+        }
+    }
+
     /// What is stored decodes to the values that encoding said it would, for every codec and type that it takes.
     #[test]
     fn decoding_gives_the_values_that_encoding_measured() {
