@@ -28,8 +28,8 @@ pub(super) const UNREACHED: Duration = Duration::from_secs(5);
 /// Longest wait that a header is taken to name: more is more than any patience.
 const MAX_ASKED: Duration = Duration::from_secs(1 << 20);
 
-/// Waits from which on the user is told of them.
-const TOLD_WAIT: Duration = Duration::from_secs(5);
+/// Waits from which on the user is told of them: of every sixth attempt's, whatever its jitter, and of no earlier one's.
+const TOLD_WAIT: Duration = Duration::from_secs(4);
 
 /// Time between two looks at a request to stop.
 pub(super) const TICK: Duration = Duration::from_millis(20);
