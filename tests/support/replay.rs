@@ -1,6 +1,6 @@
 //! Replays vectors of accelerate's device map: reads them, plans each, and says what differs.
 //!
-//! Shared by `tests/device_map.rs` and `examples/replay.rs`. The form of the vectors is told in
+//! Shared by `tests/it/device_map.rs` and `examples/replay.rs`. The form of the vectors is told in
 //! `tests/data/device_map/README.md`.
 
 use std::collections::{BTreeMap, HashMap};
