@@ -14,6 +14,7 @@ mod convert;
 mod device_map;
 mod device_map_properties;
 mod devices;
+mod downloads;
 mod folder_names;
 mod formats;
 mod load;
@@ -33,6 +34,8 @@ mod verbs;
 
 #[path = "../support/arithmetic.rs"]
 mod arithmetic;
+#[path = "../support/hub.rs"]
+mod hub;
 // An example has it too, where all of this is public.
 #[allow(missing_docs, unreachable_pub)]
 #[path = "../support/replay.rs"]
