@@ -4,6 +4,10 @@ import pytest
 from harness import FAMILIES, Made, provide_deepspeed
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "loads: see tests/python/support_table.py")
+
+
 def pytest_addoption(parser):
     parser.addoption("--classes", help=f"run these of {','.join(FAMILIES)} and fail where one is skipped")
 

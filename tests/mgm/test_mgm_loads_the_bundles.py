@@ -48,6 +48,7 @@ def measured(got, want):
     return f"relative error {relative_error(got, want):.4f}, argmax agreement {agreement:.3f}"
 
 
+@pytest.mark.loads("mgm", of="family", scheme="scheme")
 @pytest.mark.parametrize(("dtype", "scheme", "place"), SIXTEEN_BITS)
 def test_16_bit_bundles_answer_bit_for_bit_as_the_checkpoint(
     made, family, dtype, scheme, place, monkeypatch, tmp_path, record_property
@@ -67,6 +68,7 @@ def test_16_bit_bundles_answer_bit_for_bit_as_the_checkpoint(
     assert got.tokens == want.tokens
 
 
+@pytest.mark.loads("mgm", of="family", schemes=["int8"])
 def test_int8_bundles_answer_nearly_as_the_checkpoint(made, family, monkeypatch, tmp_path, record_property):
     from mgm.mm_utils import get_model_name_from_path
 

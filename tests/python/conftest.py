@@ -13,6 +13,8 @@ import oracles
 import pytest
 import torch
 
+pytest_plugins = ["support_table"]
+
 BINARY = Path(os.environ.get("MGPACK") or Path(__file__).resolve().parents[2] / "target/release/mgpack")
 
 # family, dtype of the checkpoint; others are made by name from `architectures`, with `-f32` in float32. One family is enough for the other dtypes: the rest does not depend on the dtype.

@@ -138,12 +138,14 @@ def assert_agree(built, quantized, taken):
     assert not wrong, f"quantized in the bundle and float in the client, or the other way round: {wrong}"
 
 
+@pytest.mark.loads("names", of="built", schemes=["bnb int8"])
 def test_bitsandbytes_takes_the_linears_that_are_quantized_and_no_others(mgpack, built, tmp_path):
     config, quantized = convert(mgpack, built, tmp_path / "b", "--int8", "--format", "bnb")
     skip = config["llm_int8_skip_modules"]
     assert_agree(built, quantized, {name for name in built.linears if should_convert_module(name, skip)})
 
 
+@pytest.mark.loads("names", of="built", scheme="scheme")
 @pytest.mark.parametrize("scheme", ["W8A8", "W8A16"])
 def test_compressed_tensors_takes_the_linears_that_are_quantized_and_no_others(mgpack, built, tmp_path, scheme):
     config, quantized = convert(mgpack, built, tmp_path / "b", "--scheme", scheme)

@@ -77,6 +77,7 @@ def run_card(mgpack, made, tmp_path, name, *options):
     return card, printed, outputs, model, inputs
 
 
+@pytest.mark.loads("transformers", of="name", schemes=["bf16"], is_kind=True)
 @pytest.mark.parametrize("name", kinds.KINDS)
 def test_the_card_of_each_kind_loads_the_class_and_the_weights_of_the_checkpoint(mgpack, made, tmp_path, name):
     card, printed, outputs, model, inputs = run_card(mgpack, made, tmp_path, name, "--bf16")
@@ -92,13 +93,18 @@ def test_the_card_of_each_kind_loads_the_class_and_the_weights_of_the_checkpoint
     assert ("The checkpoint has no " in card) == name.endswith("-alone")
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "whisper", "vit", "clip", "llava"])
-@pytest.mark.parametrize("options", [["--scheme", "W8A8"], ["--int8", "--format", "bnb"]], ids=["W8A8", "bnb"])
-def test_the_cards_of_int8_bundles_load_codes(mgpack, made, tmp_path, name, options, request):
-    if name == "whisper" and "bnb" not in options:
-        # `generate` calls the encoder by itself, past the hook by which compressed-tensors decompresses a model at its
-        # first call. So `--int8` alone is bitsandbytes' there.
-        request.applymarker(pytest.mark.xfail(strict=True, reason="compressed-tensors' hook is passed by"))
+W8A8, BNB = ("--scheme", "W8A8"), ("--int8", "--format", "bnb")
+IN_INT8 = [(name, options) for name in ["llama", "bert", "vit", "clip", "llava"] for options in [W8A8, BNB]]
+# `generate` calls the encoder by itself, past the hook by which compressed-tensors decompresses a model at its first call. So
+# `--int8` alone is bitsandbytes' there.
+PASSED_BY = pytest.mark.xfail(strict=True, reason="compressed-tensors' hook is passed by")
+
+
+@pytest.mark.loads("transformers", of="name", is_kind=True)
+@pytest.mark.parametrize(
+    ("name", "options"), [*IN_INT8, ("whisper", BNB), pytest.param("whisper", W8A8, marks=PASSED_BY)], ids=str
+)
+def test_the_cards_of_int8_bundles_load_codes(mgpack, made, tmp_path, name, options):
     card, printed, outputs, model, inputs = run_card(mgpack, made, tmp_path, name, *options)
     assert printed
     want = outputs_of(type(model).from_pretrained(made(name)[0], dtype=torch.float32).eval(), inputs)
@@ -110,12 +116,14 @@ def test_the_cards_of_int8_bundles_load_codes(mgpack, made, tmp_path, name, opti
     assert f"{reader}, " in card.replace("both ", "") and "give no `quantization_config`" in card
 
 
+@pytest.mark.loads("transformers", of="name", schemes=["bnb int8"], is_kind=True)
 @pytest.mark.parametrize("name", ["whisper", "t5"])
 def test_int8_of_a_model_with_encoder_and_decoder_generates(mgpack, made, tmp_path, name):
     card, printed, _, _, _ = run_card(mgpack, made, tmp_path, name, "--int8")
     assert printed and ".generate(" in code_of(card) and "bitsandbytes" in card
 
 
+@pytest.mark.loads("transformers", of="llama", schemes=["W8A16"])
 def test_a_card_for_packed_weights(mgpack, made, tmp_path):
     _, printed, outputs, model, inputs = run_card(mgpack, made, tmp_path, "llama", "--scheme", "W8A16")
     want = outputs_of(type(model).from_pretrained(made("llama")[0], dtype=torch.float32).eval(), inputs)["logits"]

@@ -60,6 +60,7 @@ def test_the_checkpoints_are_built_as_the_released_ones(made, name, tensor, shap
     assert found.dtype == dtype
 
 
+@pytest.mark.loads("transformers", of="name", scheme="option")
 @pytest.mark.parametrize(("option", "dtype"), [("--bf16", torch.bfloat16), ("--fp16", torch.float16)])
 def test_16_bit_bundles_of_f32_checkpoints_equal_a_cast_by_torch(made, name, option, dtype):
     source = made.checkpoint(f"{name}-f32")
@@ -81,6 +82,7 @@ def test_the_bias_that_routes_tokens_keeps_every_bit(made, name, options):
         oracles.assert_same_bits(bundle[tensor], source[tensor], tensor)
 
 
+@pytest.mark.loads("transformers", of="name", schemes=["bnb int8"])
 @pytest.mark.parametrize("name", LOADED_IN_INT8)
 def test_bnb_bundles_give_the_logits_of_bitsandbytes_own(made, name):
     # What transformers quantizes itself when told to leave alone what mgpack does: heads and towers, and kv_b_proj,
@@ -93,6 +95,7 @@ def test_bnb_bundles_give_the_logits_of_bitsandbytes_own(made, name):
     assert_is_quantized(made, name, got)
 
 
+@pytest.mark.loads("transformers", of="name")
 @pytest.mark.parametrize(
     ("name", "options"), [*[(name, W8A16) for name in LOADED_IN_INT8], ("paddleocr_vl", W8A8)], ids=str
 )
@@ -109,6 +112,7 @@ def assert_is_quantized(made, name, got):
     assert 1e-4 < oracles.relative_error(got, original) < 0.1
 
 
+@pytest.mark.loads("not transformers", of="name", schemes=["W8A8"])
 @pytest.mark.parametrize("name", architectures.WITH_EXPERTS)
 def test_w8a8_bundles_with_experts_are_for_vllm_and_say_so(made, mgpack, tmp_path, name):
     done = mgpack("convert", made.checkpoint(name), *W8A8, "-o", tmp_path / "b", "--progress", "none", check=True)
@@ -138,6 +142,7 @@ def test_experts_stay_float_for_bitsandbytes_and_the_plan_says_why(made, mgpack,
     assert "experts stay float" in " ".join(shown.split()), "folded to the screen's width"
 
 
+@pytest.mark.loads("not transformers", of=FUSED)
 @pytest.mark.parametrize("options", [("--int8",), W8A16], ids=" ".join)
 def test_fused_experts_stay_float_and_are_for_vllm(made, mgpack, tmp_path, options):
     source = made.checkpoint(FUSED)
@@ -151,6 +156,7 @@ def test_fused_experts_stay_float_and_are_for_vllm(made, mgpack, tmp_path, optio
     assert r"re:.*\.experts\." in oracles.config_of(tmp_path / "b")["quantization_config"]["ignore"]
 
 
+@pytest.mark.loads("refused", of=FUSED, schemes=["bnb int8"])
 def test_fused_experts_with_bitsandbytes_are_refused(made, mgpack, tmp_path):
     done = mgpack("convert", made.checkpoint(FUSED), *BNB, "-o", tmp_path / "b")
     assert done.returncode == 1

@@ -12,6 +12,7 @@ W8A16 = ("--int8", "--format", "compressed-tensors", "--scheme", "W8A16")
 FAMILIES = ["llama", "gemma", "qwen3"]
 
 
+@pytest.mark.loads("transformers", of="family")
 @pytest.mark.parametrize("options", [BNB, W8A8, W8A16], ids=["bnb", "W8A8", "W8A16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int8_logits_are_within_a_twentieth(made, family, options):
@@ -21,6 +22,7 @@ def test_int8_logits_are_within_a_twentieth(made, family, options):
     assert 1e-4 < oracles.relative_error(got, want) < 0.05
 
 
+@pytest.mark.loads("transformers", of="family", scheme="scheme")
 @pytest.mark.parametrize("scheme", ["FP8_DYNAMIC", "FP8_BLOCK"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fp8_logits_are_those_of_llm_compressors_bundle(made, family, scheme):
@@ -29,6 +31,7 @@ def test_fp8_logits_are_those_of_llm_compressors_bundle(made, family, scheme):
     assert torch.equal(got, want)
 
 
+@pytest.mark.loads("transformers", of="family", schemes=["bf16"])
 @pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
 def test_bf16_logits_are_the_originals(made, family):
     want = oracles.logits(made.checkpoint(family))

@@ -97,6 +97,10 @@ class Server:
         return choice["logprobs"]
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "loads: see tests/python/support_table.py")
+
+
 @pytest.fixture(scope="session")
 def answers(tmp_path_factory):
     """What vLLM answers from a checkpoint (`None`) or one of its bundles, each asked once."""

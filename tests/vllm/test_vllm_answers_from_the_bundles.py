@@ -29,6 +29,7 @@ def log_probabilities(answer):
     return values
 
 
+@pytest.mark.loads("vllm", of="family", schemes=["bf16"])
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_bf16_bundle_gives_the_checkpoints_own_answer(answers, family):
     want, got = answers(family, None, PROMPT), answers(family, "bf16", PROMPT)
@@ -36,6 +37,7 @@ def test_a_bf16_bundle_gives_the_checkpoints_own_answer(answers, family):
     assert log_probabilities(got) == log_probabilities(want)
 
 
+@pytest.mark.loads("vllm", of="family", schemes=["W8A8"])
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_w8a8_bundle_gives_nearly_the_same_log_probabilities(answers, family):
     want = log_probabilities(answers(family, None, PROMPT))
