@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::hub::{HubCache, Snapshot};
-use crate::error::{CacheError, CheckpointError, Error, FamilyError, LocateError, Result};
+use crate::error::{CacheError, Error, FamilyError, IoError, LocateError, Result};
 use crate::family::{Family, Tower};
 use crate::regular;
 use crate::tensor;
@@ -90,9 +90,9 @@ pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
 /// Whether anything is at `path`.
 ///
 /// # Errors
-/// [`CheckpointError`] where the system does not know.
+/// [`IoError`] where the system does not know.
 pub fn is_there(path: &Path) -> Result<bool> {
-    Ok(regular::is_there(path).map_err(|cause| CheckpointError::io(path, "look at", cause))?)
+    Ok(regular::is_there(path).map_err(|cause| IoError::new("looking for the checkpoint", path, cause))?)
 }
 
 /// Whether `model` means the built-in checkpoint: by its alias, unless something here has that name.

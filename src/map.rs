@@ -107,13 +107,13 @@ impl Model {
     /// alias never needs files. `storage` is for what is no bundle yet.
     ///
     /// # Errors
-    /// [`DeviceMapError::NoPrecision`] without a storage; whatever opening and planning report.
+    /// [`DeviceMapError::NoScheme`] without a storage; whatever opening and planning report.
     pub fn find(name: &str, storage: Option<&Storage>, places: &Places) -> Result<Self> {
         let path = Path::new(name);
         if bundle::is_at(path)? {
             return Self::of_bundle(path);
         }
-        let storage = storage.ok_or_else(|| DeviceMapError::NoPrecision { model: name.to_owned() })?;
+        let storage = storage.ok_or_else(|| DeviceMapError::NoScheme { model: name.to_owned() })?;
         let is_there = locate::is_there(path)?;
         if !is_there && !name.contains('/') {
             if locate::is_tiny(name) {

@@ -2,7 +2,7 @@
 //!
 //! Between ‹ and › is what the command line and Python write differently: an option, ‹output›; an option with a value,
 //! ‹context=2048›, ‹force=true›, ‹scheme="W8A8"›; a call, ‹pull("org/model", revision="v1")›. Values are JSON. Only
-//! the lines of [`crate::Explain`] have such mentions. The command line turns them into flags and commands, the Python
+//! the lines of an [`Explanation`](crate::error::Explanation) have such mentions. The command line turns them into flags and commands, the Python
 //! package into arguments and functions.
 //!
 //! Owns the notation. Leaves the words to the front ends. A name from outside that looks like a mention, in a path for

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::archive::{MAX_PARTS, member_header, part_name};
 use crate::bundle::{self, Folder};
 use crate::digest::{Digest, Hasher};
-use crate::error::{BundleError, ConvertError, Error, Result};
+use crate::error::{BundleError, Error, IoError, OutputError, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
 use crate::output::{Output, Replace, Target};
 use crate::progress::{Progress, Stage, Stop};
@@ -47,7 +47,7 @@ pub struct ReleasedFile {
 /// `<name>.id` into `out`.
 ///
 /// # Errors
-/// [`BundleError::Broken`] where the bundle does not verify, [`BundleError::OutputNotEmpty`] where `out` holds
+/// [`BundleError::Broken`] where the bundle does not verify, [`OutputError::NotEmpty`] where `out` holds
 /// anything: files of two releases in one folder would share one list of digests. [`crate::error::OutputError`]: the
 /// release is written whole and put at `out` in one step, or not at all.
 pub fn release(
@@ -81,7 +81,7 @@ pub fn release(
     };
     let output = Output::begin(to, progress)?;
     let content = output.content();
-    let failed = |cause| BundleError::Io { doing: "writing the release", path: out.to_owned(), cause };
+    let failed = |cause| IoError::new("writing the release", out, cause);
     fs::create_dir(&content).map_err(failed)?;
 
     progress.begin(Stage::Release, manifest.totals.file_bytes);
@@ -89,9 +89,9 @@ pub fn release(
     let written = write_tar(&bundle, name, &members, &mut writer, progress, stop)
         .and_then(|()| writer.finish(&id).map_err(Failed::Writing));
     let files = written.map_err(|cause| match (stop.requested(), cause) {
-        (true, _) => Error::from(ConvertError::Interrupted),
+        (true, _) => Error::Interrupted { kept: false },
         (false, Failed::Reading(path, cause)) => {
-            BundleError::Io { doing: "reading a file of the bundle", path: dir.join(path), cause }.into()
+            IoError::new("reading a file of the bundle", dir.join(path), cause).into()
         }
         (false, Failed::Writing(cause)) => failed(cause).into(),
     })?;
@@ -108,11 +108,8 @@ fn is_empty(out: &Path) -> Result<()> {
     let entries = out.symlink_metadata().and_then(|_| fs::read_dir(out));
     match entries.map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(BundleError::OutputNotEmpty { path: out.to_owned() }.into()),
-        Err(cause) => {
-            Err(BundleError::Io { doing: "looking at the release's folder", path: out.to_owned(), cause }
-                .into())
-        }
+        Ok(false) => Err(OutputError::NotEmpty { path: out.to_owned(), content: "release" }.into()),
+        Err(cause) => Err(IoError::new("looking at the release's folder", out, cause).into()),
     }
 }
 

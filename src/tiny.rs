@@ -18,7 +18,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use serde_json::json;
 
-use crate::error::TinyError;
+use crate::error::{IoError, OutputError, Result};
 use crate::tensor::Dtype;
 use crate::torch_zip::{self, NewStorage, NewTensor};
 
@@ -75,15 +75,15 @@ pub struct TinyFile {
 /// `MGM-7B-tiny`, and start MGM in it: the tower paths are relative.
 ///
 /// # Errors
-/// [`TinyError::NotEmpty`] where `dir` holds anything; [`TinyError::Write`] names the file that failed.
-pub fn write(dir: &Path, seed: u64) -> Result<u64, TinyError> {
+/// [`OutputError::NotEmpty`] where `dir` holds anything; [`IoError`] with the file that failed.
+pub fn write(dir: &Path, seed: u64) -> Result<u64> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| TinyError::Write { path, source }
+        move |source| IoError::new("writing the tiny checkpoint", path, source)
     };
     fs::create_dir_all(dir).map_err(failed(dir))?;
     if fs::read_dir(dir).map_err(failed(dir))?.next().is_some() {
-        return Err(TinyError::NotEmpty { dir: dir.to_owned() });
+        return Err(OutputError::NotEmpty { path: dir.to_owned(), content: "tiny checkpoint" }.into());
     }
     let mut byte_len = 0;
     for file in files(seed) {

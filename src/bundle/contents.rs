@@ -13,7 +13,7 @@ use super::verify::read_manifest_in;
 use crate::archive;
 use crate::beneath::{Kind, Root};
 use crate::digest::Digest;
-use crate::error::{BundleError, Result};
+use crate::error::{BundleError, Error, IoError, Result};
 use crate::manifest::Manifest;
 use crate::regular;
 use crate::size::counted;
@@ -57,7 +57,7 @@ impl Folder {
     /// Opens the folder at `path` and lists all that lies in it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let root = Root::open(path).map_err(|cause| match regular::is_of_environment(&cause) {
-            false => BundleError::NotABundle { path: path.to_owned(), why: cause.to_string() },
+            false => BundleError::NotABundle { path: path.to_owned(), why: cause.to_string() }.into(),
             true => failed(path.to_owned(), cause),
         })?;
         Self::of(root, path)
@@ -67,7 +67,7 @@ impl Folder {
     pub(super) fn of(root: Root, path: &Path) -> Result<Self> {
         let listed = root.list(MAX_ENTRIES).map_err(|(below, cause)| match root.is_at(path) {
             true => failed(path.join(below), cause),
-            false => BundleError::Replaced { path: path.to_owned() },
+            false => BundleError::Replaced { path: path.to_owned() }.into(),
         })?;
         let Some(listed) = listed else {
             let why = format!("it holds more than {}", counted(MAX_ENTRIES, "file"));
@@ -110,8 +110,8 @@ impl Folder {
     }
 }
 
-fn failed(path: PathBuf, cause: io::Error) -> BundleError {
-    BundleError::Io { doing: "listing the bundle", path, cause }
+fn failed(path: PathBuf, cause: io::Error) -> Error {
+    IoError::new("listing the bundle", path, cause).into()
 }
 
 impl Contents for Folder {

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::contents::Folder;
 use super::verify::examine;
 use crate::digest::{self, Digest};
-use crate::error::{BundleError, ConvertError, Result};
+use crate::error::{BundleError, Error, IoError, Result};
 use crate::kernels::Isa;
 use crate::manifest::{FileRecord, MANIFEST_NAME, Manifest, TensorRecord};
 use crate::names::BundlePath;
@@ -103,7 +103,7 @@ impl Bundle {
     /// The bytes of one stored tensor.
     ///
     /// # Errors
-    /// [`BundleError::Io`].
+    /// [`Error::Io`].
     pub fn read(&self, record: &TensorRecord) -> Result<Vec<u8>> {
         let [start, end] = record.range;
         self.read_at(record, start, end.saturating_sub(start))
@@ -136,7 +136,7 @@ impl Bundle {
     /// Hashes one file and compares it with the seal. Of a shard it is the open file, which all reads go to.
     ///
     /// # Errors
-    /// [`BundleError::Digest`] names the file; [`BundleError::Io`]; [`ConvertError::Interrupted`].
+    /// [`BundleError::Digest`] names the file; [`Error::Io`]; [`Error::Interrupted`].
     pub fn check_file(&self, record: &FileRecord, progress: &dyn Progress, stop: &Stop) -> Result<()> {
         match self.shards.get(&record.path) {
             Some(shard) => self.check_opened(record, shard, progress, stop),
@@ -160,8 +160,9 @@ impl Bundle {
     ) -> Result<()> {
         let path = self.dir().join(&record.path);
         let failed = |cause| io("reading a file", &path, cause);
-        let found =
-            digest::of_file(file, progress, stop).map_err(failed)?.ok_or(ConvertError::Interrupted)?;
+        let found = digest::of_file(file, progress, stop)
+            .map_err(failed)?
+            .ok_or(Error::Interrupted { kept: false })?;
         if found == record.sha256 {
             return Ok(());
         }
@@ -173,7 +174,7 @@ impl Bundle {
     /// `sink` takes the values, at most 65,536 at a time, or the part of a row that shares a scale where that is longer.
     ///
     /// # Errors
-    /// [`BundleError::NoValues`] for integers and other types that are no floats; [`BundleError::Io`]; what `sink` returns.
+    /// [`BundleError::NoValues`] for integers and other types that are no floats; [`Error::Io`]; what `sink` returns.
     pub fn decode(
         &self,
         weight: &Weight<'_>,
@@ -310,6 +311,6 @@ impl Weight<'_> {
     }
 }
 
-fn io(doing: &'static str, path: &Path, cause: std::io::Error) -> BundleError {
-    BundleError::Io { doing, path: path.to_owned(), cause }
+fn io(doing: &'static str, path: &Path, cause: std::io::Error) -> IoError {
+    IoError::new(doing, path, cause)
 }

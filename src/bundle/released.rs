@@ -17,7 +17,7 @@ use super::verify::of_environment;
 use crate::archive::{MAX_PARTS, Parts, part_name};
 use crate::beneath::Root;
 use crate::digest::{self, Digest};
-use crate::error::{BundleError, ConvertError, Result};
+use crate::error::{BundleError, Error, IoError, Result};
 use crate::manifest::{self, MANIFEST_NAME, SUMS_NAME};
 use crate::progress::{Progress, Stage, Stop};
 use crate::regular;
@@ -44,7 +44,7 @@ impl<'a> Released<'a> {
     /// bundle.
     ///
     /// # Errors
-    /// [`BundleError::NotABundle`] where it holds several; [`BundleError::Io`] where the system cannot read it.
+    /// [`BundleError::NotABundle`] where it holds several; [`Error::Io`] where the system cannot read it.
     pub(super) fn find(root: &'a Root, dir: &'a Path) -> Result<Option<Self>> {
         match manifest::is_one(root.linked(OsStr::new(MANIFEST_NAME))) {
             Ok(false) => {}
@@ -54,11 +54,7 @@ impl<'a> Released<'a> {
             // A bundle, or another thing of that name: `verify` says so.
             Ok(true) | Err(_) => return Ok(None),
         }
-        let names = root.names().map_err(|cause| BundleError::Io {
-            doing: "listing the release",
-            path: dir.to_owned(),
-            cause,
-        })?;
+        let names = root.names().map_err(|cause| IoError::new("listing the release", dir, cause))?;
         // Any part tells of a release: the first may be the one that is missing.
         let stem = |name: &String| {
             let one = name.strip_suffix(".tar").map(|stem| (stem.to_owned(), true));
@@ -213,7 +209,7 @@ impl<'a> Released<'a> {
             Err(cause) => return Ok(Some(unreadable(cause.to_string()))),
         };
         let found = match digest::of_file(file, progress, stop) {
-            Ok(found) => found.ok_or(ConvertError::Interrupted)?,
+            Ok(found) => found.ok_or(Error::Interrupted { kept: false })?,
             Err(cause) if regular::is_of_environment(&cause) => {
                 return Err(of_environment(self.dir.join(name), cause));
             }

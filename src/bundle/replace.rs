@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::contents::{Contents as _, Folder};
-use crate::error::{BundleError, Error, OutputError, Result};
+use crate::error::{Error, Explain as _, IoError, OutputError, Result};
 use crate::legible::legible;
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME};
 use crate::regular;
@@ -16,15 +16,13 @@ const SHOWN: usize = 5;
 /// is not listed does.
 ///
 /// # Errors
-/// [`BundleError::Io`] where the system could not read it. [`OutputError::NotOurs`] with the names that are in the way, or with the reason why this is no bundle.
+/// [`Error::Io`] where the system could not read it. [`OutputError::NotOurs`] with the names that are in the way, or with the reason why this is no bundle.
 pub fn may_replace(dir: &Path) -> Result<()> {
     let refused = |why: String| Err(OutputError::NotOurs { path: dir.to_owned(), why }.into());
     match dir.symlink_metadata() {
         Ok(meta) if meta.is_dir() => {}
         Err(cause) if regular::is_of_environment(&cause) => {
-            return Err(
-                BundleError::Io { doing: "looking at the target", path: dir.to_owned(), cause }.into()
-            );
+            return Err(IoError::new("looking at the target", dir, cause).into());
         }
         _ => return refused("it is not a folder".into()),
     }
@@ -34,9 +32,9 @@ pub fn may_replace(dir: &Path) -> Result<()> {
     }
     let manifest = match folder.manifest() {
         Ok((manifest, _)) => manifest,
-        Err(error @ Error::Bundle(BundleError::Io { .. })) => return Err(error),
+        Err(error @ Error::Io(_)) => return Err(error),
         Err(error) => {
-            let why = crate::Explain::why(&error).unwrap_or_else(|| error.to_string());
+            let why = error.explain().why.unwrap_or_else(|| error.to_string());
             return refused(format!("it is neither empty nor a bundle: {why}"));
         }
     };

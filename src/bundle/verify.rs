@@ -20,7 +20,7 @@ use super::released::Released;
 use crate::archive::Parts;
 use crate::beneath::Root;
 use crate::digest::{self, Digest};
-use crate::error::{BundleError, ConvertError, Error, Result};
+use crate::error::{BundleError, Error, IoError, Result};
 use crate::manifest::{
     self, Contradiction, FileRecord, MANIFEST_NAME, MAX_MANIFEST_LEN, Manifest, SIGNATURE_NAME,
 };
@@ -54,7 +54,7 @@ pub struct Report {
 /// the current rayon pool.
 ///
 /// # Errors
-/// [`BundleError::NotABundle`] where there is no manifest to check against; [`BundleError::Io`] names a file that the
+/// [`BundleError::NotABundle`] where there is no manifest to check against; [`Error::Io`] names a file that the
 /// system could not read. Everything else is a finding.
 pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) -> Result<Report> {
     let root = match Root::open(path) {
@@ -127,16 +127,16 @@ fn unopened(path: &Path, cause: io::Error, what: &str) -> Error {
 /// True where the folder `path` is a bundle, by how its manifest begins.
 ///
 /// # Errors
-/// [`BundleError::Io`] where that cannot be read.
+/// [`Error::Io`] where that cannot be read.
 pub fn is_at(path: &Path) -> Result<bool> {
-    let failed = |cause| BundleError::Io { doing: "looking for a manifest", path: path.to_owned(), cause };
+    let failed = |cause| IoError::new("looking for a manifest", path, cause);
     Ok(manifest::is_in(path).map_err(failed)?)
 }
 
 /// Opens the manifest of the bundle in the folder `dir`, without checking anything else.
 ///
 /// # Errors
-/// [`BundleError::NotABundle`], also where the manifest is a link, as no file of a bundle is; [`BundleError::Io`] where the
+/// [`BundleError::NotABundle`], also where the manifest is a link, as no file of a bundle is; [`Error::Io`] where the
 /// system refuses.
 pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest)> {
     let root = Root::open(dir).map_err(|cause| unopened(dir, cause, &format!("{MANIFEST_NAME}: ")))?;
@@ -145,14 +145,15 @@ pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest)> {
 
 /// The same of a folder that is open. `dir`: where it was found.
 pub(super) fn read_manifest_in(root: &Root, dir: &Path) -> Result<(Manifest, Digest)> {
-    let not_a_bundle =
-        |why: String| BundleError::NotABundle { path: dir.to_owned(), why: format!("{MANIFEST_NAME}{why}") };
+    let not_a_bundle = |why: String| -> Error {
+        BundleError::NotABundle { path: dir.to_owned(), why: format!("{MANIFEST_NAME}{why}") }.into()
+    };
     let read = root.file(MANIFEST_NAME).and_then(|mut file| read_limited(&mut file, MAX_MANIFEST_LEN));
     let bytes = read.map_err(|cause| match regular::errno(&cause) {
         Some(Errno::LOOP) => not_a_bundle(" is a symbolic link, and the files of a bundle are none".into()),
         // Nothing, or something else, or too long.
         _ if !regular::is_of_environment(&cause) => not_a_bundle(format!(": {cause}")),
-        _ => BundleError::Io { doing: "reading the manifest", path: dir.join(MANIFEST_NAME), cause },
+        _ => IoError::new("reading the manifest", dir.join(MANIFEST_NAME), cause).into(),
     })?;
     let manifest = Manifest::from_bytes(&bytes).map_err(|fault| not_a_bundle(format!(": {fault}")))?;
     Ok((manifest, Digest::of(&bytes)))
@@ -304,7 +305,7 @@ pub(super) fn check_digest(
 ) -> Result<Option<Finding>> {
     let hashed = contents.open(&file.path).and_then(|mut file| digest::of_reader(&mut file, progress, stop));
     let found = match hashed {
-        Ok(found) => found.ok_or(ConvertError::Interrupted)?,
+        Ok(found) => found.ok_or(Error::Interrupted { kept: false })?,
         Err(cause) => return unreadable(contents, &file.path, cause).map(Some),
     };
     Ok((found != file.sha256).then(|| {
@@ -320,7 +321,7 @@ pub(super) fn check_digest(
 /// A finding about a file of the bundle that changed since it was listed.
 ///
 /// # Errors
-/// [`BundleError::Io`] where the system could not read it.
+/// [`Error::Io`] where the system could not read it.
 pub(super) fn unreadable(contents: &dyn Contents, path: &str, cause: io::Error) -> Result<Finding> {
     if regular::is_of_environment(&cause) {
         return Err(of_environment(contents.place(path), cause));
@@ -330,7 +331,7 @@ pub(super) fn unreadable(contents: &dyn Contents, path: &str, cause: io::Error) 
 
 /// The error of a file that the system could not read.
 pub(super) fn of_environment(path: PathBuf, cause: io::Error) -> Error {
-    BundleError::Io { doing: "reading a file of the bundle", path, cause }.into()
+    IoError::new("reading a file of the bundle", path, cause).into()
 }
 
 fn read_limited(reader: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
@@ -408,7 +409,7 @@ mod tests {
                 [(Errno::IO, true), (Errno::IO, false), (Errno::ACCESS, false), (Errno::STALE, true)]
             {
                 match verify(name, errno, opens, false) {
-                    Err(Error::Bundle(BundleError::Io { path, cause, .. })) => {
+                    Err(Error::Io(IoError { path, source: cause, .. })) => {
                         assert_eq!(path, Path::new("bundle").join(name));
                         assert_eq!(Errno::from_io_error(&cause), Some(errno), "{name}");
                     }

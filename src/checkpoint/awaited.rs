@@ -12,7 +12,7 @@ use super::files::{self, Fingerprint};
 use super::limits::Left;
 use super::{Checkpoint, SourceFile, safetensors};
 use crate::digest::{Digest, Hasher};
-use crate::error::{CheckpointError, HeaderFault, Result};
+use crate::error::{CheckpointError, HeaderFault, IoError, Result};
 
 /// Bytes of a file's head that are read at once.
 const BUFFER_LEN: usize = 64 << 10;
@@ -100,8 +100,10 @@ impl Checkpoint {
         let missing = || CheckpointError::NotHere { path: shown.clone() };
         let found = self.root.find(&source.path)?.ok_or_else(missing)?;
         let opened = self.root.open(&source.path, &found.fingerprint)?;
-        let read =
-            || Head::read(&opened, head.len).map_err(|cause| CheckpointError::io(&shown, "read", cause));
+        let read = || {
+            Head::read(&opened, head.len)
+                .map_err(|cause| IoError::new("reading a file of the checkpoint", &shown, cause))
+        };
         if found.len != source.len || read()? != *head {
             return Err(CheckpointError::NotAsAwaited { path: shown }.into());
         }
@@ -117,7 +119,7 @@ impl Checkpoint {
     }
 
     /// Checks that a file of weights is as it was, where it was read and is still held.
-    pub(super) fn recheck_weights(&self, source: &SourceFile) -> Result<(), CheckpointError> {
+    pub(super) fn recheck_weights(&self, source: &SourceFile) -> Result<()> {
         match &*source.handle.get() {
             Held::Open(file, fingerprint) => {
                 // The name first: another file there says more than that the one held lost its name.

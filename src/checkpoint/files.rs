@@ -17,7 +17,7 @@ use super::ahead::Coming;
 use super::blobs::{self, Blobs};
 use super::hub::Listing;
 use super::{SkipReason, Skipped};
-use crate::error::{Change, CheckpointError, NodeKind};
+use crate::error::{Change, CheckpointError, Error, IoError, NodeKind, Result};
 
 /// Most files listed. The largest hub repositories have some thousands; a home folder has more than this.
 pub const MAX_FILES: usize = 100_000;
@@ -88,21 +88,21 @@ pub(super) struct Root {
 }
 
 impl Root {
-    pub(super) fn new(given: &Path) -> Result<Self, CheckpointError> {
+    pub(super) fn new(given: &Path) -> Result<Self> {
         let real = fs::canonicalize(given)
             .map_err(|source| CheckpointError::NotFound { path: given.to_owned(), source })?;
         if !real.is_dir() {
-            return Err(CheckpointError::NotAFolder { path: given.to_owned() });
+            return Err(CheckpointError::NotAFolder { path: given.to_owned() }.into());
         }
         let (blobs, listing) = (Blobs::of(given, &real), Listing::of(&real));
         Ok(Self { given: given.to_owned(), real, blobs, listing, ahead: Coming::default() })
     }
 
     /// The same of a folder to which files are yet to come: all of them, where it is not there.
-    pub(super) fn awaiting(given: &Path, ahead: Coming) -> Result<Self, CheckpointError> {
+    pub(super) fn awaiting(given: &Path, ahead: Coming) -> Result<Self> {
         match Self::new(given) {
             Ok(root) => Ok(Self { ahead, ..root }),
-            Err(CheckpointError::NotFound { .. }) if !ahead.is_empty() => {
+            Err(Error::Checkpoint(CheckpointError::NotFound { .. })) if !ahead.is_empty() => {
                 let real = std::path::absolute(given)
                     .map_err(|source| CheckpointError::NotFound { path: given.to_owned(), source })?;
                 Ok(Self { given: given.to_owned(), real, blobs: None, listing: None, ahead })
@@ -124,31 +124,34 @@ impl Root {
 
     /// Checks what stands at `path`: a regular file, reached without leaving the folder but for `blobs`.
     /// `Ok(None)` where there is nothing.
-    pub(super) fn find(&self, path: &str) -> Result<Option<Found>, CheckpointError> {
+    pub(super) fn find(&self, path: &str) -> Result<Option<Found>> {
         let shown = self.shown(path);
         if let Some(text) = self.ahead.text(path) {
-            return text.found(path).map(Some).map_err(|source| CheckpointError::io(shown, "open", source));
+            return Ok(Some(
+                text.found(path)
+                    .map_err(|source| IoError::new("opening a file of the checkpoint", shown, source))?,
+            ));
         }
         let full = self.real.join(path);
         let real = match fs::canonicalize(&full) {
             Ok(real) => real,
             Err(source) if is_absent(&source) => {
                 return match fs::read_link(&full) {
-                    Ok(target) => Err(CheckpointError::DanglingLink { path: shown, target }),
+                    Ok(target) => Err(CheckpointError::DanglingLink { path: shown, target }.into()),
                     Err(_) => Ok(None),
                 };
             }
-            Err(source) => return Err(CheckpointError::io(shown, "open", source)),
+            Err(source) => return Err(IoError::new("opening a file of the checkpoint", shown, source).into()),
         };
         let is_outside = !real.starts_with(&self.real);
         let blobs = self.blobs.as_ref().filter(|_| is_outside);
         if is_outside && !blobs.is_some_and(|blobs| blobs.may_be(&real)) {
-            return Err(CheckpointError::LinkLeavesRoot { path: shown, target: real });
+            return Err(CheckpointError::LinkLeavesRoot { path: shown, target: real }.into());
         }
-        let meta =
-            fs::metadata(&real).map_err(|source| CheckpointError::io(shown.as_path(), "open", source))?;
+        let meta = fs::metadata(&real)
+            .map_err(|source| IoError::new("opening a file of the checkpoint", shown.as_path(), source))?;
         if let Some(kind) = irregular(meta.file_type()) {
-            return Err(CheckpointError::NotRegular { path: shown, kind });
+            return Err(CheckpointError::NotRegular { path: shown, kind }.into());
         }
         let sha256 = blobs.and_then(|blobs| blobs.sha256_of(&full));
         Ok(Some(Found {
@@ -160,10 +163,12 @@ impl Root {
     }
 
     /// Opens a file found before. The same file must still be there.
-    pub(super) fn open(&self, path: &str, before: &Fingerprint) -> Result<File, CheckpointError> {
+    pub(super) fn open(&self, path: &str, before: &Fingerprint) -> Result<File> {
         let shown = self.shown(path);
         if let Some(text) = self.ahead.text(path) {
-            return text.open().map_err(|source| CheckpointError::io(shown, "open", source));
+            return Ok(text
+                .open()
+                .map_err(|source| IoError::new("opening a file of the checkpoint", shown, source))?);
         }
         let file = open_regular(&self.real.join(path), &shown)?;
         recheck_open(&file, &shown, before)?;
@@ -171,7 +176,7 @@ impl Root {
     }
 
     /// Checks that the file found before is still the one its name leads to, unchanged.
-    pub(super) fn recheck(&self, path: &str, before: &Fingerprint) -> Result<(), CheckpointError> {
+    pub(super) fn recheck(&self, path: &str, before: &Fingerprint) -> Result<()> {
         let shown = || self.shown(path);
         if self.ahead.text(path).is_some() {
             return Ok(());
@@ -179,10 +184,12 @@ impl Root {
         let change = match fs::metadata(self.real.join(path)) {
             Ok(meta) => before.change_to(&Fingerprint::of(&meta)),
             Err(source) if is_absent(&source) => Some(Change::Removed),
-            Err(source) => return Err(CheckpointError::io(shown(), "open", source)),
+            Err(source) => {
+                return Err(IoError::new("opening a file of the checkpoint", shown(), source).into());
+            }
         };
         match change {
-            Some(change) => Err(CheckpointError::FileChanged { path: shown(), change }),
+            Some(change) => Err(CheckpointError::FileChanged { path: shown(), change }.into()),
             None => Ok(()),
         }
     }
@@ -194,7 +201,7 @@ impl Root {
     }
 
     /// The names in the root folder that a checkpoint may have, sorted, and of what is yet to come to it.
-    pub(super) fn top_names(&self) -> Result<Vec<String>, CheckpointError> {
+    pub(super) fn top_names(&self) -> Result<Vec<String>> {
         let mut names: Vec<String> =
             self.ahead.paths().filter(|path| !path.contains('/')).map(str::to_owned).collect();
         for (name, kind) in self.entries("")? {
@@ -208,7 +215,7 @@ impl Root {
     }
 
     /// Every regular file below the root, and what was passed over; both sorted by path.
-    pub(super) fn walk(&self) -> Result<(Vec<Found>, Vec<Skipped>), CheckpointError> {
+    pub(super) fn walk(&self) -> Result<(Vec<Found>, Vec<Skipped>)> {
         let (mut files, mut skipped) = (Vec::new(), Vec::new());
         for path in self.ahead.texts() {
             files.extend(self.find(path)?);
@@ -217,7 +224,7 @@ impl Root {
         while let Some((folder, depth)) = folders.pop() {
             if depth > MAX_DEPTH {
                 let path = self.shown(&folder);
-                return Err(CheckpointError::TooDeep { path, limit: MAX_DEPTH });
+                return Err(CheckpointError::TooDeep { path, limit: MAX_DEPTH }.into());
             }
             for (name, kind) in self.entries(&folder)? {
                 let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
@@ -235,9 +242,11 @@ impl Root {
                         // Removed since it was listed.
                         Ok(None) => {
                             let path = self.shown(&path);
-                            return Err(CheckpointError::FileChanged { path, change: Change::Removed });
+                            return Err(CheckpointError::FileChanged { path, change: Change::Removed }.into());
                         }
-                        Err(CheckpointError::NotRegular { kind, .. }) if !name.ends_with(".safetensors") => {
+                        Err(Error::Checkpoint(CheckpointError::NotRegular { kind, .. }))
+                            if !name.ends_with(".safetensors") =>
+                        {
                             let reason = if kind == NodeKind::Folder {
                                 SkipReason::FolderLink
                             } else {
@@ -250,7 +259,7 @@ impl Root {
                 }
                 if files.len() + skipped.len() + folders.len() > MAX_FILES {
                     let path = self.given.clone();
-                    return Err(CheckpointError::TooManyFiles { path, limit: MAX_FILES });
+                    return Err(CheckpointError::TooManyFiles { path, limit: MAX_FILES }.into());
                 }
             }
         }
@@ -260,9 +269,9 @@ impl Root {
     }
 
     /// The entries of one folder, sorted by name; types are the entries' own, links not followed.
-    fn entries(&self, folder: &str) -> Result<Vec<(String, FileType)>, CheckpointError> {
+    fn entries(&self, folder: &str) -> Result<Vec<(String, FileType)>> {
         let shown = self.shown(folder);
-        let failed = |source| CheckpointError::io(shown.as_path(), "list", source);
+        let failed = |source| IoError::new("listing a folder of the checkpoint", shown.as_path(), source);
         let mut entries = Vec::new();
         let listed = match fs::read_dir(self.real.join(folder)) {
             Err(source) if is_absent(&source) && !self.ahead.is_empty() => return Ok(entries),
@@ -274,7 +283,7 @@ impl Root {
                 .ok_or_else(|| CheckpointError::BadFileName { path: shown.join(entry.file_name()) })?;
             entries.push((name, entry.file_type().map_err(failed)?));
             if entries.len() > MAX_FILES {
-                return Err(CheckpointError::TooManyFiles { path: shown, limit: MAX_FILES });
+                return Err(CheckpointError::TooManyFiles { path: shown, limit: MAX_FILES }.into());
             }
         }
         entries.sort_by(|a, b| a.0.cmp(&b.0));
@@ -283,21 +292,21 @@ impl Root {
 }
 
 /// One file named by the user: any link is followed, for it was asked for by name.
-pub(super) fn find_single(path: &Path) -> Result<Found, CheckpointError> {
+pub(super) fn find_single(path: &Path) -> Result<Found> {
     let not_found = |source| CheckpointError::NotFound { path: path.to_owned(), source };
     let name = path.file_name().and_then(plain_name);
     let name = name.ok_or_else(|| CheckpointError::BadFileName { path: path.to_owned() })?;
     let real = fs::canonicalize(path).map_err(not_found)?;
     let meta = fs::metadata(&real).map_err(not_found)?;
     if let Some(kind) = irregular(meta.file_type()) {
-        return Err(CheckpointError::NotRegular { path: path.to_owned(), kind });
+        return Err(CheckpointError::NotRegular { path: path.to_owned(), kind }.into());
     }
     let sha256 = blobs::sha256_of_single(path, &real);
     Ok(Found { path: name, len: meta.len(), sha256, fingerprint: Fingerprint::of(&meta) })
 }
 
 /// An open file, by the name that `path` ends in.
-pub(super) fn found_opened(file: &File, path: &Path) -> Result<Found, CheckpointError> {
+pub(super) fn found_opened(file: &File, path: &Path) -> Result<Found> {
     let name = path.file_name().and_then(plain_name);
     let path_of = name.ok_or_else(|| CheckpointError::BadFileName { path: path.to_owned() })?;
     let fingerprint = fingerprint(file, path)?;
@@ -305,53 +314,54 @@ pub(super) fn found_opened(file: &File, path: &Path) -> Result<Found, Checkpoint
 }
 
 /// The state of an open file.
-pub(super) fn fingerprint(file: &File, shown: &Path) -> Result<Fingerprint, CheckpointError> {
-    let meta = file.metadata().map_err(|source| CheckpointError::io(shown, "open", source))?;
+pub(super) fn fingerprint(file: &File, shown: &Path) -> Result<Fingerprint> {
+    let meta =
+        file.metadata().map_err(|source| IoError::new("opening a file of the checkpoint", shown, source))?;
     Ok(Fingerprint::of(&meta))
 }
 
 /// Checks that an open file is as it was.
-pub(super) fn recheck_open(file: &File, shown: &Path, before: &Fingerprint) -> Result<(), CheckpointError> {
+pub(super) fn recheck_open(file: &File, shown: &Path, before: &Fingerprint) -> Result<()> {
     match before.change_to(&fingerprint(file, shown)?) {
-        Some(change) => Err(CheckpointError::FileChanged { path: shown.to_owned(), change }),
+        Some(change) => Err(CheckpointError::FileChanged { path: shown.to_owned(), change }.into()),
         None => Ok(()),
     }
 }
 
 /// Opens a regular file for reading. A pipe put in its place meanwhile cannot block the call.
-pub(super) fn open_regular(path: &Path, shown: &Path) -> Result<File, CheckpointError> {
+pub(super) fn open_regular(path: &Path, shown: &Path) -> Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
-    let failed = |source| CheckpointError::io(shown, "open", source);
+    let failed = |source| IoError::new("opening a file of the checkpoint", shown, source);
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     match irregular(file.metadata().map_err(failed)?.file_type()) {
-        Some(kind) => Err(CheckpointError::NotRegular { path: shown.to_owned(), kind }),
+        Some(kind) => Err(CheckpointError::NotRegular { path: shown.to_owned(), kind }.into()),
         None => Ok(file),
     }
 }
 
 /// Reads a whole small file; its length is checked before anything is allocated.
-pub(super) fn read_small(file: &File, shown: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
-    let failed = |source| CheckpointError::io(shown, "read", source);
+pub(super) fn read_small(file: &File, shown: &Path, limit: u64) -> Result<Vec<u8>> {
+    let failed = |source| IoError::new("reading a file of the checkpoint", shown, source);
     let len = file.metadata().map_err(failed)?.len();
     let too_large = |len| CheckpointError::TextTooLarge { path: shown.to_owned(), len, limit };
     if len > limit {
-        return Err(too_large(len));
+        return Err(too_large(len).into());
     }
     let mut bytes = Vec::new();
     // One more than the limit, so that a file that grows meanwhile is noticed.
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit {
-        return Err(too_large(bytes.len() as u64));
+        return Err(too_large(bytes.len() as u64).into());
     }
     Ok(bytes)
 }
 
 /// Reads a whole small file of the folder by its name.
-pub(super) fn read_text(root: &Root, name: &str, limit: u64) -> Result<Vec<u8>, CheckpointError> {
+pub(super) fn read_text(root: &Root, name: &str, limit: u64) -> Result<Vec<u8>> {
     let shown = root.shown(name);
-    let found = root
-        .find(name)?
-        .ok_or_else(|| CheckpointError::io(shown.as_path(), "open", io::ErrorKind::NotFound.into()))?;
+    let found = root.find(name)?.ok_or_else(|| {
+        IoError::new("opening a file of the checkpoint", shown.as_path(), io::ErrorKind::NotFound.into())
+    })?;
     read_small(&root.open(&found.path, &found.fingerprint)?, &shown, limit)
 }
 

@@ -57,6 +57,6 @@ impl Folder {
     /// # Errors
     /// [`CheckpointError::FileChanged`] for the first that did.
     pub fn recheck(&self) -> Result<()> {
-        self.files.iter().try_for_each(|file| Ok(self.root.recheck(&file.path, &file.fingerprint)?))
+        self.files.iter().try_for_each(|file| self.root.recheck(&file.path, &file.fingerprint))
     }
 }

@@ -3,7 +3,7 @@
 use super::awaited::Held;
 use super::{Checkpoint, CheckpointError};
 use crate::digest::{self, Digest};
-use crate::error::{ConvertError, Result};
+use crate::error::{Error, IoError, Result};
 use crate::progress::{Progress, Stop};
 
 impl Checkpoint {
@@ -11,7 +11,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError::NotHere`] where the file is awaited or was let go; reading errors;
-    /// [`ConvertError::Interrupted`].
+    /// [`Error::Interrupted`].
     pub fn digest_of(&self, file: usize, progress: &dyn Progress, stop: &Stop) -> Result<Digest> {
         let source =
             self.files.get(file).ok_or_else(|| CheckpointError::NotHere { path: self.root.shown("") })?;
@@ -19,7 +19,8 @@ impl Checkpoint {
         let held = source.handle.get();
         let Held::Open(open, _) = &*held else { return Err(CheckpointError::NotHere { path: shown }.into()) };
         let digest = digest::of_file(open, progress, stop);
-        let digest = digest.map_err(|cause| CheckpointError::io(shown, "read", cause))?;
-        digest.ok_or_else(|| ConvertError::Interrupted.into())
+        let digest =
+            digest.map_err(|cause| IoError::new("reading a file of the checkpoint", shown, cause))?;
+        digest.ok_or(Error::Interrupted { kept: false })
     }
 }

@@ -18,7 +18,7 @@ use super::blobs;
 use super::files::{MAX_DEPTH, MAX_FILES, is_absent, is_hex, open_regular, read_small, skip_reason};
 use super::index::{INDEX_NAME, MAX_INDEX_LEN, TORCH_INDEX_NAME};
 use super::needed;
-use crate::error::{CacheError, CheckpointError, Result};
+use crate::error::{CacheError, CheckpointError, IoError, Result};
 
 /// The branch of a repository that is meant where none is given.
 pub const DEFAULT_REVISION: &str = "main";
@@ -105,7 +105,7 @@ impl HubCache {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => return Err(asked.missing(dir).into()),
             Err(source) if is_absent(&source) => return Err(asked.missing(dir).into()),
-            Err(source) => return Err(CheckpointError::io(dir, "open", source).into()),
+            Err(source) => return Err(IoError::new("opening a file of the checkpoint", dir, source).into()),
         }
         asked.check_links(&dir)?;
         Ok(Snapshot { dir, repo_id: repo_id.to_owned(), commit })
@@ -139,7 +139,7 @@ impl Snapshot {
     }
 
     /// Files of a checkpoint that the snapshot lacks, sorted.
-    fn missing(&self) -> Result<Vec<String>, CheckpointError> {
+    fn missing(&self) -> Result<Vec<String>> {
         let paths = match Listing::of(&self.dir) {
             Some(listing) => listing.paths,
             None => self.told()?,
@@ -158,7 +158,7 @@ impl Snapshot {
     }
 
     /// All paths that the snapshot itself tells of: what is there, what an index lists, what a shard's name counts.
-    fn told(&self) -> Result<BTreeSet<String>, CheckpointError> {
+    fn told(&self) -> Result<BTreeSet<String>> {
         let mut paths = self.top_names()?;
         for name in paths.clone() {
             let shards = needed::sibling_shards(&name, MAX_SHARDS);
@@ -182,8 +182,8 @@ impl Snapshot {
         Some(shards.filter_map(|shard| shard.as_str().map(str::to_owned)).collect())
     }
 
-    fn top_names(&self) -> Result<BTreeSet<String>, CheckpointError> {
-        let failed = |source| CheckpointError::io(self.dir.as_path(), "list", source);
+    fn top_names(&self) -> Result<BTreeSet<String>> {
+        let failed = |source| IoError::new("listing a folder of the checkpoint", self.dir.as_path(), source);
         let entries = fs::read_dir(&self.dir).map_err(failed)?;
         let mut names = BTreeSet::new();
         for entry in entries {
@@ -257,7 +257,7 @@ impl Asked<'_> {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => return Err(self.missing(path).into()),
             Err(source) if is_absent(&source) => return Err(self.missing(path).into()),
-            Err(source) => return Err(CheckpointError::io(path, "open", source).into()),
+            Err(source) => return Err(IoError::new("opening a file of the checkpoint", path, source).into()),
         }
         let bytes = read_small(&open_regular(&path, &path)?, &path, MAX_REF_LEN)?;
         let text = String::from_utf8_lossy(&bytes);
@@ -280,7 +280,8 @@ impl Asked<'_> {
         let mut dangling = BTreeSet::new();
         let mut seen = 0;
         while let Some((folder, depth)) = folders.pop() {
-            let failed = |source| CheckpointError::io(folder.as_path(), "list", source);
+            let failed =
+                |source| IoError::new("listing a folder of the checkpoint", folder.as_path(), source);
             for entry in fs::read_dir(&folder).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);

@@ -32,7 +32,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{CheckpointError, ConvertError, Result};
+use crate::error::{CheckpointError, ConvertError, Error, IoError, Result};
 use crate::tensor::{Dtype, TensorName, element_len};
 use awaited::{Handle, Held};
 use beside::Sets;
@@ -217,7 +217,7 @@ impl Checkpoint {
     /// The one file that `open` finds below `root`.
     fn single(
         root: Root,
-        open: impl FnOnce(&Root, &mut Vec<Notice>) -> Result<shards::Weights, CheckpointError>,
+        open: impl FnOnce(&Root, &mut Vec<Notice>) -> Result<shards::Weights>,
     ) -> Result<Self> {
         let mut notices = Vec::new();
         let shards::Weights { files, mut tensors, .. } = open(&root, &mut notices)?;
@@ -299,9 +299,9 @@ impl Checkpoint {
         let end_told = past_end(&source.path, tensor.offset + start);
         let failed = |error: io::Error| {
             if error.kind() == io::ErrorKind::UnexpectedEof {
-                end_told
+                Error::from(end_told)
             } else {
-                CheckpointError::io(self.root.shown(&source.path), "read", error)
+                IoError::new("reading a file of the checkpoint", self.root.shown(&source.path), error).into()
             }
         };
         let held = source.handle.get();
@@ -310,11 +310,11 @@ impl Checkpoint {
         };
         let storage = tensor.view.as_ref().and_then(|view| Some((view, source.storages.get(view.storage)?)));
         let Some((view, storage)) = storage else {
-            return Ok(file.read_exact_at(buf, tensor.offset + start).map_err(failed)?);
+            return file.read_exact_at(buf, tensor.offset + start).map_err(failed);
         };
         storage.read(file, view, (tensor.dtype, &tensor.shape), first, buf).map_err(|fault| match fault {
-            torch::ReadFault::Io(error) => failed(error).into(),
-            fault => fault.at(&self.root.shown(&source.path)).into(),
+            torch::ReadFault::Io(error) => failed(error),
+            fault => fault.at(&self.root.shown(&source.path)),
         })
     }
 
@@ -357,7 +357,7 @@ impl Checkpoint {
             let (path, root) = (path.to_owned(), self.root.given.clone());
             return Err(CheckpointError::NotASideFile { path, root }.into());
         };
-        Ok(self.root.open(&side.path, &side.fingerprint)?)
+        self.root.open(&side.path, &side.fingerprint)
     }
 }
 
@@ -382,24 +382,25 @@ fn skip_reason(path: &str, read: Listed) -> Option<SkipReason> {
 }
 
 /// No two files may differ in case alone, for what is copied from here must fit on every system.
-fn check_case(root: &Root, files: &[SourceFile], sides: &[SideFile]) -> Result<(), CheckpointError> {
+fn check_case(root: &Root, files: &[SourceFile], sides: &[SideFile]) -> Result<()> {
     let paths = files.iter().map(|file| &file.path).chain(sides.iter().map(|side| &side.path));
     let mut seen: HashMap<String, &String> = HashMap::new();
     for path in paths {
         if let Some(first) = seen.insert(path.to_lowercase(), path) {
             let (first, second) = (first.clone(), path.clone());
-            return Err(CheckpointError::NamesClash { root: root.given.clone(), first, second });
+            return Err(CheckpointError::NamesClash { root: root.given.clone(), first, second }.into());
         }
     }
     Ok(())
 }
 
-fn read_config(root: &Root) -> Result<String, CheckpointError> {
+fn read_config(root: &Root) -> Result<String> {
     let bytes = files::read_text(root, "config.json", MAX_CONFIG_LEN)?;
-    String::from_utf8(bytes).map_err(|error| CheckpointError::TextNotUtf8 {
+    let not_utf8 = |error: std::string::FromUtf8Error| CheckpointError::TextNotUtf8 {
         path: root.shown("config.json"),
         source: error.utf8_error(),
-    })
+    };
+    Ok(String::from_utf8(bytes).map_err(not_utf8)?)
 }
 
 /// The config.json of the folder `dir`, whether weights lie beside it or not; null where there is none.
@@ -413,7 +414,7 @@ pub fn config_of(dir: &Path) -> Result<Value> {
 /// Its text; `None` where there is none.
 pub(crate) fn config_text_of(dir: &Path) -> Result<Option<String>> {
     let root = Root::new(dir)?;
-    Ok(root.find("config.json")?.map(|_| read_config(&root)).transpose()?)
+    root.find("config.json")?.map(|_| read_config(&root)).transpose()
 }
 
 pub(crate) fn parse_config(text: &str) -> Result<Value> {

@@ -17,7 +17,7 @@ use super::limits::{Left, Limits};
 use super::safetensors;
 use super::torch;
 use super::{Notice, SourceFile, SourceTensor};
-use crate::error::{CheckpointError, Disguise, IndexFault};
+use crate::error::{CheckpointError, Disguise, Error, IndexFault, IoError, Result};
 
 /// Name of the one file of weights that loaders prefer to an index.
 const SINGLE_NAME: &str = "model.safetensors";
@@ -44,7 +44,7 @@ pub(super) fn open(
     (names, sets): (&[String], &Sets),
     awaited: (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
-) -> Result<Weights, CheckpointError> {
+) -> Result<Weights> {
     let has = |name: &str| names.iter().any(|other| other == name);
     let safetensors: Vec<String> = names
         .iter()
@@ -63,12 +63,13 @@ pub(super) fn open(
             return Err(CheckpointError::TwoSetsOfWeights {
                 index: root.shown(index_name),
                 file: single_name.to_owned(),
-            });
+            }
+            .into());
         }
         open_indexed(root, (index_name, kind), &index, awaited, notices)?
     } else {
         if loose.is_empty() {
-            return Err(no_weights(root, names));
+            return Err(no_weights(root, names).into());
         }
         let opened = open_shards(root, kind, &loose, awaited, notices, |_| None)?;
         if loose.len() > 1 {
@@ -80,22 +81,13 @@ pub(super) fn open(
 }
 
 /// Opens one file by its ending.
-pub(super) fn open_single(
-    root: &Root,
-    found: Found,
-    notices: &mut Vec<Notice>,
-) -> Result<Weights, CheckpointError> {
+pub(super) fn open_single(root: &Root, found: Found, notices: &mut Vec<Notice>) -> Result<Weights> {
     let file = root.open(&found.path, &found.fingerprint)?;
     of_opened(root, found, file, notices)
 }
 
 /// The same of a file that is open.
-pub(super) fn of_opened(
-    root: &Root,
-    found: Found,
-    file: File,
-    notices: &mut Vec<Notice>,
-) -> Result<Weights, CheckpointError> {
+pub(super) fn of_opened(root: &Root, found: Found, file: File, notices: &mut Vec<Notice>) -> Result<Weights> {
     let kind = if is_torch_file(&found.path) { Listed::Torch } else { Listed::Safetensors };
     let shard = read_shard(root, kind, (found, file), &mut Left::of(Limits::default()), notices)?;
     let (files, tensors) = merge(root, vec![shard])?;
@@ -109,7 +101,7 @@ fn open_indexed(
     index: &Index,
     awaited: (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
-) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
+) -> Result<(Vec<SourceFile>, Vec<SourceTensor>)> {
     let shards: Vec<String> = index.shards().into_iter().map(str::to_owned).collect();
     let (files, tensors) = open_shards(root, kind, &shards, awaited, notices, |shard| {
         let tensor = index.entries.iter().find(|entry| entry.shard == shard)?.name.to_string();
@@ -137,7 +129,7 @@ fn check_index(
     entries: &[IndexEntry],
     files: &[SourceFile],
     tensors: &[SourceTensor],
-) -> Result<(), CheckpointError> {
+) -> Result<()> {
     let held: HashMap<&str, &str> = tensors
         .iter()
         .filter_map(|tensor| Some((tensor.name.as_str(), files.get(tensor.file)?.path.as_str())))
@@ -150,7 +142,8 @@ fn check_index(
                 tensor: entry.name.to_string(),
                 shard: root.shown(&entry.shard),
                 found_in: found.map(str::to_owned),
-            });
+            }
+            .into());
         }
     }
     // Both are sorted by name without doubles, and every entry is held: the first difference is unlisted.
@@ -162,7 +155,8 @@ fn check_index(
                 index: root.shown(index_name),
                 tensor: tensor.name.to_string(),
                 shard: root.shown(shard),
-            });
+            }
+            .into());
         }
     }
     Ok(())
@@ -179,7 +173,7 @@ fn open_shards(
     (awaited, mut left): (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
     missing: impl Fn(&str) -> Option<CheckpointError>,
-) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
+) -> Result<(Vec<SourceFile>, Vec<SourceTensor>)> {
     let mut opened = Vec::with_capacity(shards.len());
     let mut awaited: HashMap<String, Awaited> =
         awaited.into_iter().map(|awaited| (awaited.path.clone(), awaited)).collect();
@@ -189,9 +183,11 @@ fn open_shards(
             continue;
         }
         let Some(found) = root.find(shard)? else {
-            return Err(missing(shard).unwrap_or_else(|| {
-                CheckpointError::io(root.shown(shard), "open", io::ErrorKind::NotFound.into())
-            }));
+            let gone = || {
+                let cause = io::ErrorKind::NotFound.into();
+                IoError::new("opening a file of the checkpoint", root.shown(shard), cause).into()
+            };
+            return Err(missing(shard).map_or_else(gone, Error::from));
         };
         let file = root.open(&found.path, &found.fingerprint)?;
         opened.push(read_shard(root, kind, (found, file), &mut left, notices)?);
@@ -205,7 +201,7 @@ fn read_shard(
     (found, file): (Found, File),
     left: &mut Left,
     notices: &mut Vec<Notice>,
-) -> Result<Shard, CheckpointError> {
+) -> Result<Shard> {
     let Found { path, len, sha256, fingerprint } = found;
     let shown = root.shown(&path);
     let shard = match kind {
@@ -263,7 +259,7 @@ fn of_header(header: safetensors::Header) -> (BTreeMap<String, String>, Vec<Sour
 }
 
 /// All shards' tensors in one list, sorted by name; refuses a name that two shards hold.
-fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<SourceTensor>), CheckpointError> {
+fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<SourceTensor>)> {
     let mut files = Vec::with_capacity(shards.len());
     let mut tensors = Vec::with_capacity(shards.iter().map(|(_, tensors)| tensors.len()).sum());
     for (number, (file, of_shard)) in shards.into_iter().enumerate() {
@@ -281,23 +277,24 @@ fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<Source
                 tensor: a.name.to_string(),
                 first: path(a.file),
                 second: path(b.file),
-            });
+            }
+            .into());
         }
     }
     Ok((files, tensors))
 }
 
-fn read_index(root: &Root, name: &str, kind: Listed, limits: Limits) -> Result<Index, CheckpointError> {
+fn read_index(root: &Root, name: &str, kind: Listed, limits: Limits) -> Result<Index> {
     let at = |fault: IndexFault| CheckpointError::index(root.shown(name), fault);
     if let Some(found) = root.find(name)? {
         Left::of(limits).take_text(found.len).map_err(|over| at(over.into()))?;
     }
     let text = files::read_text(root, name, index::MAX_INDEX_LEN)?;
-    index::parse_within(&text, kind, limits).map_err(at)
+    Ok(index::parse_within(&text, kind, limits).map_err(at)?)
 }
 
 /// The torch files that are the model where no index says so.
-fn torch_files(dir: &Path, names: &[String], sets: &Sets) -> Result<Vec<String>, CheckpointError> {
+fn torch_files(dir: &Path, names: &[String], sets: &Sets) -> Result<Vec<String>> {
     if names.iter().any(|name| name == TORCH_SINGLE_NAME) {
         return Ok(vec![TORCH_SINGLE_NAME.to_owned()]);
     }
@@ -312,7 +309,7 @@ fn torch_files(dir: &Path, names: &[String], sets: &Sets) -> Result<Vec<String>,
     let loose = if loose.is_empty() { some(&|name| may_be_weights(name, &TRAINER_ENDINGS)) } else { loose };
     match loose.len() {
         0 | 1 => Ok(loose),
-        _ => Err(CheckpointError::UnclearWeights { path: dir.to_owned(), files: loose }),
+        _ => Err(CheckpointError::UnclearWeights { path: dir.to_owned(), files: loose }.into()),
     }
 }
 
@@ -365,20 +362,20 @@ fn may_be_weights(name: &str, endings: &[&str]) -> bool {
 }
 
 impl safetensors::ReadFault {
-    fn at(self, path: &Path) -> CheckpointError {
+    fn at(self, path: &Path) -> Error {
         match self {
-            Self::Header(fault) => CheckpointError::header(path, fault),
-            Self::Io(source) => CheckpointError::io(path, "read", source),
+            Self::Header(fault) => CheckpointError::header(path, fault).into(),
+            Self::Io(source) => IoError::new("reading a file of the checkpoint", path, source).into(),
         }
     }
 }
 
 impl torch::ReadFault {
     /// The error of a fault in the file at `path`.
-    pub(super) fn at(self, path: &Path) -> CheckpointError {
+    pub(super) fn at(self, path: &Path) -> Error {
         match self {
-            Self::Torch(fault) => CheckpointError::torch(path, fault),
-            Self::Io(source) => CheckpointError::io(path, "read", source),
+            Self::Torch(fault) => CheckpointError::torch(path, fault).into(),
+            Self::Io(source) => IoError::new("reading a file of the checkpoint", path, source).into(),
         }
     }
 }

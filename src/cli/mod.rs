@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
 use args::{Cli, ColorMode, Command};
-use mgpack::error::{ConvertError, HubError};
+use mgpack::error::IoError;
 use mgpack::progress::{Progress, Stop};
 use mgpack::verbs::Work;
 use mgpack::{Error, Result};
@@ -56,7 +56,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(code) => code,
     };
     let Some(cause) = ui::failure() else { return ExitCode::from(code) };
-    let error = ConvertError::Io { doing: "writing the output", path: "<stdout>".into(), cause };
+    let error = IoError::new("writing the output", "<stdout>", cause);
     ui::complain(&error.into());
     ExitCode::from(if code == 0 { 2 } else { code })
 }
@@ -113,7 +113,7 @@ fn carry_out(cli: Cli) -> u8 {
 
 fn exit_code(error: &Error) -> u8 {
     match error {
-        Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted) => INTERRUPTED,
+        Error::Interrupted { .. } => INTERRUPTED,
         error if error.is_refusal() => 1,
         _ => 2,
     }
@@ -141,7 +141,5 @@ fn work(progress: &dyn Progress) -> Work<'_> {
 
 /// Prints JSON, or fails with an error of its own.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    ui::print_json(value).map_err(|error| {
-        ConvertError::Io { doing: "writing JSON", path: "<stdout>".into(), cause: error.into() }.into()
-    })
+    ui::print_json(value).map_err(|error| IoError::new("writing JSON", "<stdout>", error.into()).into())
 }

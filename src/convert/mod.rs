@@ -29,7 +29,7 @@ use crate::checkpoint::{Ahead, Checkpoint, Folder, Limits};
 use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::environment;
-use crate::error::{ConvertError, PlanError, Result};
+use crate::error::{ConvertError, IoError, PlanError, Result};
 use crate::family::{self, Detected, Match, Misnamed};
 use crate::gpu_models::{self, Capability};
 use crate::kernels::Isa;
@@ -397,7 +397,7 @@ fn checked<T: TryFrom<String, Error = &'static str>>(text: impl ToString) -> Res
 }
 
 pub(crate) fn io_error(doing: &'static str, path: &Path, cause: std::io::Error) -> crate::Error {
-    ConvertError::Io { doing, path: path.to_owned(), cause }.into()
+    IoError::new(doing, path, cause).into()
 }
 
 /// The worst quantized tensors by SQNR, lowest first, at most `count`.

@@ -19,7 +19,7 @@ use super::io_error;
 use super::journal::{Finished, Journal};
 use super::supply::{Readers, Supply};
 use crate::checkpoint::{Checkpoint, TENSOR_LEN};
-use crate::error::{ConvertError, PlanError, Result};
+use crate::error::{Error, PlanError, Result};
 use crate::plan::{Fate, Output, Plan, TensorPlan};
 use crate::progress::{Progress, Stop};
 use crate::scheme::PartKind;
@@ -231,7 +231,7 @@ impl<'a> Pipeline<'a> {
         pool.install(|| self.compute(&known, &mut current))?;
         while !current.steps.is_empty() {
             if self.stop.requested() {
-                return Err(ConvertError::Interrupted.into());
+                return Err(Error::Interrupted { kept: false });
             }
             self.fill(&mut steps, &mut spare);
             let (written, computed) = pool.install(|| {

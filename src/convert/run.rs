@@ -16,7 +16,7 @@ use super::{
 use crate::bundle;
 use crate::checkpoint::{Checkpoint, SourceFile};
 use crate::digest::Digest;
-use crate::error::{ConvertError, Result};
+use crate::error::{ConvertError, Error, Result};
 use crate::manifest::{self, FileRecord, MANIFEST_NAME, Manifest, SUMS_NAME};
 use crate::names::BundlePath;
 use crate::output::{self, Output, Replace, Target};
@@ -203,7 +203,7 @@ impl Conversion {
         write_text(dir, MANIFEST_NAME, &bytes)?;
         check_readable(&dir.join(MANIFEST_NAME))?;
         if stop.requested() {
-            return Err(ConvertError::Interrupted.into());
+            return Err(Error::Interrupted { kept: false });
         }
         Ok((manifest, Digest::of(&bytes)))
     }
@@ -229,7 +229,7 @@ impl Conversion {
         let mut buffer = vec![0; COPY_LEN.min(file.len as usize + 1)];
         loop {
             if stop.requested() {
-                return Err(ConvertError::Interrupted.into());
+                return Err(Error::Interrupted { kept: false });
             }
             let read = match source.read(&mut buffer) {
                 Ok(0) => break,

@@ -16,7 +16,7 @@ use super::supply::Present;
 use super::{Options, io_error};
 use crate::checkpoint::torch::View;
 use crate::checkpoint::{Checkpoint, SourceTensor};
-use crate::error::{ConvertError, Result};
+use crate::error::{ConvertError, Error, Result};
 use crate::family::{Tower, TowerRole};
 use crate::manifest::FileRecord;
 use crate::plan::{Fate, Plan, Recipe, TensorPlan};
@@ -172,7 +172,7 @@ impl Rewrite {
         let mut first = 0;
         while first < source.len() {
             if stop.requested() {
-                return Err(Failed::Other(ConvertError::Interrupted.into()));
+                return Err(Failed::Other(Error::Interrupted { kept: false }));
             }
             let count = (source.len() - first).min(BLOCK_LEN);
             bytes.resize(count as usize * width, 0);

@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(parse("24GiB").capabilities, []);
         let error = GpuTable::parse("2xRTX-509").unwrap_err();
         assert!(
-            error.to_string().starts_with("no model of GPU is known here as `RTX-509`; like it: RTX-5090"),
+            error.to_string().starts_with("`RTX-509` is not a known GPU model; like it: RTX-5090"),
             "{error}"
         );
     }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Explain;
-use super::io::help_for;
+use super::explain::{at, what};
+use super::{Explain, Explanation};
 use crate::digest::Digest;
 use crate::mention;
 use crate::size::counted;
@@ -11,143 +11,62 @@ use crate::tensor::Dtype;
 
 /// A bundle could not be opened, checked or released.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.explain().what)]
 #[non_exhaustive]
 pub enum BundleError {
-    /// The path is no bundle.
-    #[error("this is not a bundle")]
-    NotABundle {
-        /// The path.
-        path: PathBuf,
-        /// What was found.
-        why: String,
-    },
-    /// The bundle that should be released is not whole.
-    #[error("the bundle does not match its seal: {}", counted(findings, "finding"))]
-    Broken {
-        /// The bundle.
-        path: PathBuf,
-        /// How many findings there are.
-        findings: usize,
-    },
-    /// A file's bytes are not those that were sealed.
-    #[error("a file does not match its seal")]
-    Digest {
-        /// The file.
-        path: PathBuf,
-        /// The digest in the manifest.
-        expected: Digest,
-        /// That of the file.
-        found: Digest,
-    },
+    /// No bundle is at the path, by `why`.
+    NotABundle { path: PathBuf, why: String },
+    /// The bundle to be released or loaded does not verify.
+    Broken { path: PathBuf, findings: usize },
+    /// A file has another digest than the manifest expects.
+    Digest { path: PathBuf, expected: Digest, found: Digest },
     /// Another folder, or none, is in a bundle's place since it was opened.
-    #[error("the bundle was replaced while it was read")]
-    Replaced {
-        /// The bundle.
-        path: PathBuf,
-    },
-    /// A checkpoint is not the one that the bundle was made from.
-    #[error("tensor `{tensor}` of the bundle is not so in the checkpoint")]
-    OtherCheckpoint {
-        /// The tensor.
-        tensor: String,
-        /// The checkpoint.
-        path: PathBuf,
-        /// What is different.
-        why: String,
-    },
-    /// Values were asked for of a tensor that has none: it holds integers, or a type that is not decoded.
-    #[error("tensor `{tensor}` holds {dtype:?}, which are no floating values")]
-    NoValues {
-        /// The shard.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its type.
-        dtype: Dtype,
-    },
-    /// The folder of a release holds something already.
-    #[error("the folder for the release is not empty")]
-    OutputNotEmpty {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A release's part size is too small.
-    #[error("parts of {} are too small", counted(part_len, "byte"))]
-    PartTooSmall {
-        /// The size asked for.
-        part_len: u64,
-    },
-    /// Reading or writing failed.
-    #[error("{doing} failed")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// The path concerned.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        cause: std::io::Error,
-    },
+    Replaced { path: PathBuf },
+    /// The bundle was not made from the checkpoint at `path`.
+    OtherCheckpoint { tensor: String, path: PathBuf, why: String },
+    /// Values were asked for of a tensor of integers, or of a type that is not decoded. `path`: its shard.
+    NoValues { path: PathBuf, tensor: String, dtype: Dtype },
+    /// The size of a release's parts, in bytes.
+    PartTooSmall { part_len: u64 },
 }
 
 impl Explain for BundleError {
-    fn place(&self) -> Option<String> {
+    fn explain(&self) -> Explanation {
         match self {
-            BundleError::NotABundle { path, .. }
-            | BundleError::OutputNotEmpty { path }
-            | BundleError::Broken { path, .. }
-            | BundleError::Digest { path, .. }
-            | BundleError::Replaced { path }
-            | BundleError::OtherCheckpoint { path, .. }
-            | BundleError::NoValues { path, .. }
-            | BundleError::Io { path, .. } => Some(path.display().to_string()),
-            BundleError::PartTooSmall { .. } => None,
-        }
-    }
-
-    fn why(&self) -> Option<String> {
-        match self {
-            BundleError::NotABundle { why, .. } | BundleError::OtherCheckpoint { why, .. } => {
-                Some(why.clone())
+            Self::NotABundle { path, why } => at(path, "this is not a bundle")
+                .why(why)
+                .help("give a folder that ‹convert()› made, or a tar that ‹release()› made"),
+            Self::Broken { path, findings } => {
+                at(path, format!("the bundle does not match its seal: {}", counted(findings, "finding")))
+                    .why("only a bundle that verifies is released or loaded")
+                    .help(format!(
+                        "{} lists the findings",
+                        mention::call("verify", &path.to_string_lossy(), &[])
+                    ))
+                    .refused()
             }
-            BundleError::NoValues { .. } => {
-                Some("its bytes are stored as they were in the checkpoint".into())
+            Self::Digest { path, expected, found } => at(path, "a file does not match its seal")
+                .why(format!("sha256 is {found}, the manifest has {expected}"))
+                .help("download that file again; ‹verify()› checks whether others are damaged")
+                .refused(),
+            Self::Replaced { path } => at(path, "the bundle was replaced while it was read")
+                .why("its files are gone, or another folder is in its place, so neither can be checked")
+                .help("run the command again"),
+            Self::OtherCheckpoint { tensor, path, why } => {
+                at(path, format!("tensor `{tensor}` of the bundle differs from the checkpoint's"))
+                    .why(why)
+                    .help("give the checkpoint that was converted")
             }
-            BundleError::Io { cause, .. } => Some(cause.to_string()),
-            BundleError::Broken { .. } => Some("only a bundle that verifies is released or loaded".into()),
-            BundleError::Digest { expected, found, .. } => {
-                Some(format!("sha256 is {found}, the manifest has {expected}"))
+            Self::NoValues { path, tensor, dtype } => {
+                at(path, format!("tensor `{tensor}` holds {dtype:?}, which are not floating-point values"))
+                    .why("its bytes are stored as they were in the checkpoint")
+                    .help("read its bytes")
             }
-            BundleError::Replaced { .. } => Some(
-                "its files are gone, or another folder has its place: nothing can be said of either".into(),
-            ),
-            BundleError::OutputNotEmpty { .. } => {
-                Some("files of two releases would share one list of digests".into())
+            Self::PartTooSmall { part_len } => {
+                what(format!("parts of {} are too small", counted(part_len, "byte")))
+                    .why("a part is at least 1 MiB, and there are at most 10,000")
+                    .help("give a larger ‹part_size›")
             }
-            BundleError::PartTooSmall { .. } => {
-                Some("a part is at least 1 MiB, and there are at most 10,000".into())
-            }
-        }
-    }
-
-    fn help(&self) -> Option<String> {
-        match self {
-            BundleError::NotABundle { .. } => {
-                Some("give a folder that ‹convert()› made, or a tar that ‹release()› made".into())
-            }
-            BundleError::Broken { path, .. } => Some(format!(
-                "{} lists the findings",
-                mention::call("verify", &path.display().to_string(), &[])
-            )),
-            BundleError::Digest { .. } => {
-                Some("fetch that file again; ‹verify()› checks whether others are damaged".into())
-            }
-            BundleError::Replaced { .. } => Some("run the command again".into()),
-            BundleError::OtherCheckpoint { .. } => Some("give the checkpoint that was converted".into()),
-            BundleError::NoValues { .. } => Some("read its bytes".into()),
-            BundleError::OutputNotEmpty { .. } => Some("give a new or an empty folder with ‹output›".into()),
-            BundleError::PartTooSmall { .. } => Some("give a larger ‹part_size›".into()),
-            BundleError::Io { cause, .. } => help_for(cause),
         }
     }
 }

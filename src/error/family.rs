@@ -2,59 +2,41 @@
 
 use std::path::PathBuf;
 
-use super::Explain;
+use super::explain::what;
+use super::{Explain, Explanation};
 
-/// A family was asked for by a name that does not lead to one.
+/// No family has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.explain().what)]
 #[non_exhaustive]
 pub enum FamilyError {
-    /// No family has this alias.
-    #[error("no model has the alias `{alias}`")]
-    UnknownAlias {
-        /// The alias as it was given.
-        alias: String,
-        /// The known alias that resembles it most, where one does.
-        nearest: Option<String>,
-        /// Every known alias in its short form, smallest model first.
-        known: Vec<String>,
-        /// A folder of like name that is here.
-        folder: Option<PathBuf>,
-    },
-    /// The family is known, but this variant of it is not published.
-    #[error("`{alias}` is not published")]
-    NotPublished {
-        /// The alias as it was given.
-        alias: String,
-        /// Where the facts say so.
-        source_of_fact: String,
-    },
+    /// `known`: every alias in its short form, smallest model first. `nearest`: the one most like it. `folder`: one of a
+    /// similar name that exists.
+    UnknownAlias { alias: String, nearest: Option<String>, known: Vec<String>, folder: Option<PathBuf> },
+    /// The family has no such variant that is published, by `source_of_fact`.
+    NotPublished { alias: String, source_of_fact: String },
 }
 
 impl Explain for FamilyError {
-    fn why(&self) -> Option<String> {
+    fn explain(&self) -> Explanation {
         match self {
-            FamilyError::UnknownAlias { known, .. } => Some(format!("the aliases are {}", known.join(", "))),
-            FamilyError::NotPublished { source_of_fact, .. } => Some(source_of_fact.clone()),
-        }
-    }
-
-    fn help(&self) -> Option<String> {
-        match self {
-            FamilyError::UnknownAlias { nearest: Some(nearest), folder: Some(folder), .. } => {
-                Some(format!("did you mean `{nearest}`, or the folder `{}`?", folder.display()))
+            Self::UnknownAlias { alias, nearest, known, folder } => {
+                let near = nearest.as_ref().map(|nearest| format!("`{nearest}`"));
+                let folder = folder.as_ref().map(|folder| format!("the folder `{}`", folder.display()));
+                let meant = match (near, folder) {
+                    (Some(near), Some(folder)) => Some(format!("{near}, or {folder}")),
+                    (near, folder) => near.or(folder),
+                };
+                what(format!("no model has the alias `{alias}`"))
+                    .why(format!("the aliases are {}", known.join(", ")))
+                    .help(match meant {
+                        Some(meant) => format!("did you mean {meant}?"),
+                        None => "give an alias, a hub id such as YanweiLi/MGM-7B, or a folder".to_owned(),
+                    })
             }
-            FamilyError::UnknownAlias { nearest: Some(nearest), .. } => {
-                Some(format!("did you mean `{nearest}`?"))
-            }
-            FamilyError::UnknownAlias { folder: Some(folder), .. } => {
-                Some(format!("did you mean the folder `{}`?", folder.display()))
-            }
-            FamilyError::UnknownAlias { .. } => {
-                Some("give an alias, a hub id such as YanweiLi/MGM-7B, or a folder".to_owned())
-            }
-            FamilyError::NotPublished { .. } => Some(
-                "give the folder of your own checkpoint; its config.json says which variant it is".to_owned(),
-            ),
+            Self::NotPublished { alias, source_of_fact } => what(format!("`{alias}` is not published"))
+                .why(source_of_fact)
+                .help("give the folder of your own checkpoint; its config.json says which variant it is"),
         }
     }
 }

@@ -1,237 +1,178 @@
-//! Faults inside a safetensors file. Which file it is tells [`super::CheckpointError`], so that the parser need not know a path.
+//! Faults inside a safetensors file. Which file it is, is in [`super::CheckpointError`], so that the parser need not know a
+//! path.
 
-use crate::size::{agreed, counted};
 use std::fmt;
 
-use super::shown::{name_rule, shape_text, shown};
-use super::{Explain, OverLimit};
+use super::explain::{damaged, name_rule, shown, what};
+use super::{Explain, Explanation, OverLimit};
+use crate::size::{agreed, counted};
 
 /// What is wrong in one safetensors file.
 ///
 /// Offsets are bytes from the start of the file's data, as in its header; counts are bytes.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.explain().what)]
 #[non_exhaustive]
 pub enum HeaderFault {
-    /// With this file the checkpoint is too much.
-    #[error(transparent)]
-    OverLimit(#[from] OverLimit),
-    /// Shorter than the eight bytes that tell the header's length.
-    #[error("the file is {}", if *len == 0 { "empty".to_owned() } else { format!("only {} long", counted(len, "byte")) })]
-    TooShort {
-        /// The file's length.
-        len: u64,
-    },
-    /// The file is of another kind.
-    #[error("the file is {0}, not safetensors")]
+    OverLimit(OverLimit),
+    TooShort { len: u64 },
     OtherKind(Disguise),
-    /// The header is longer than the format allows, or empty.
-    #[error("the header's length is out of range: {}", counted(len, "byte"))]
-    HeaderLen {
-        /// The length the file tells.
-        len: u64,
-        /// The largest allowed.
-        limit: u64,
-    },
-    /// The header reaches past the end of the file.
-    #[error("the file ends inside its header, {} early", counted(missing, "byte"))]
-    HeaderCutOff {
-        /// The header's length.
-        header_len: u64,
-        /// Bytes missing for the header alone.
-        missing: u64,
-    },
-    /// The header is not UTF-8.
-    #[error("the header is not UTF-8 text")]
-    NotUtf8 {
-        /// Where the first bad byte is.
-        source: std::str::Utf8Error,
-    },
-    /// The header's first byte is not `{`.
-    #[error("the header does not begin with `{{`")]
-    NotAnObject {
-        /// The first character.
-        found: Option<char>,
-    },
-    /// The header is not JSON.
-    #[error("the header is not sound JSON")]
-    Json {
-        /// The parser's own words.
-        source: serde_json::Error,
-    },
-    /// Something other than spaces follows the header's closing brace.
-    #[error("something follows the header's closing brace")]
+    HeaderLen { len: u64, limit: u64 },
+    HeaderCutOff { header_len: u64, missing: u64 },
+    NotUtf8 { source: std::str::Utf8Error },
+    NotAnObject { found: Option<char> },
+    Json { source: serde_json::Error },
     TrailingText,
-    /// Two entries of one name. The format forbids them; readers disagree on which counts.
-    #[error("the header has the key {} twice", shown(key))]
-    DuplicateKey {
-        /// The key, `__metadata__.x` for one inside the metadata.
-        key: String,
-    },
-    /// A tensor's entry has a field twice.
-    #[error("tensor {} has the field `{field}` twice", shown(tensor))]
-    DuplicateField {
-        /// The tensor.
-        tensor: String,
-        /// The field.
-        field: &'static str,
-    },
-    /// A tensor's entry has a field that the format does not know.
-    #[error("tensor {} has an unknown field {}", shown(tensor), shown(field))]
-    UnknownField {
-        /// The tensor.
-        tensor: String,
-        /// The field.
-        field: String,
-    },
-    /// A tensor's entry lacks a field.
-    #[error("tensor {} has no field `{field}`", shown(tensor))]
-    MissingField {
-        /// The tensor.
-        tensor: String,
-        /// The field.
-        field: &'static str,
-    },
-    /// A value is of the wrong JSON type or out of range.
-    #[error("the entry {} holds a value of the wrong type", shown(entry))]
-    WrongType {
-        /// The tensor, or `__metadata__`.
-        entry: String,
-        /// The parser's own words.
-        source: serde_json::Error,
-    },
-    /// A tensor name that is empty, too long, or holds a control character.
-    #[error("a tensor has an unusable name: {}", shown(name))]
-    BadName {
-        /// The name.
-        name: String,
-        /// The longest allowed, in bytes.
-        limit: usize,
-    },
-    /// An element type that no version of the format has.
-    #[error("tensor {} has the unknown element type {}", shown(tensor), shown(dtype))]
-    UnknownDtype {
-        /// The tensor.
-        tensor: String,
-        /// The type's name.
-        dtype: String,
-    },
-    /// An element type smaller than a byte.
-    #[error("tensor {} has the packed element type {dtype}, which is not supported", shown(tensor))]
-    UnsupportedDtype {
-        /// The tensor.
-        tensor: String,
-        /// The type's name.
-        dtype: String,
-    },
-    /// More dimensions than any weight has.
-    #[error("tensor {} has more than {}", shown(tensor), counted(limit, "dimension"))]
-    RankTooLarge {
-        /// The tensor.
-        tensor: String,
-        /// The most allowed.
-        limit: usize,
-    },
-    /// The shape's size does not fit in 64 bits, or a dimension of a zero-size tensor is out of range.
-    #[error("the shape of tensor {} is too large", shown(tensor))]
-    ShapeTooLarge {
-        /// The tensor.
-        tensor: String,
-        /// Its shape.
-        shape: Vec<u64>,
-    },
-    /// `data_offsets` is not two numbers.
-    #[error("tensor {} does not have two data offsets but {found}", shown(tensor))]
-    OffsetCount {
-        /// The tensor.
-        tensor: String,
-        /// How many it has; 3 stands for more.
-        found: usize,
-    },
-    /// A range ends before it starts.
-    #[error("the range of tensor {} ends before it starts", shown(tensor))]
-    EndBeforeStart {
-        /// The tensor.
-        tensor: String,
-        /// First byte.
-        start: u64,
-        /// First byte after.
-        end: u64,
-    },
-    /// A range is not as long as the shape and type need.
-    #[error("tensor {} takes {} where its shape needs {needed}", shown(tensor), counted(found, "byte"))]
-    SizeMismatch {
-        /// The tensor.
-        tensor: String,
-        /// Its element type.
-        dtype: String,
-        /// Its shape.
-        shape: Vec<u64>,
-        /// Bytes that shape and type need.
-        needed: u64,
-        /// Bytes in the range.
-        found: u64,
-    },
-    /// Bytes that belong to no tensor.
-    #[error("the data has a hole of {} before tensor {}", counted(end - start, "byte"), shown(before))]
-    Hole {
-        /// First byte of the hole.
-        start: u64,
-        /// First byte after.
-        end: u64,
-        /// The tensor that follows.
-        before: String,
-    },
-    /// Bytes that belong to two tensors.
-    #[error("tensors {} and {} overlap", shown(first), shown(second))]
-    Overlap {
-        /// The one that starts first.
-        first: String,
-        /// The other.
-        second: String,
-        /// Where the first ends.
-        first_end: u64,
-        /// Where the second starts.
-        second_start: u64,
-    },
-    /// The file ends before its data does.
-    #[error("the data is cut off: {}", agreed(missing, "byte is missing", "bytes are missing"))]
-    MissingBytes {
-        /// How many.
-        missing: u64,
-        /// Bytes of data the header describes.
-        described: u64,
-    },
-    /// The file goes on after its data.
-    #[error("{} the last tensor", agreed(extra, "byte follows", "bytes follow"))]
-    ExtraBytes {
-        /// How many.
-        extra: u64,
-        /// Bytes of data the header describes.
-        described: u64,
-    },
+    DuplicateKey { key: String },
+    DuplicateField { tensor: String, field: &'static str },
+    UnknownField { tensor: String, field: String },
+    MissingField { tensor: String, field: &'static str },
+    WrongType { entry: String, source: serde_json::Error },
+    BadName { name: String, limit: usize },
+    UnknownDtype { tensor: String, dtype: String },
+    UnsupportedDtype { tensor: String, dtype: String },
+    RankTooLarge { tensor: String, limit: usize },
+    ShapeTooLarge { tensor: String, shape: Vec<u64> },
+    OffsetCount { tensor: String, found: usize },
+    EndBeforeStart { tensor: String, start: u64, end: u64 },
+    SizeMismatch { tensor: String, dtype: String, shape: Vec<u64>, needed: u64, found: u64 },
+    Hole { start: u64, end: u64, before: String },
+    Overlap { first: String, second: String, first_end: u64, second_start: u64 },
+    MissingBytes { missing: u64, described: u64 },
+    ExtraBytes { extra: u64, described: u64 },
 }
 
-/// What a file that is not safetensors turned out to be, by its first bytes.
+/// A download that may have ended early.
+const CUT_OFF: &str = "the download may have been cut off: download that file again";
+
+const FIELDS: &str = "a tensor has exactly the fields `dtype`, `shape` and `data_offsets`";
+
+impl Explain for HeaderFault {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::OverLimit(over) => over.explain(),
+            Self::TooShort { len } => what(match len {
+                0 => "the file is empty".to_owned(),
+                _ => format!("the file is only {} long", counted(len, "byte")),
+            })
+            .why("a safetensors file begins with the eight bytes of its header's length")
+            .help(CUT_OFF),
+            Self::OtherKind(kind) => kind.explain("safetensors"),
+            Self::HeaderLen { len, limit } => {
+                damaged(format!("the header's length is out of range: {}", counted(len, "byte")))
+                    .why(format!("it must be from 2 to {}", counted(limit, "byte")))
+            }
+            Self::HeaderCutOff { header_len, missing } => {
+                what(format!("the file ends inside its header, {} early", counted(missing, "byte")))
+                    .why(format!(
+                        "its first eight bytes announce a header of {}",
+                        counted(header_len, "byte")
+                    ))
+                    .help(CUT_OFF)
+            }
+            Self::NotUtf8 { source } => damaged("the header is not UTF-8 text").why(source),
+            Self::NotAnObject { found } => damaged("the header does not begin with `{`").why(match found {
+                None => "it is empty".to_owned(),
+                Some('\u{feff}') => "it begins with a byte order mark".to_owned(),
+                Some(found) => format!("it begins with {found:?}"),
+            }),
+            Self::Json { source } => damaged("the header is not valid JSON").why(source),
+            Self::TrailingText => {
+                damaged("something follows the header's closing brace").why("only spaces may follow")
+            }
+            Self::DuplicateKey { key } => damaged(format!("the header has the key {} twice", shown(key)))
+                .why("readers disagree on which of the two counts"),
+            Self::DuplicateField { tensor, field } => {
+                damaged(format!("tensor {} has the field `{field}` twice", shown(tensor)))
+                    .why("readers disagree on which of the two counts")
+            }
+            Self::UnknownField { tensor, field } => {
+                damaged(format!("tensor {} has an unknown field {}", shown(tensor), shown(field))).why(FIELDS)
+            }
+            Self::MissingField { tensor, field } => {
+                damaged(format!("tensor {} has no field `{field}`", shown(tensor))).why(FIELDS)
+            }
+            Self::WrongType { entry, source } => {
+                damaged(format!("the entry {} holds a value of the wrong type", shown(entry))).why(source)
+            }
+            Self::BadName { name, limit } => {
+                damaged(format!("a tensor has an unusable name: {}", shown(name))).why(name_rule(*limit))
+            }
+            Self::UnknownDtype { tensor, dtype } => {
+                damaged(format!("tensor {} has the unknown element type {}", shown(tensor), shown(dtype)))
+                    .why("names are those of safetensors 0.8, in capitals: `BF16`, `I8`")
+            }
+            Self::UnsupportedDtype { tensor, dtype } => {
+                let tensor = shown(tensor);
+                what(format!("tensor {tensor} has the packed element type {dtype}, which is not supported"))
+                    .why("its elements do not fill whole bytes")
+                    .help("give the checkpoint it was quantized from")
+            }
+            Self::RankTooLarge { tensor, limit } => {
+                damaged(format!("tensor {} has more than {}", shown(tensor), counted(limit, "dimension")))
+                    .why("no weight has that many")
+            }
+            Self::ShapeTooLarge { tensor, shape } => {
+                damaged(format!("the shape of tensor {} is too large", shown(tensor)))
+                    .why(format!("its shape is {shape:?}"))
+            }
+            Self::OffsetCount { tensor, found } => {
+                damaged(format!("tensor {} does not have two data offsets but {found}", shown(tensor)))
+                    .why("they are the first byte and the first byte after")
+            }
+            Self::EndBeforeStart { tensor, start, end } => {
+                damaged(format!("the range of tensor {} ends before it starts", shown(tensor)))
+                    .why(format!("it starts at byte {start} of the data and ends at byte {end}"))
+            }
+            Self::SizeMismatch { tensor, dtype, shape, needed, found } => {
+                let (tensor, found) = (shown(tensor), counted(found, "byte"));
+                damaged(format!("tensor {tensor} takes {found} where its shape needs {needed}"))
+                    .why(format!("it is {shape:?} of {dtype}"))
+            }
+            Self::Hole { start, end, before } => {
+                let len = counted(end.saturating_sub(*start), "byte");
+                damaged(format!("the data has a hole of {len} before tensor {}", shown(before)))
+                    .why(format!("no tensor holds the bytes {start} to {end} of the data"))
+            }
+            Self::Overlap { first, second, first_end, second_start } => {
+                damaged(format!("tensors {} and {} overlap", shown(first), shown(second))).why(format!(
+                    "the first ends at byte {first_end} of the data, the second starts at byte {second_start}"
+                ))
+            }
+            Self::MissingBytes { missing, described } => {
+                let missing_bytes = agreed(missing, "byte is missing", "bytes are missing");
+                what(format!("the data is cut off: {missing_bytes}"))
+                    .why(held(*described, described.saturating_sub(*missing)))
+                    .help(CUT_OFF)
+            }
+            Self::ExtraBytes { extra, described } => {
+                damaged(format!("{} the last tensor", agreed(extra, "byte follows", "bytes follow")))
+                    .why(held(*described, described.saturating_add(*extra)))
+            }
+        }
+    }
+}
+
+fn held(described: u64, held: u64) -> String {
+    format!("the header describes {} of data, the file holds {held}", counted(described, "byte"))
+}
+
+/// What a file turned out to be, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disguise {
     /// The small text that Git LFS puts in a file's place.
     LfsPointer,
-    /// A Python pickle.
     Pickle,
     /// A ZIP archive, which is how `torch.save` writes.
     Zip,
-    /// A web page.
     Html,
     /// An XML document, as storage services answer with.
     Xml,
-    /// Bare JSON without the length before it.
+    /// JSON without the header's length before it.
     Json,
-    /// A GGUF model.
     Gguf,
-    /// An ONNX model.
     Onnx,
-    /// A CTranslate2 model.
     CTranslate2,
     /// A tar archive, which is how torch 0.1 wrote.
     Tar,
@@ -254,83 +195,19 @@ impl fmt::Display for Disguise {
     }
 }
 
-impl Explain for HeaderFault {
-    fn why(&self) -> Option<String> {
-        Some(match self {
-            Self::OverLimit(over) => return over.why(),
-            Self::TooShort { .. } => "a safetensors file begins with the eight bytes of its header's length",
-            Self::OtherKind(_) => "its first bytes show it, whatever its name says",
-            Self::HeaderLen { limit, .. } => {
-                return Some(format!("it must be from 2 to {}", counted(limit, "byte")));
+impl Disguise {
+    /// What is said of such a file where a `wanted` file should be.
+    pub(super) fn explain(self, wanted: &str) -> Explanation {
+        let other = damaged(format!("the file is {self}, not {wanted}"))
+            .why("its first bytes show it, whatever its name says");
+        match self {
+            Self::LfsPointer => other.help("run `git lfs pull` in its repository"),
+            Self::Pickle | Self::Zip => other.help("rename it to what it is: `pytorch_model.bin`"),
+            Self::Html | Self::Xml | Self::Json => {
+                other.help("download that file again: a server's message was saved in its place")
             }
-            Self::HeaderCutOff { header_len, .. } => {
-                return Some(format!("its first eight bytes promise a header of {}", counted(header_len, "byte")));
-            }
-            Self::NotUtf8 { source } => return Some(source.to_string()),
-            Self::NotAnObject { found: Some('\u{feff}') } => "it begins with a byte order mark",
-            Self::NotAnObject { found: Some(found) } => return Some(format!("it begins with {found:?}")),
-            Self::NotAnObject { found: None } => "it is empty",
-            Self::Json { source } | Self::WrongType { source, .. } => return Some(source.to_string()),
-            Self::TrailingText => "only spaces may follow",
-            Self::DuplicateKey { .. } | Self::DuplicateField { .. } => {
-                "readers disagree on which of the two counts"
-            }
-            Self::UnknownField { .. } | Self::MissingField { .. } => {
-                "a tensor has exactly the fields `dtype`, `shape` and `data_offsets`"
-            }
-            Self::BadName { limit, .. } => return Some(name_rule(*limit)),
-            Self::UnknownDtype { .. } => "names are those of safetensors 0.8, in capitals: `BF16`, `I8`",
-            Self::UnsupportedDtype { .. } => "its elements do not fill whole bytes",
-            Self::RankTooLarge { .. } => "no weight has that many",
-            Self::ShapeTooLarge { shape, .. } => return Some(format!("its shape is {}", shape_text(shape))),
-            Self::OffsetCount { .. } => "they are the first byte and the first byte after",
-            Self::EndBeforeStart { start, end, .. } => {
-                return Some(format!("it starts at byte {start} of the data and ends at byte {end}"));
-            }
-            Self::SizeMismatch { dtype, shape, .. } => {
-                return Some(format!("it is {} of {dtype}", shape_text(shape)));
-            }
-            Self::Hole { start, end, .. } => {
-                return Some(format!("no tensor holds the bytes {start} to {end} of the data"));
-            }
-            Self::Overlap { first_end, second_start, .. } => {
-                return Some(format!(
-                    "the first ends at byte {first_end} of the data, the second starts at byte {second_start}"
-                ));
-            }
-            Self::MissingBytes { missing, described } => {
-                let held = described.saturating_sub(*missing);
-                return Some(format!("the header describes {} of data, the file holds {held}", counted(described, "byte")));
-            }
-            Self::ExtraBytes { extra, described } => {
-                let held = described.saturating_add(*extra);
-                return Some(format!("the header describes {} of data, the file holds {held}", counted(described, "byte")));
-            }
+            Self::Gguf | Self::Onnx | Self::CTranslate2 => other.help("give the checkpoint it was made from"),
+            Self::Tar => other,
         }
-        .to_owned())
-    }
-
-    fn help(&self) -> Option<String> {
-        Some(
-            match self {
-                Self::OverLimit(over) => return over.help(),
-                Self::OtherKind(Disguise::LfsPointer) => "run `git lfs pull` in its repository",
-                Self::OtherKind(Disguise::Pickle | Disguise::Zip) => {
-                    "give it its own name back: `pytorch_model.bin`"
-                }
-                Self::OtherKind(Disguise::Html | Disguise::Xml | Disguise::Json) => {
-                    "fetch that file again: a server's message was saved in its place"
-                }
-                Self::OtherKind(Disguise::Gguf | Disguise::Onnx | Disguise::CTranslate2) => {
-                    "give the checkpoint it was made from"
-                }
-                Self::TooShort { .. } | Self::HeaderCutOff { .. } | Self::MissingBytes { .. } => {
-                    "the download may have been cut off: fetch that file again"
-                }
-                Self::UnsupportedDtype { .. } => "give the checkpoint it was quantized from",
-                _ => "fetch that file again; if it stays so, the program that wrote it is at fault",
-            }
-            .to_owned(),
-        )
     }
 }

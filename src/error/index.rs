@@ -1,91 +1,73 @@
-//! Faults inside an index of shards. Which file it is tells [`super::CheckpointError`].
+//! Faults inside an index of shards. Which file it is, is in [`super::CheckpointError`].
 
 use std::fmt;
 
-use super::shown::{name_rule, shown};
-use super::{Explain, OverLimit};
+use super::explain::{name_rule, shown, what};
+use super::{Explain, Explanation, OverLimit};
 
 /// What is wrong in one `model.safetensors.index.json`.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.explain().what)]
 #[non_exhaustive]
 pub enum IndexFault {
-    /// It lists too much.
-    #[error(transparent)]
-    OverLimit(#[from] OverLimit),
-    /// The index is not UTF-8.
-    #[error("the index is not UTF-8 text")]
-    NotUtf8 {
-        /// Where the first bad byte is.
-        source: std::str::Utf8Error,
-    },
-    /// The index is not JSON.
-    #[error("the index is not sound JSON")]
-    Json {
-        /// The parser's own words.
-        source: serde_json::Error,
-    },
-    /// A value is of the wrong JSON type.
-    #[error("the index holds a value of the wrong type")]
-    WrongType {
-        /// The parser's own words.
-        source: serde_json::Error,
-    },
-    /// An object has one key twice.
-    #[error("the index has the key {} twice", shown(key))]
-    DuplicateKey {
-        /// The key.
-        key: String,
-    },
-    /// There is no `weight_map`.
-    #[error("the index has no `weight_map`")]
+    OverLimit(OverLimit),
+    NotUtf8 { source: std::str::Utf8Error },
+    Json { source: serde_json::Error },
+    WrongType { source: serde_json::Error },
+    DuplicateKey { key: String },
     NoWeightMap,
-    /// The `weight_map` is empty.
-    #[error("the index lists no tensors")]
     Empty,
-    /// A tensor name that is empty, too long, or holds a control character.
-    #[error("the index lists a tensor with an unusable name: {}", shown(name))]
-    BadTensorName {
-        /// The name.
-        name: String,
-        /// The longest allowed, in bytes.
-        limit: usize,
-    },
-    /// A shard name that is not a plain path below the checkpoint.
-    #[error("the index gives tensor `{tensor}` a shard name that is not acceptable: {}", shown(shard))]
-    BadShardName {
-        /// The tensor.
-        tensor: String,
-        /// The shard name.
-        shard: String,
-        /// The rule it breaks.
-        rule: ShardNameRule,
-    },
+    BadTensorName { name: String, limit: usize },
+    BadShardName { tensor: String, shard: String, rule: ShardNameRule },
 }
+
+impl Explain for IndexFault {
+    fn explain(&self) -> Explanation {
+        let fault = match self {
+            Self::OverLimit(over) => return over.explain(),
+            Self::NotUtf8 { source } => what("the index is not UTF-8 text").why(source),
+            Self::Json { source } => what("the index is not valid JSON").why(source),
+            Self::WrongType { source } => what("the index holds a value of the wrong type").why(source),
+            Self::DuplicateKey { key } => what(format!("the index has the key {} twice", shown(key)))
+                .why("readers disagree on which of the two counts"),
+            Self::NoWeightMap => what("the index has no `weight_map`").why(WEIGHT_MAP),
+            Self::Empty => what("the index lists no tensors").why(WEIGHT_MAP),
+            Self::BadTensorName { name, limit } => {
+                what(format!("the index lists a tensor with an unusable name: {}", shown(name)))
+                    .why(name_rule(*limit))
+            }
+            Self::BadShardName { tensor, shard, rule } => {
+                let shard = shown(shard);
+                what(format!(
+                    "the index gives tensor `{tensor}` a shard name that is not acceptable: {shard}"
+                ))
+                .why(rule)
+            }
+        };
+        fault.help(
+            "download the index again, or move it elsewhere: without one, all shards in the folder are read",
+        )
+    }
+}
+
+const WEIGHT_MAP: &str = "its `weight_map` says which shard holds a tensor";
 
 /// The rules for shard names. They are read as Windows paths on every system, so that an index that is
 /// safe here is safe everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShardNameRule {
-    /// Must not be empty.
     Empty,
-    /// Must not begin with a separator.
     Rooted,
-    /// Must not name a drive or a stream (`:`).
     Drive,
-    /// Must not have a part `..`.
     ParentFolder,
-    /// Must not hold a backslash.
     Backslash,
-    /// Must not have an empty part or a part `.`.
+    /// No part is empty or `.`.
     OddPart,
-    /// Must not have a part longer than 255 bytes.
     TooLong,
-    /// Must not hold a control character.
     ControlCharacter,
-    /// Must end in `.safetensors`.
     Extension,
-    /// Must end in `.bin`, in an index of torch files.
+    /// The extension in an index of torch files.
     BinExtension,
 }
 
@@ -103,26 +85,5 @@ impl fmt::Display for ShardNameRule {
             Self::Extension => "a shard name must end in `.safetensors`",
             Self::BinExtension => "in an index of torch files a shard name must end in `.bin`",
         })
-    }
-}
-
-impl Explain for IndexFault {
-    fn why(&self) -> Option<String> {
-        Some(match self {
-            Self::OverLimit(over) => return over.why(),
-            Self::NotUtf8 { source } => source.to_string(),
-            Self::Json { source } | Self::WrongType { source } => source.to_string(),
-            Self::DuplicateKey { .. } => "readers disagree on which of the two counts".to_owned(),
-            Self::NoWeightMap | Self::Empty => "its `weight_map` says which shard holds a tensor".to_owned(),
-            Self::BadTensorName { limit, .. } => name_rule(*limit),
-            Self::BadShardName { rule, .. } => rule.to_string(),
-        })
-    }
-
-    fn help(&self) -> Option<String> {
-        Some(
-            "fetch the index again, or move it elsewhere: without one, all shards in the folder are read"
-                .to_owned(),
-        )
     }
 }

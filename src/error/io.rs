@@ -1,12 +1,39 @@
-//! What a person can do about an error of the system, by its number.
+//! An error of the system, and what a person can do about it, by its number.
 
 use std::io;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use super::explain::at;
+use super::{Explain, Explanation};
 use crate::regular;
 
-/// The line of help for what the system answered; `None` where its own words are all there is to say.
+/// The system could not read, write or start something.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.explain().what)]
+pub struct IoError {
+    /// What failed, in words that `failed` can follow: `reading the manifest`.
+    pub doing: &'static str,
+    /// Empty where no path is concerned.
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+impl IoError {
+    /// `doing` failed at `path`.
+    pub fn new(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self { doing, path: path.into(), source }
+    }
+}
+
+impl Explain for IoError {
+    fn explain(&self) -> Explanation {
+        at(&self.path, format!("{} failed", self.doing)).caused_by(&self.source)
+    }
+}
+
+/// The line of help for what the system answered; `None` where its own words are enough.
 pub(super) fn help_for(cause: &io::Error) -> Option<String> {
     let help = match regular::errno(cause)? {
         Errno::NOSPC => "free some space on this disk, or write to another one with ‹output›",

@@ -1,53 +1,53 @@
-//! A checkpoint that describes more than may be held. Which file went over the limit tells [`super::CheckpointError`].
+//! A checkpoint that describes more than may be held. Which file went over the limit is in [`super::CheckpointError`].
 
-use super::Explain;
+use super::explain::damaged;
+use super::{Explain, Explanation, HeaderFault, IndexFault, TorchFault};
 use crate::size::counted;
 
-/// The files of a checkpoint describe more than any model has, or than the memory allows that may be taken.
+/// The files of a checkpoint describe more than any model has (`is_all`), or than `max_memory` allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.explain().what)]
 #[non_exhaustive]
 pub enum OverLimit {
     /// Too many tensors.
-    #[error("the checkpoint's files hold more than {} up to this one", counted(limit, "tensor"))]
-    Tensors {
-        /// The most allowed.
-        limit: u64,
-        /// Whatever the memory.
-        is_all: bool,
-    },
-    /// Too much text that describes tensors.
-    #[error("the checkpoint's headers have more than {} up to this one", counted(limit, "byte"))]
-    Text {
-        /// The most allowed.
-        limit: u64,
-        /// Whatever the memory.
-        is_all: bool,
-    },
+    Tensors { limit: u64, is_all: bool },
+    /// Too many bytes of headers, indexes and pickles.
+    Text { limit: u64, is_all: bool },
 }
 
 impl Explain for OverLimit {
-    fn why(&self) -> Option<String> {
-        Some(
-            match self {
-                Self::Tensors { is_all: true, .. } | Self::Text { is_all: true, .. } => {
-                    "the largest models have a fifth of that"
-                }
-                Self::Tensors { .. } => "each takes up to 4 KiB of the memory that may be taken",
-                Self::Text { .. } => "headers may take a quarter of the memory that may be taken",
+    fn explain(&self) -> Explanation {
+        let (parts, limit, share, is_all) = match self {
+            Self::Tensors { limit, is_all } => {
+                ("files", counted(limit, "tensor"), "each takes up to 4 KiB", is_all)
             }
-            .to_owned(),
-        )
+            Self::Text { limit, is_all } => {
+                ("headers", counted(limit, "byte"), "headers may take a quarter", is_all)
+            }
+        };
+        let over = damaged(format!("the checkpoint's {parts} have more than {limit} up to this one"));
+        match is_all {
+            true => over.why("the largest models have a fifth of that"),
+            false => over.why(format!("{share} of the memory budget")).help("give more ‹max_memory›"),
+        }
     }
+}
 
-    fn help(&self) -> Option<String> {
-        Some(
-            match self {
-                Self::Tensors { is_all: true, .. } | Self::Text { is_all: true, .. } => {
-                    "fetch that file again; if it stays so, the program that wrote it is at fault"
-                }
-                Self::Tensors { .. } | Self::Text { .. } => "give more ‹max_memory›",
-            }
-            .to_owned(),
-        )
+// By hand: the fault displays as the limit, which so is not its cause.
+impl From<OverLimit> for HeaderFault {
+    fn from(over: OverLimit) -> Self {
+        Self::OverLimit(over)
+    }
+}
+
+impl From<OverLimit> for IndexFault {
+    fn from(over: OverLimit) -> Self {
+        Self::OverLimit(over)
+    }
+}
+
+impl From<OverLimit> for TorchFault {
+    fn from(over: OverLimit) -> Self {
+        Self::OverLimit(over)
     }
 }

@@ -2,145 +2,101 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CacheError, Error, Explain};
+use super::explain::{at, what};
+use super::{CacheError, Error, Explain, Explanation};
 use crate::mention;
 
-/// A checkpoint or a tower is not where it was looked for.
+/// A checkpoint or a tower was not found.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.explain().what)]
 #[non_exhaustive]
 pub enum LocateError {
-    /// A path that leads nowhere.
-    #[error("there is no checkpoint at this path")]
-    NoSuchPath {
-        /// The path as given.
-        path: PathBuf,
-        /// A path that is there and resembles it.
-        near: Option<PathBuf>,
-    },
-    /// What may be a path or a hub id, and is neither here nor in the hub's cache.
-    #[error("`{}` is no path here and not in the hub's cache", path.display())]
-    NotHere {
-        /// As given.
-        path: PathBuf,
-        /// A path that is there and resembles it.
-        near: Option<PathBuf>,
-        /// What the cache says.
-        cached: Box<CacheError>,
-    },
+    /// `near`: a path that exists and is like it.
+    NoSuchPath { path: PathBuf, near: Option<PathBuf> },
+    /// What may be a path or a hub id, and is neither here nor in the hub's cache, which says `cached`.
+    NotHere { path: PathBuf, near: Option<PathBuf>, cached: Box<CacheError> },
     /// The built-in checkpoint was asked of the hub.
-    #[error("`tiny` is built in, and not on the hub")]
     BuiltIn,
-    /// The folder that the user names for the towers cannot be used.
-    #[error("the folder that was given for the vision towers cannot be used")]
-    TowersFolder {
-        /// The folder.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// A vision tower is neither here nor to be had from the hub.
-    #[error("the vision tower `{name}` is not here, and could not be had from the hub")]
-    TowerNotFetched {
-        /// Name of its folder.
-        name: String,
-        /// What the hub or its cache says.
-        cause: Box<Error>,
-    },
-    /// What `--stream` was to fetch is a folder.
-    #[error("there is nothing to stream: the checkpoint is a folder")]
-    NothingToStream {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A vision tower is missing.
-    #[error("the vision tower `{name}` was not found")]
-    NoTower {
-        /// Name of its folder.
-        name: String,
-        /// Where it is published.
-        hub_id: String,
-        /// Folders looked at.
-        looked_at: Vec<PathBuf>,
-        /// Files that must be in it.
-        files: Vec<String>,
-    },
+    /// The folder given for the towers cannot be used.
+    TowersFolder { path: PathBuf, why: String },
+    /// A vision tower is not here, and the hub or its cache does not have it either.
+    TowerNotFetched { name: String, cause: Box<Error> },
+    /// A conversion that downloads as it goes was asked for a folder.
+    NothingToStream { path: PathBuf },
+    /// No folder of `looked_at` is a vision tower of this name with these files.
+    NoTower { name: String, hub_id: String, looked_at: Vec<PathBuf>, files: Vec<String> },
 }
+
+/// What else there is to do about a tower.
+const NAME_TOWERS: &str = "name the folder that holds the towers with ‹towers›";
 
 impl Explain for LocateError {
-    fn place(&self) -> Option<String> {
+    fn explain(&self) -> Explanation {
         match self {
-            LocateError::NoSuchPath { path, .. }
-            | LocateError::NothingToStream { path }
-            | LocateError::TowersFolder { path, .. } => Some(path.display().to_string()),
-            LocateError::NotHere { .. } | LocateError::BuiltIn => None,
-            LocateError::TowerNotFetched { cause, .. } => cause.place(),
-            LocateError::NoTower { looked_at, .. } => {
-                let list: Vec<_> = looked_at.iter().map(|path| path.display().to_string()).collect();
-                Some(list.join("\n       "))
+            Self::NoSuchPath { path, near } => {
+                at(path, "there is no checkpoint at this path").help(match near {
+                    Some(near) => format!("did you mean `{}`?", near.display()),
+                    None => "give a folder with config.json and *.safetensors, an alias (tiny, 7b, 34b-hd, …) or a hub id"
+                        .to_owned(),
+                })
             }
-        }
-    }
-
-    fn why(&self) -> Option<String> {
-        match self {
-            LocateError::NoSuchPath { .. } | LocateError::BuiltIn => None,
-            LocateError::NotHere { path, near, cached } => Some(readings(path, near.as_deref(), cached)),
-            LocateError::TowersFolder { why, .. } => Some(why.clone()),
-            LocateError::TowerNotFetched { cause, .. } => Some(match cause.why() {
-                Some(why) => format!("{cause}: {why}"),
-                None => cause.to_string(),
-            }),
-            LocateError::NothingToStream { .. } => {
-                Some("‹stream=true› fetches from the hub, and removes only what can be fetched again".into())
+            Self::NotHere { path, near, cached } => {
+                let here = what(format!("`{}` is neither a path here nor in the hub's cache", path.display()))
+                    .why(readings(path, near.as_deref(), cached));
+                match (near, cached.explain().help) {
+                    (Some(near), _) => here.help(format!(
+                        "did you mean `{}`? If not, {} downloads from the hub",
+                        near.display(),
+                        mention::call("pull", &path.to_string_lossy(), &[])
+                    )),
+                    (None, Some(help)) => {
+                        here.help(format!("correct the path; or, for the hub's repository, {help}"))
+                    }
+                    (None, None) => here,
+                }
             }
-            LocateError::NoTower { files, hub_id, .. } => Some(format!(
-                "no folder above holds {}, and the Hugging Face cache has no {hub_id}",
-                files.join(" and ")
+            Self::BuiltIn => what("`tiny` is built in, and not on the hub").help(format!(
+                "{} makes a bundle of it",
+                mention::call("convert", "tiny", &[("scheme", "int8")])
             )),
-        }
-    }
-
-    fn help(&self) -> Option<String> {
-        match self {
-            LocateError::NoSuchPath { near: Some(near), .. } => {
-                Some(format!("did you mean `{}`?", near.display()))
+            Self::TowersFolder { path, why } => {
+                at(path, "the folder that was given for the vision towers cannot be used").why(why).help(
+                    "give the folder that holds the towers with ‹towers›, or leave it out: they are looked for beside \
+                     the checkpoint and the working directory, and in the hub's cache",
+                )
             }
-            LocateError::NoSuchPath { near: None, .. } => Some(
-                "give a folder with config.json and *.safetensors, an alias (tiny, 7b, 34b-hd, …) or a hub id"
-                    .into(),
-            ),
-            LocateError::NotHere { path, near: Some(near), .. } => Some(format!(
-                "did you mean `{}`? to have the hub's repository all the same, first {}",
-                near.display(),
-                mention::call("pull", &path.to_string_lossy(), &[])
-            )),
-            LocateError::NotHere { near: None, cached, .. } => {
-                cached.help().map(|help| format!("correct the path; or, for the hub's repository, {help}"))
+            Self::TowerNotFetched { name, cause } => {
+                let Explanation { what: error, place, why, help, .. } = cause.explain();
+                Explanation {
+                    place,
+                    ..what(format!("the vision tower `{name}` is not here, and the hub did not send it"))
+                        .why(why.map_or_else(|| error.clone(), |why| format!("{error}: {why}")))
+                        .help(help.map_or_else(|| NAME_TOWERS.into(), |help| format!("{help}; or {NAME_TOWERS}")))
+                }
             }
-            LocateError::BuiltIn => Some(format!("{} makes a bundle of it", mention::call("convert", "tiny", &[("scheme", "int8")]))),
-            LocateError::TowersFolder { .. } => Some(
-                "give the folder that holds the towers with ‹towers›, or leave it out: they are looked for beside the \
-                 checkpoint and the working directory, and in the hub's cache"
-                    .into(),
-            ),
-            LocateError::TowerNotFetched { cause, .. } => {
-                let towers = "name the folder that holds the towers with ‹towers›";
-                Some(cause.help().map_or_else(|| towers.to_owned(), |help| format!("{help}; or {towers}")))
+            Self::NothingToStream { path } => at(path, "there is nothing to stream: the checkpoint is a folder")
+                .why("‹stream=true› downloads from the hub, and removes only what can be downloaded again")
+                .help("leave ‹stream› and ‹discard_source› out"),
+            Self::NoTower { name, hub_id, looked_at, files } => {
+                let folders: Vec<_> = looked_at.iter().map(|path| path.display().to_string()).collect();
+                what(format!("the vision tower `{name}` was not found"))
+                    .place(folders.join("\n       "))
+                    .why(format!(
+                        "no folder above holds {}, and the Hugging Face cache has no {hub_id}",
+                        files.join(" and ")
+                    ))
+                    .help(format!("{}, or {NAME_TOWERS}", mention::call("pull", hub_id, &[])))
             }
-            LocateError::NothingToStream { .. } => Some("leave ‹stream› and ‹discard_source› out".into()),
-            LocateError::NoTower { hub_id, .. } => Some(format!(
-                "{}, or name the folder that holds the towers with ‹towers›",
-                mention::call("pull", hub_id, &[])
-            )),
         }
     }
 }
 
-/// What a text may mean that has the form of a hub id, and which of the two is likely.
+/// What a text of the form of a hub id may mean, and which of the two is likely.
 fn readings(path: &Path, near: Option<&Path>, cached: &CacheError) -> String {
     let folder = path.parent().unwrap_or(path).display();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let of_cache = cached.why().unwrap_or_else(|| cached.to_string());
+    let cached = cached.explain();
+    let of_cache = cached.why.unwrap_or(cached.what);
     let (as_path, likely) = match near {
         Some(near) => (
             format!("there is `{}`, and no `{}`", near.display(), path.display()),

@@ -1,13 +1,22 @@
-//! What can go wrong, told so that a person can act on it.
+//! What can go wrong, explained so that a person can act on it.
 //!
-//! Every error answers four questions: what happened (its `Display`, one sentence), where, why, and what
-//! to do (the [`Explain`] methods). One enum per area keeps the variants typed; [`Error`] joins them.
+//! Every error answers four questions: what happened (its `Display`, one sentence), where, why, and what to do
+//! ([`Explain::explain`]). One enum per area keeps the variants typed; [`Error`] joins them, and has itself what every
+//! area can meet: the system and the user's wish to stop.
+//!
+//! A variant's arm in `explain` is its text, all of it in one place. The comment on a variant says what the text does
+//! not.
+
+// Names of fields are words of the texts. Those that need more have a comment.
+#![allow(missing_docs, reason = "the texts of `explain` say what variants and their fields mean")]
+#![deny(clippy::wildcard_enum_match_arm, reason = "a new variant must not go unexplained")]
 
 mod bundle;
 mod cache;
 mod checkpoint;
 mod convert;
 mod device_map;
+mod explain;
 mod family;
 mod header;
 mod hub;
@@ -19,8 +28,6 @@ mod locate;
 mod output;
 mod plan;
 mod python;
-mod shown;
-mod tiny;
 mod torch;
 
 pub use bundle::BundleError;
@@ -28,137 +35,91 @@ pub use cache::CacheError;
 pub use checkpoint::{Change, CheckpointError, InFile, NodeKind};
 pub use convert::ConvertError;
 pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit, Exception, Remedy};
+pub use explain::{Explain, Explanation};
 pub use family::FamilyError;
 pub use header::{Disguise, HeaderFault};
 pub use hub::HubError;
 pub use index::{IndexFault, ShardNameRule};
+pub use io::IoError;
 pub use limit::OverLimit;
 pub use load::LoadError;
 pub use locate::LocateError;
 pub use output::OutputError;
 pub use plan::PlanError;
 pub use python::PythonError;
-pub use tiny::TinyError;
 pub use torch::TorchFault;
+
+use explain::what;
 
 /// The result of anything in mgpack that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The three lines below an error's first one.
-///
-/// Options and calls are written in the notation of [`crate::mention`]: ‹force=true›, never `--force`.
-pub trait Explain: std::error::Error {
-    /// The file, tensor or option concerned.
-    fn place(&self) -> Option<String> {
-        None
-    }
-    /// What was found and why it cannot be accepted.
-    fn why(&self) -> Option<String> {
-        None
-    }
-    /// What the reader can do next, with the command where there is one.
-    fn help(&self) -> Option<String> {
-        None
-    }
-}
-
 /// Any error of mgpack.
 #[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 #[non_exhaustive]
 pub enum Error {
     /// A bundle could not be opened, checked or released.
-    #[error(transparent)]
     Bundle(#[from] BundleError),
     /// A checkpoint could not be found in the hub's cache, or is not complete there.
-    #[error(transparent)]
     Cache(#[from] CacheError),
     /// A checkpoint could not be read, or is not what its files claim.
-    #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A device map was asked for that cannot be had.
-    #[error(transparent)]
-    DeviceMap(#[from] DeviceMapError),
     /// A conversion could not be finished.
-    #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// A bundle could not be brought onto its devices.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A checkpoint or a tower is not where it was looked for.
-    #[error(transparent)]
-    Locate(#[from] LocateError),
-    /// The hub did not give what was asked for.
-    #[error(transparent)]
-    Hub(#[from] HubError),
-    /// Something could not be written to its target.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// The recipe and the checkpoint do not go together.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// A family was asked for by a name that does not lead to one.
-    #[error(transparent)]
+    /// A device map cannot be planned.
+    DeviceMap(#[from] DeviceMapError),
+    /// No family has this name.
     Family(#[from] FamilyError),
+    /// The hub did not send what was asked for.
+    Hub(#[from] HubError),
+    /// The user asked to stop.
+    #[error("{}", self.explain().what)]
+    Interrupted {
+        /// What was downloaded is kept.
+        kept: bool,
+    },
+    /// The system could not read, write or start something.
+    Io(#[from] IoError),
+    /// A bundle could not be loaded onto its devices.
+    Load(#[from] LoadError),
+    /// A checkpoint or a tower was not found.
+    Locate(#[from] LocateError),
+    /// The output could not be written.
+    Output(#[from] OutputError),
+    /// The checkpoint cannot be converted as asked.
+    Plan(#[from] PlanError),
     /// The Python interpreter does not answer.
-    #[error(transparent)]
     Python(#[from] PythonError),
-    /// The tiny checkpoint could not be written.
-    #[error(transparent)]
-    Tiny(#[from] TinyError),
 }
 
 impl Error {
-    /// True where mgpack could have gone on and declined: the user's input asks for something unsafe.
+    /// True where mgpack could have gone on and declined: what was asked for is unsafe.
     pub fn is_refusal(&self) -> bool {
-        if let Error::Output(error) = self {
-            return error.is_refusal();
-        }
-        matches!(
-            self,
-            Error::DeviceMap(DeviceMapError::DoesNotFit(_) | DeviceMapError::NoAccelerator)
-                | Error::Bundle(
-                    BundleError::Broken { .. }
-                        | BundleError::Digest { .. }
-                        | BundleError::OutputNotEmpty { .. }
-                )
-                | Error::Load(LoadError::DoesNotFit { .. })
-                | Error::Plan(
-                    PlanError::AlreadyQuantized { .. }
-                        | PlanError::Codes { .. }
-                        | PlanError::IsBundle { .. }
-                        | PlanError::NoClient { .. }
-                )
-                | Error::Convert(ConvertError::NotFinite { .. } | ConvertError::Overflow { .. })
-        )
-    }
-
-    fn inner(&self) -> &dyn Explain {
-        match self {
-            Error::Bundle(inner) => inner,
-            Error::Cache(inner) => inner,
-            Error::Checkpoint(inner) => inner,
-            Error::DeviceMap(inner) => inner,
-            Error::Convert(inner) => inner,
-            Error::Load(inner) => inner,
-            Error::Locate(inner) => inner,
-            Error::Hub(inner) => inner,
-            Error::Output(inner) => inner,
-            Error::Plan(inner) => inner,
-            Error::Family(inner) => inner,
-            Error::Python(inner) => inner,
-            Error::Tiny(inner) => inner,
-        }
+        self.explain().refusal
     }
 }
 
 impl Explain for Error {
-    fn place(&self) -> Option<String> {
-        self.inner().place()
-    }
-    fn why(&self) -> Option<String> {
-        self.inner().why()
-    }
-    fn help(&self) -> Option<String> {
-        self.inner().help()
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Bundle(error) => error.explain(),
+            Self::Cache(error) => error.explain(),
+            Self::Checkpoint(error) => error.explain(),
+            Self::Convert(error) => error.explain(),
+            Self::DeviceMap(error) => error.explain(),
+            Self::Family(error) => error.explain(),
+            Self::Hub(error) => error.explain(),
+            Self::Interrupted { kept: false } => what("interrupted"),
+            Self::Interrupted { kept: true } => {
+                what("interrupted; what was downloaded is kept, and the same command goes on from there")
+            }
+            Self::Io(error) => error.explain(),
+            Self::Load(error) => error.explain(),
+            Self::Locate(error) => error.explain(),
+            Self::Output(error) => error.explain(),
+            Self::Plan(error) => error.explain(),
+            Self::Python(error) => error.explain(),
+        }
     }
 }

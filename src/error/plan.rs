@@ -2,179 +2,120 @@
 
 use std::path::PathBuf;
 
-use super::Explain;
+use super::explain::{at, what};
+use super::{Explain, Explanation};
 use crate::size::counted;
 
-/// The recipe and the checkpoint do not go together.
+/// The checkpoint cannot be converted as asked.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.explain().what)]
 #[non_exhaustive]
 pub enum PlanError {
-    /// An ignore pattern names nothing in the checkpoint.
-    #[error("the pattern `{pattern}` matches no tensor and no module")]
-    IgnoreMatchesNothing {
-        /// The pattern as given.
-        pattern: String,
-        /// The name that comes closest, if any does.
-        nearest: Option<String>,
-    },
-    /// An ignore pattern is no regular expression.
-    #[error("the pattern `{pattern}` is not a regular expression")]
-    BadPattern {
-        /// The pattern as given.
-        pattern: String,
-        /// What the parser says of it.
-        #[source]
-        cause: Box<regex::Error>,
-    },
+    /// `nearest`: the name of a tensor or module that is most like the pattern.
+    IgnoreMatchesNothing { pattern: String, nearest: Option<String> },
+    /// A pattern is not a regular expression.
+    BadPattern { pattern: String, source: Box<regex::Error> },
     /// The checkpoint holds no tensor.
-    #[error("the checkpoint holds no tensor")]
     NoTensors,
-    /// Nothing would be quantized.
-    #[error("no tensor of the checkpoint is a linear to quantize")]
-    NothingToQuantize {
-        /// Tensors looked at.
-        tensors: usize,
-        /// Why they stay float, with how many tensors, the most frequent first.
-        reasons: Vec<(String, usize)>,
-    },
-    /// The checkpoint says that it is quantized already.
-    #[error("the checkpoint is already quantized (`{method}`)")]
-    AlreadyQuantized {
-        /// `quantization_config.quant_method` of its config.json.
-        method: String,
-    },
-    /// A weight is codes, by its type and what is beside it.
-    #[error("the checkpoint is already quantized: `{tensor}` holds codes of {form}")]
-    Codes {
-        /// The kind of codes.
-        form: &'static str,
-        /// The first such tensor.
-        tensor: String,
-        /// What is beside it: its scales, or how it is coded.
-        beside: String,
-    },
+    /// `reasons`: why tensors stay float, and how many for each, the most frequent first.
+    NothingToQuantize { tensors: usize, reasons: Vec<(String, usize)> },
+    /// `method`: `quantization_config.quant_method` of config.json.
+    AlreadyQuantized { method: String },
+    /// A weight is codes, by its type and what is `beside` it. `form`: the kind of codes.
+    Codes { form: &'static str, tensor: String, beside: String },
     /// The checkpoint is a bundle.
-    #[error("this is a bundle, not a checkpoint")]
-    IsBundle {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// Nothing could load the bundle.
-    #[error("no client loads {what} with scheme {scheme}")]
-    NoClient {
-        /// What of the checkpoint.
-        what: &'static str,
-        /// The scheme.
-        scheme: &'static str,
-        /// What a client does with it.
-        why: &'static str,
-    },
-    /// The layout is not one that the family's pinned stack reads.
-    #[error("family {family} cannot load the compressed-tensors layout")]
-    LayoutForFamily {
-        /// The family's name.
-        family: String,
-    },
+    IsBundle { path: PathBuf },
+    /// Nothing could load the bundle. `what`: the part of the checkpoint; `why`: what a client does with it.
+    NoClient { what: &'static str, scheme: &'static str, why: &'static str },
+    /// The family's pinned stack does not read the layout.
+    LayoutForFamily { family: String },
     /// The scheme and the layout contradict each other.
-    #[error("scheme {scheme} is not of the layout that was asked for")]
-    SchemeInLayout {
-        /// The scheme.
-        scheme: &'static str,
-    },
-    /// A tensor that the plan would write has the name of another.
-    #[error("two tensors would be written as `{name}`")]
-    NameClash {
-        /// The name.
-        name: String,
-    },
-    /// The conversion cannot run within the memory budget.
-    #[error("the conversion needs {} of memory, more than the budget of {budget}", counted(needed, "byte"))]
-    Budget {
-        /// Smallest budget that serves, in bytes.
-        needed: u64,
-        /// The budget given, in bytes.
-        budget: u64,
-    },
+    SchemeInLayout { scheme: &'static str },
+    /// Two tensors would have one name.
+    NameClash { name: String },
+    /// `needed`: the smallest memory budget that serves, in bytes.
+    Budget { needed: u64, budget: u64 },
     /// A size overflowed: no real checkpoint is that large.
-    #[error("tensor `{name}` is too large to be written")]
-    TooLarge {
-        /// The tensor.
-        name: String,
-    },
+    TooLarge { name: String },
 }
 
+/// What to convert in place of what is quantized already.
+const ORIGINAL: &str = "convert from the original bf16 or fp16 checkpoint";
+
 impl Explain for PlanError {
-    fn place(&self) -> Option<String> {
+    fn explain(&self) -> Explanation {
         match self {
-            PlanError::IgnoreMatchesNothing { .. } | PlanError::BadPattern { .. } => Some("‹ignore›".into()),
-            PlanError::SchemeInLayout { .. } => Some("‹format›".into()),
-            PlanError::IsBundle { path } => Some(path.display().to_string()),
-            _ => None,
-        }
-    }
-
-    fn why(&self) -> Option<String> {
-        match self {
-            PlanError::IgnoreMatchesNothing { .. } => {
-                Some("a pattern is the whole name of a tensor or module, or re: and a regular expression that matches from its start".into())
+            Self::IgnoreMatchesNothing { pattern, nearest } => {
+                what(format!("the pattern `{pattern}` matches no tensor and no module"))
+                    .place("‹ignore›")
+                    .why(
+                        "a pattern is the whole name of a tensor or module, or re: and a regular expression that \
+                         matches from its start",
+                    )
+                    .help(match nearest {
+                        Some(name) => format!("did you mean `{name}`? ‹inspect()› lists the names"),
+                        None => "‹inspect()› lists the names of a checkpoint".to_owned(),
+                    })
             }
-            // The parser draws the pattern with a mark below it; its last line says what is wrong.
-            PlanError::BadPattern { cause, .. } => {
-                let said = cause.to_string();
-                said.lines().last().map(|line| line.trim_start_matches("error: ").to_owned())
+            Self::BadPattern { pattern, source } => {
+                // The parser draws the pattern with a mark below it; its last line says what is wrong.
+                let drawn = source.to_string();
+                what(format!("the pattern `{pattern}` is not a regular expression"))
+                    .place("‹ignore›")
+                    .why(drawn.lines().last().unwrap_or_default().trim_start_matches("error: "))
             }
-            PlanError::NothingToQuantize { tensors, reasons } => {
+            Self::NoTensors => what("the checkpoint holds no tensor").help("‹inspect()› shows what a checkpoint holds"),
+            Self::NothingToQuantize { tensors, reasons } => {
                 let reasons: Vec<_> = reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect();
-                Some(format!(
-                    "a linear is a two-dimensional float `.weight` in a decoder layer; of {}: {}",
-                    counted(tensors, "tensor"),
-                    reasons.join(", ")
-                ))
+                what("no tensor of the checkpoint is a linear to quantize")
+                    .why(format!(
+                        "a linear is a two-dimensional float `.weight` in a decoder layer; of {}: {}",
+                        counted(tensors, "tensor"),
+                        reasons.join(", ")
+                    ))
+                    .help("‹scheme=\"bf16\"› and ‹scheme=\"fp16\"› cast everything")
             }
-            PlanError::AlreadyQuantized { .. } => {
-                Some("its config.json has a quantization_config; mgpack reads floats, and codes quantized again would only lose precision".into())
+            Self::AlreadyQuantized { method } => what(format!("the checkpoint is already quantized (`{method}`)"))
+                .why(
+                    "its config.json has a quantization_config; mgpack reads floats, and codes quantized again would \
+                     only lose precision",
+                )
+                .help(ORIGINAL)
+                .refused(),
+            Self::Codes { form, tensor, beside } => {
+                what(format!("the checkpoint is already quantized: `{tensor}` holds codes of {form}"))
+                    .why(format!(
+                        "`{beside}` is beside it; mgpack reads floats, and codes that were cast would mean nothing"
+                    ))
+                    .help(ORIGINAL)
+                    .refused()
             }
-            PlanError::Codes { beside, .. } => Some(format!(
-                "`{beside}` is beside it; mgpack reads floats, and codes that were cast would mean nothing"
-            )),
-            PlanError::IsBundle { .. } => {
-                Some("its mgpack.json begins as a bundle's manifest does: its weights are converted already".into())
+            Self::IsBundle { path } => at(path, "this is a bundle, not a checkpoint")
+                .why("its mgpack.json begins as a bundle's manifest does: its weights are converted already")
+                .help(ORIGINAL)
+                .refused(),
+            Self::NoClient { what: part, scheme, why } => what(format!("no client loads {part} with scheme {scheme}"))
+                .why(why)
+                .help("give ‹scheme=\"bf16\"›, or ‹scheme=\"W8A8\"› for vLLM")
+                .refused(),
+            Self::LayoutForFamily { family } => {
+                what(format!("family {family} cannot load the compressed-tensors layout"))
+                    .why("its pinned transformers reads bitsandbytes, GPTQ and AWQ, not compressed-tensors")
+                    .help("give ‹scheme=\"int8\"› without ‹format›, which is bitsandbytes' there")
             }
-            PlanError::NoClient { why, .. } => Some((*why).into()),
-            PlanError::LayoutForFamily { .. } => {
-                Some("its pinned transformers knows bitsandbytes, GPTQ and AWQ, not compressed-tensors".into())
+            Self::SchemeInLayout { scheme } => {
+                what(format!("scheme {scheme} is not of the layout that was asked for"))
+                    .place("‹format›")
+                    .help("leave out ‹format›: the scheme decides it")
             }
-            PlanError::Budget { .. } => {
-                Some("one batch per thread, the widest row and the scales of a tensor must fit at once".into())
+            Self::NameClash { name } => what(format!("two tensors would be written as `{name}`")),
+            Self::Budget { needed, budget } => {
+                let needs = counted(needed, "byte");
+                what(format!("the conversion needs {needs} of memory, more than the budget of {budget}"))
+                    .why("one batch per thread, the widest row and the scales of a tensor must fit at once")
+                    .help(format!("give ‹max_memory=\"{}MiB\"›, or fewer ‹threads›", needed.div_ceil(1 << 20)))
             }
-            _ => None,
-        }
-    }
-
-    fn help(&self) -> Option<String> {
-        match self {
-            PlanError::IgnoreMatchesNothing { nearest, .. } => Some(match nearest {
-                Some(name) => format!("did you mean `{name}`? ‹inspect()› lists the names"),
-                None => "‹inspect()› lists the names of a checkpoint".into(),
-            }),
-            PlanError::NothingToQuantize { .. } => {
-                Some("‹scheme=\"bf16\"› and ‹scheme=\"fp16\"› cast everything".into())
-            }
-            PlanError::AlreadyQuantized { .. } | PlanError::Codes { .. } | PlanError::IsBundle { .. } => {
-                Some("convert from the original bf16 or fp16 checkpoint".into())
-            }
-            PlanError::NoClient { .. } => {
-                Some("give ‹scheme=\"bf16\"›, or ‹scheme=\"W8A8\"› for vLLM".into())
-            }
-            PlanError::SchemeInLayout { .. } => Some("leave out ‹format›: the scheme decides it".into()),
-            PlanError::LayoutForFamily { .. } => {
-                Some("give ‹scheme=\"int8\"› without ‹format›, which is bitsandbytes' there".into())
-            }
-            PlanError::Budget { needed, .. } => {
-                Some(format!("give ‹max_memory=\"{}MiB\"›, or fewer ‹threads›", needed.div_ceil(1 << 20)))
-            }
-            PlanError::NoTensors => Some("‹inspect()› shows what a checkpoint holds".into()),
-            _ => None,
+            Self::TooLarge { name } => what(format!("tensor `{name}` is too large to be written")),
         }
     }
 }

@@ -2,28 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::Explain;
+use super::explain::at;
+use super::{Explain, Explanation};
 
-/// The Python interpreter does not answer.
+/// The Python interpreter at `path` does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the Python interpreter does not answer")]
+#[error("{}", self.explain().what)]
 pub struct PythonError {
-    /// The interpreter, as it was started.
     pub path: PathBuf,
-    /// What happened.
     pub why: String,
 }
 
 impl Explain for PythonError {
-    fn place(&self) -> Option<String> {
-        Some(self.path.display().to_string())
-    }
-
-    fn why(&self) -> Option<String> {
-        Some(self.why.clone())
-    }
-
-    fn help(&self) -> Option<String> {
-        Some("name an interpreter with ‹python›, or activate an environment".into())
+    fn explain(&self) -> Explanation {
+        at(&self.path, "the Python interpreter does not answer")
+            .why(&self.why)
+            .help("name an interpreter with ‹python›, or activate an environment")
     }
 }

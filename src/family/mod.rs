@@ -11,7 +11,7 @@ mod text;
 
 use std::sync::LazyLock;
 
-use crate::error::FamilyError;
+use crate::error::{FamilyError, Result};
 use crate::tiny;
 
 pub use crate::names::FamilyName;
@@ -132,13 +132,13 @@ mod tests {
         let error = Family::by_alias("34-b").unwrap_err();
         assert_eq!(error.to_string(), "no model has the alias `34-b`");
         let known = "tiny, 2b, 7b, 7b-hd, 8b, 8b-hd, 13b, 13b-hd, 34b, 34b-hd, 8x7b, 8x7b-hd";
-        assert_eq!(error.why().unwrap(), format!("the aliases are {known}"));
-        assert_eq!(error.help().unwrap(), "did you mean `34b`?");
+        assert_eq!(error.explain().why.unwrap(), format!("the aliases are {known}"));
+        assert_eq!(error.explain().help.unwrap(), "did you mean `34b`?");
     }
 
     #[test]
     fn an_alias_like_no_other_gets_no_guess() {
-        let help = Family::by_alias("qwen").unwrap_err().help().unwrap();
+        let help = Family::by_alias("qwen").unwrap_err().explain().help.unwrap();
         assert_eq!(help, "give an alias, a hub id such as YanweiLi/MGM-7B, or a folder");
     }
 
@@ -146,7 +146,7 @@ mod tests {
     fn the_2b_hd_is_not_published_but_is_detected() {
         let error = Family::by_alias("2b-HD").unwrap_err();
         assert_eq!(error.to_string(), "`2b-HD` is not published");
-        assert!(error.why().unwrap().contains("README.md lists no 2B-HD checkpoint"));
+        assert!(error.explain().why.unwrap().contains("README.md lists no 2B-HD checkpoint"));
         let config = Family::by_alias("2b").unwrap().0.config(Variant::Hd);
         let Detected::Mgm(found) = Family::detect(&config) else { panic!("{config}") };
         assert_eq!((found.family.name.as_str(), found.variant), ("mgm-2b", Variant::Hd));

@@ -12,7 +12,7 @@ use super::store::Store;
 use super::transfer::Transfer;
 use super::{Hub, PARALLEL};
 use crate::checkpoint::hub::Snapshot;
-use crate::error::{HubError, Result};
+use crate::error::{Error, HubError, Result};
 use crate::progress::{Progress, Stage, Stop};
 use crate::threads;
 
@@ -62,12 +62,7 @@ impl Download<'_> {
     }
 
     /// Fetches these files.
-    pub(super) fn fetch(
-        &self,
-        files: &[Listed],
-        progress: &dyn Progress,
-        stop: &Stop,
-    ) -> Result<(), HubError> {
+    pub(super) fn fetch(&self, files: &[Listed], progress: &dyn Progress, stop: &Stop) -> Result<()> {
         if files.is_empty() {
             return Ok(());
         }
@@ -81,7 +76,7 @@ impl Download<'_> {
     }
 
     /// Makes the snapshot lead to these files, as far as their contents are there.
-    pub(super) fn link(&self, files: &[Listed]) -> Result<(), HubError> {
+    pub(super) fn link(&self, files: &[Listed]) -> Result<()> {
         let mut left: HashMap<&str, usize> = HashMap::new();
         files.iter().for_each(|file| *left.entry(file.hash.name()).or_default() += 1);
         for file in files {
@@ -108,9 +103,9 @@ impl Download<'_> {
         Snapshot { dir, repo_id: self.repo_id.clone(), commit: self.commit.clone() }
     }
 
-    fn fetch_all(&self, files: &[Listed], progress: &dyn Progress, stop: &Stop) -> Result<(), HubError> {
+    fn fetch_all(&self, files: &[Listed], progress: &dyn Progress, stop: &Stop) -> Result<()> {
         let next = AtomicUsize::new(0);
-        let first: Mutex<Option<HubError>> = Mutex::new(None);
+        let first: Mutex<Option<Error>> = Mutex::new(None);
         let failed = AtomicBool::new(false);
         let halt = Halt::of_many(stop, &failed);
         let workers = PARALLEL.min(files.len());
@@ -123,7 +118,7 @@ impl Download<'_> {
                 if let Err(error) = self.fetch_file(file, at_once, progress, halt) {
                     let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
                     // What ended the others says more than that they were ended.
-                    if first.as_ref().is_none_or(|first| matches!(first, HubError::Interrupted)) {
+                    if first.as_ref().is_none_or(|first| matches!(first, Error::Interrupted { .. })) {
                         *first = Some(error);
                     }
                     halt.fail();
@@ -132,7 +127,7 @@ impl Download<'_> {
         };
         self.hub.until(halt, || threads::on_many(workers.saturating_sub(1), work));
         if stop.requested() {
-            return Err(HubError::Interrupted);
+            return Err(Error::Interrupted { kept: true });
         }
         first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
@@ -144,7 +139,7 @@ impl Download<'_> {
         at_once: usize,
         progress: &dyn Progress,
         halt: Halt<'_>,
-    ) -> Result<(), HubError> {
+    ) -> Result<()> {
         let url = self.url(file);
         let transfer = self.transfer(file, &url, progress, halt);
         Job { store: &self.store, file, transfer, at_once }.run()

@@ -23,7 +23,7 @@ use ureq::{Agent, Body};
 
 use super::patience::{self, Halt, TICK};
 use super::proxy::Proxies;
-use crate::error::HubError;
+use crate::error::{Error, HubError, IoError, Result};
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 8;
@@ -43,7 +43,7 @@ pub(super) enum Failure {
     /// Another attempt may succeed, after this wait if the server named one.
     Again { url: String, why: String, wait: Option<Duration> },
     /// None will.
-    Final(HubError),
+    Final(Error),
 }
 
 impl Failure {
@@ -53,9 +53,9 @@ impl Failure {
     }
 }
 
-impl From<HubError> for Failure {
-    fn from(error: HubError) -> Self {
-        Failure::Final(error)
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Final(error.into())
     }
 }
 
@@ -96,14 +96,14 @@ impl Client {
         token: Option<String>,
         stall: Duration,
         var: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, HubError> {
+    ) -> Result<Self> {
         let uri = endpoint.parse::<Uri>().ok().filter(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some()
                 && uri.query().is_none()
         });
         let Some(endpoint) = uri else {
-            return Err(HubError::BadEndpoint { text: without_secrets(endpoint) });
+            return Err(HubError::BadEndpoint { text: without_secrets(endpoint) }.into());
         };
         let config = Agent::config_builder()
             .max_redirects(0)
@@ -179,7 +179,7 @@ impl Client {
         let proxy = self.proxies.of(at)?.cloned();
         let agent = self.agent.read().unwrap_or_else(PoisonError::into_inner).clone();
         if halt.is_asked() {
-            return Err(HubError::Interrupted.into());
+            return Err(Error::Interrupted { kept: true }.into());
         }
         let request = agent.get(at).config().proxy(proxy).build();
         let mut request = request.header("accept-encoding", "identity");
@@ -196,14 +196,16 @@ impl Client {
             let _ = give.send(request.call());
         };
         let spawned = std::thread::Builder::new().name("request".into()).spawn(send);
-        spawned.map_err(|cause| HubError::Io { doing: "starting a thread", path: PathBuf::new(), cause })?;
+        spawned.map_err(|cause| IoError::new("starting a thread", "", cause))?;
         loop {
             match take.recv_timeout(TICK) {
                 Ok(answer) => {
                     self.is_reached.fetch_or(answer.is_ok(), Ordering::Relaxed);
                     return answer.map_err(|error| transport(&shown, &error));
                 }
-                Err(RecvTimeoutError::Timeout) if halt.is_asked() => return Err(HubError::Interrupted.into()),
+                Err(RecvTimeoutError::Timeout) if halt.is_asked() => {
+                    return Err(Error::Interrupted { kept: true }.into());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Failure::again(&shown, "the request was not carried out".to_owned()));
@@ -215,12 +217,12 @@ impl Client {
 
 /// The certificates that servers are checked with: those of `SSL_CERT_FILE`, else `REQUESTS_CA_BUNDLE`, else
 /// Mozilla's. Source: what huggingface_hub's HTTP clients read, today's and the one before.
-fn roots(var: &impl Fn(&str) -> Option<OsString>) -> Result<RootCerts, HubError> {
+fn roots(var: &impl Fn(&str) -> Option<OsString>) -> Result<RootCerts> {
     let path = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let Some(path) = path("SSL_CERT_FILE").or_else(|| path("REQUESTS_CA_BUNDLE")) else {
         return Ok(RootCerts::WebPki);
     };
-    let failed = |cause| HubError::Io { doing: "reading certificates", path: path.clone(), cause };
+    let failed = |cause| IoError::new("reading certificates", &path, cause);
     let mut text = Vec::new();
     let file = fs::File::open(&path).map_err(failed)?;
     file.take(MAX_CERTIFICATES_LEN).read_to_end(&mut text).map_err(failed)?;
@@ -231,7 +233,7 @@ fn roots(var: &impl Fn(&str) -> Option<OsString>) -> Result<RootCerts, HubError>
         })
         .collect();
     if certificates.is_empty() {
-        return Err(failed(std::io::Error::other("it holds no certificate in PEM form")));
+        return Err(failed(std::io::Error::other("it holds no certificate in PEM form")).into());
     }
     Ok(RootCerts::new_with_certs(&certificates))
 }
@@ -273,7 +275,7 @@ fn transport(url: &str, error: &ureq::Error) -> Failure {
     match error {
         // rustls puts its verdict into an error of io.
         ureq::Error::Io(cause) if cause.to_string().starts_with("invalid peer certificate") => {
-            Failure::Final(HubError::Certificate { url, why: cause.to_string() })
+            HubError::Certificate { url, why: cause.to_string() }.into()
         }
         ureq::Error::Io(_)
         | ureq::Error::Timeout(_)
@@ -281,7 +283,7 @@ fn transport(url: &str, error: &ureq::Error) -> Failure {
         | ureq::Error::ConnectionFailed
         | ureq::Error::ConnectProxyFailed(_)
         | ureq::Error::Protocol(_) => Failure::Again { url, why, wait: None },
-        _ => Failure::Final(HubError::Answer { url, why }),
+        _ => HubError::Answer { url, why }.into(),
     }
 }
 

@@ -19,7 +19,7 @@ use super::ranges;
 use super::store::{Store, io_error};
 use super::transfer::{Sink, Transfer};
 use crate::digest::Hasher;
-use crate::error::HubError;
+use crate::error::{Error, HubError, Result};
 use crate::output;
 use crate::progress::Progress;
 
@@ -40,7 +40,7 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     /// Fetches what is missing of the content.
-    pub(super) fn run(&self) -> Result<(), HubError> {
+    pub(super) fn run(&self) -> Result<()> {
         let halt = self.transfer.halt;
         let _lock = self.store.lock(self.file, halt)?;
         if self.store.has_blob(self.file) {
@@ -51,7 +51,7 @@ impl Job<'_> {
         let mut content = Content::new(self.file, file, path.clone(), self.transfer.progress);
         content.keep(&|| halt.is_asked()).map_err(io_error("reading the unfinished file", &path))?;
         if halt.is_asked() {
-            return Err(HubError::Interrupted);
+            return Err(Error::Interrupted { kept: true });
         }
         for round in 1.. {
             ranges::fetch(&self.transfer, &mut content, self.at_once)?;
@@ -62,7 +62,7 @@ impl Job<'_> {
             content.empty()?;
             if round == MAX_WRONG {
                 let listed = self.file.hash.name().to_owned();
-                return Err(HubError::WrongBytes { file: self.file.path.clone(), listed, received });
+                return Err(HubError::WrongBytes { file: self.file.path.clone(), listed, received }.into());
             }
         }
         output::sync(&content.file).map_err(io_error("writing to the disk", &path))?;
@@ -110,7 +110,7 @@ impl Sink for Content<'_> {
         self.digest.len
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(io_error("writing", &self.path))?;
         self.digest.update(bytes);
         let new = self.digest.len.saturating_sub(self.told);
@@ -119,7 +119,7 @@ impl Sink for Content<'_> {
         Ok(())
     }
 
-    fn empty(&mut self) -> Result<(), HubError> {
+    fn empty(&mut self) -> Result<()> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
         emptied.map_err(io_error("emptying the unfinished file", &self.path))?;
         self.digest = Running::new(self.listed);

@@ -99,7 +99,7 @@ impl Hub {
     /// certificates.
     ///
     /// # Errors
-    /// [`HubError::BadEndpoint`]; [`HubError::BadToken`]; [`HubError::Io`] for certificates and tokens that cannot be
+    /// [`HubError::BadEndpoint`]; [`HubError::BadToken`]; [`crate::Error::Io`] for certificates and tokens that cannot be
     /// read.
     pub fn from_env(cache: HubCache, var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let text = |name: &str| {
@@ -118,11 +118,11 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::NoSpace`] with the shortfall.
-    pub fn check_space(&self, needed: u64) -> Result<(), HubError> {
+    pub fn check_space(&self, needed: u64) -> Result<()> {
         let dir = self.cache.dir();
         let free = disk::free(dir).map_err(io_error("asking for the free space", dir))?;
         if free < needed {
-            return Err(HubError::NoSpace { path: dir.to_owned(), needed, free });
+            return Err(HubError::NoSpace { path: dir.to_owned(), needed, free }.into());
         }
         Ok(())
     }
@@ -194,12 +194,7 @@ impl Hub {
         })
     }
 
-    fn listing(
-        &self,
-        subject: Subject<'_>,
-        progress: &dyn Progress,
-        halt: Halt<'_>,
-    ) -> Result<Listing, HubError> {
+    fn listing(&self, subject: Subject<'_>, progress: &dyn Progress, halt: Halt<'_>) -> Result<Listing> {
         let revision = subject.revision.replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, subject.repo_id);
         let ask = || {
@@ -219,9 +214,9 @@ impl Hub {
         };
         let bad = |why| HubError::BadListing { repo_id: subject.repo_id.to_owned(), why };
         if text.len() as u64 > MAX_LISTING_LEN {
-            return Err(bad(format!("it is longer than {}", counted(MAX_LISTING_LEN, "byte"))));
+            return Err(bad(format!("it is longer than {}", counted(MAX_LISTING_LEN, "byte"))).into());
         }
-        listing::parse(&text).map_err(bad)
+        Ok(listing::parse(&text).map_err(bad)?)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::HeaderMap;
 
-use crate::error::HubError;
+use crate::error::{Error, HubError, Result};
 use crate::progress::{Progress, Stop};
 
 /// First wait between attempts; it doubles.
@@ -66,12 +66,12 @@ impl<'a> Halt<'a> {
     /// Waits, unless asked to end.
     ///
     /// # Errors
-    /// [`HubError::Interrupted`].
-    pub(super) fn pause(self, wait: Duration) -> Result<(), HubError> {
+    /// [`Error::Interrupted`].
+    pub(super) fn pause(self, wait: Duration) -> Result<()> {
         let begun = Instant::now();
         loop {
             if self.is_asked() {
-                return Err(HubError::Interrupted);
+                return Err(Error::Interrupted { kept: true });
             }
             let left = wait.saturating_sub(begun.elapsed());
             if left.is_zero() {
@@ -116,7 +116,7 @@ impl Patience {
     /// Waits before the next attempt. `why`: the last one failed so; `asked`: the server asks to wait.
     ///
     /// # Errors
-    /// [`HubError::Answer`] where no patience is left, [`HubError::Interrupted`].
+    /// [`HubError::Answer`] where no patience is left, [`Error::Interrupted`].
     pub(super) fn attend(
         &mut self,
         url: &str,
@@ -124,9 +124,9 @@ impl Patience {
         asked: Option<Duration>,
         halt: Halt<'_>,
         progress: &dyn Progress,
-    ) -> Result<(), HubError> {
+    ) -> Result<()> {
         if halt.is_asked() {
-            return Err(HubError::Interrupted);
+            return Err(Error::Interrupted { kept: true });
         }
         let over = |over| HubError::Answer { url: url.to_owned(), why: format!("{why}; {over}") };
         let wait = self.wait(asked, Instant::now()).map_err(over)?;

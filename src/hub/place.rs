@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, readlinkat, rename
 use rustix::io::Errno;
 
 use super::store::io_error;
-use crate::error::HubError;
+use crate::error::{Error, HubError, Result};
 use crate::output;
 
 /// How folders are opened: to be searched, which needs no right to list them.
@@ -33,7 +33,7 @@ pub(super) struct Place {
 
 impl Place {
     /// The folder at `path`, links followed.
-    pub(super) fn open(path: &Path) -> Result<Self, HubError> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let dir = openat(CWD, path, FOLDER, Mode::empty());
         let dir = dir.map_err(|cause| io_error("opening a folder of the cache", path)(cause.into()))?;
         Ok(Self { dir: dir.into(), path: path.to_owned() })
@@ -43,7 +43,7 @@ impl Place {
     ///
     /// # Errors
     /// [`HubError::LinkInCache`]; the system's.
-    pub(super) fn make(&self, inside: &str) -> Result<Self, HubError> {
+    pub(super) fn make(&self, inside: &str) -> Result<Self> {
         let mut at = self.again()?;
         for part in inside.split('/').filter(|part| !part.is_empty()) {
             let made = mkdirat(&at.dir, part, NEW_FOLDER);
@@ -52,10 +52,10 @@ impl Place {
                 // It was there, and another process has removed it.
                 (None, Ok(()) | Err(Errno::EXIST)) => {
                     let path = at.path.join(part);
-                    return Err(io_error("making a folder", &path)(io::ErrorKind::NotFound.into()));
+                    return Err(io_error("making a folder", &path)(io::ErrorKind::NotFound.into()).into());
                 }
                 (None, Err(cause)) => {
-                    return Err(io_error("making a folder", &at.path.join(part))(cause.into()));
+                    return Err(io_error("making a folder", &at.path.join(part))(cause.into()).into());
                 }
             };
         }
@@ -66,7 +66,7 @@ impl Place {
     ///
     /// # Errors
     /// As [`Place::make`].
-    pub(super) fn find(&self, inside: &str) -> Result<Option<Self>, HubError> {
+    pub(super) fn find(&self, inside: &str) -> Result<Option<Self>> {
         let mut at = self.again()?;
         for part in inside.split('/').filter(|part| !part.is_empty()) {
             match at.part(part)? {
@@ -77,12 +77,12 @@ impl Place {
         Ok(Some(at))
     }
 
-    fn again(&self) -> Result<Self, HubError> {
+    fn again(&self) -> Result<Self> {
         let dir = self.dir.try_clone().map_err(io_error("opening a folder of the cache", &self.path))?;
         Ok(Self { dir, path: self.path.clone() })
     }
 
-    fn part(&self, name: &str) -> Result<Option<Self>, HubError> {
+    fn part(&self, name: &str) -> Result<Option<Self>> {
         let path = self.path.join(name);
         match openat(&self.dir, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(dir) => Ok(Some(Self { dir: dir.into(), path })),
@@ -95,21 +95,21 @@ impl Place {
     ///
     /// # Errors
     /// [`HubError::LinkInCache`]; the system's.
-    pub(super) fn file(&self, name: &str, doing: &'static str) -> Result<File, HubError> {
+    pub(super) fn file(&self, name: &str, doing: &'static str) -> Result<File> {
         let flags = PLAIN | OFlags::RDWR | OFlags::CREATE;
         let file = openat(&self.dir, name, flags, NEW_FILE);
         Ok(file.map_err(|cause| self.refused(doing, name, cause))?.into())
     }
 
     /// The error of a name: that it is a link, where it is one.
-    fn refused(&self, doing: &'static str, name: &str, cause: Errno) -> HubError {
+    fn refused(&self, doing: &'static str, name: &str, cause: Errno) -> Error {
         let path = self.path.join(name);
         match readlinkat(&self.dir, name, Vec::new()) {
             Ok(target) => {
                 let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                HubError::LinkInCache { path, target }
+                HubError::LinkInCache { path, target }.into()
             }
-            Err(_) => io_error(doing, &path)(cause.into()),
+            Err(_) => io_error(doing, &path)(cause.into()).into(),
         }
     }
 
@@ -133,11 +133,11 @@ impl Place {
     }
 
     /// Removes a file or a link, if it is there.
-    pub(super) fn remove(&self, name: &str) -> Result<(), HubError> {
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
         match unlinkat(&self.dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(cause) => {
-                Err(io_error("removing a file from the cache", &self.path.join(name))(cause.into()))
+                Err(io_error("removing a file from the cache", &self.path.join(name))(cause.into()).into())
             }
         }
     }
@@ -165,7 +165,7 @@ mod tests {
         // Before.
         symlink(&outside, cache.join("refs")).unwrap();
         match root.make("refs/pr") {
-            Err(HubError::LinkInCache { path, target }) => {
+            Err(Error::Hub(HubError::LinkInCache { path, target })) => {
                 assert_eq!((path, target), (cache.join("refs"), outside.clone()))
             }
             other => panic!("{other:?}"),
@@ -190,7 +190,10 @@ mod tests {
         // The last part.
         fs::write(outside.join("theirs"), "theirs").unwrap();
         symlink(outside.join("theirs"), cache.join("HASH.incomplete")).unwrap();
-        assert!(matches!(root.file("HASH.incomplete", "opening"), Err(HubError::LinkInCache { .. })));
+        assert!(matches!(
+            root.file("HASH.incomplete", "opening"),
+            Err(Error::Hub(HubError::LinkInCache { .. }))
+        ));
         root.put_file("HASH.incomplete", &root, &mut &b"ours"[..]).unwrap();
         assert_eq!(fs::read(outside.join("theirs")).unwrap(), b"theirs");
         root.remove("HASH.incomplete").unwrap();

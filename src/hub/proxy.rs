@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use ureq::Proxy;
 use ureq::http::Uri;
 
-use crate::error::HubError;
+use crate::error::{HubError, Result};
 
 /// The proxies of the environment.
 pub(super) struct Proxies {
@@ -70,7 +70,7 @@ impl Proxies {
     ///
     /// # Errors
     /// [`HubError::BadProxy`] where there should be one and its value is no use.
-    pub(super) fn of(&self, uri: &Uri) -> Result<Option<&Proxy>, HubError> {
+    pub(super) fn of(&self, uri: &Uri) -> Result<Option<&Proxy>> {
         let (setting, port) = match uri.scheme_str() {
             Some("https") => (&self.https, 443),
             _ => (&self.http, 80),
@@ -83,7 +83,7 @@ impl Proxies {
         }
         match &setting.proxy {
             Ok(proxy) => Ok(Some(proxy)),
-            Err(why) => Err(HubError::BadProxy { name: setting.name.clone(), why }),
+            Err(why) => Err(HubError::BadProxy { name: setting.name.clone(), why }.into()),
         }
     }
 }
@@ -185,7 +185,10 @@ mod tests {
         for value in ["socks5://me:secret@p:1", "ftp://me:secret@p", "http://"] {
             let proxies = Proxies::from_env(|name| (name == "ALL_PROXY").then(|| value.into()));
             let error = proxies.of(&"https://hub.test".parse().unwrap()).err().unwrap();
-            assert!(matches!(&error, HubError::BadProxy { name, .. } if name == "ALL_PROXY"), "{error:?}");
+            assert!(
+                matches!(&error, crate::Error::Hub(HubError::BadProxy { name, .. }) if name == "ALL_PROXY"),
+                "{error:?}"
+            );
             assert!(!format!("{error:?}").contains("secret"));
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::patience::TICK;
 use super::transfer::{Sink, Transfer};
-use crate::error::HubError;
+use crate::error::{Error, Result};
 use crate::threads;
 
 /// Length of a piece: some round trips of a far server are then little beside it.
@@ -22,7 +22,7 @@ const LEAST_LEN: u64 = 4 * PIECE_LEN;
 ///
 /// # Errors
 /// As [`Transfer::fetch`].
-pub(super) fn fetch(transfer: &Transfer<'_>, sink: &mut dyn Sink, at_once: usize) -> Result<(), HubError> {
+pub(super) fn fetch(transfer: &Transfer<'_>, sink: &mut dyn Sink, at_once: usize) -> Result<()> {
     let size = transfer.size;
     if at_once < 2 || size.saturating_sub(sink.len()) < LEAST_LEN {
         return transfer.fetch(0, size, sink);
@@ -57,7 +57,7 @@ struct State {
     written: usize,
     /// Those that wait to be written.
     here: BTreeMap<usize, Vec<u8>>,
-    error: Option<HubError>,
+    error: Option<Error>,
 }
 
 impl Shared {
@@ -101,7 +101,7 @@ impl Shared {
     }
 
     /// Writes the pieces in their order.
-    fn write(&self, transfer: &Transfer<'_>, sink: &mut dyn Sink, pieces: usize) -> Result<(), HubError> {
+    fn write(&self, transfer: &Transfer<'_>, sink: &mut dyn Sink, pieces: usize) -> Result<()> {
         for number in 0..pieces {
             let mut state = self.lock();
             let piece = loop {
@@ -112,7 +112,7 @@ impl Shared {
                     return Err(error);
                 }
                 if transfer.halt.is_asked() {
-                    return Err(HubError::Interrupted);
+                    return Err(Error::Interrupted { kept: true });
                 }
                 state = self.wait(state);
             };

@@ -18,7 +18,7 @@ use super::listing::Listed;
 use super::patience::Halt;
 use super::place::Place;
 use crate::checkpoint::hub::{HubCache, repo_folder};
-use crate::error::{CacheError, HubError};
+use crate::error::{CacheError, IoError, Result};
 use crate::output;
 use crate::regular;
 
@@ -88,7 +88,7 @@ impl Store {
     }
 
     /// Makes the folder of the contents.
-    pub(super) fn make_ready(&self) -> Result<(), HubError> {
+    pub(super) fn make_ready(&self) -> Result<()> {
         let blobs = self.repo.join("blobs");
         fs::create_dir_all(&blobs).map_err(io_error("making a folder", &blobs))?;
         output::sweep_aside(&self.repo);
@@ -97,7 +97,7 @@ impl Store {
 
     /// Makes the snapshot lead to the content of a file. Where the file system has no links, the file itself comes
     /// there; `is_last`: no other file of the commit needs the content in `blobs`.
-    pub(super) fn link(&self, commit: &str, file: &Listed, is_last: bool) -> Result<(), HubError> {
+    pub(super) fn link(&self, commit: &str, file: &Listed, is_last: bool) -> Result<()> {
         // Another program finished the content that an earlier run began. Best effort.
         let _ = Place::open(&self.repo.join("blobs")).and_then(|blobs| blobs.remove(&unfinished_name(file)));
         if self.is_linked(commit, file) {
@@ -117,11 +117,11 @@ impl Store {
             }
             linked => linked,
         };
-        placed.map_err(io_error("writing into the cache", &folder.path(name)))
+        Ok(placed.map_err(io_error("writing into the cache", &folder.path(name)))?)
     }
 
     /// Writes the ref, by which the revision is found without the hub.
-    pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+    pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<()> {
         let path = self.repo.join("refs").join(revision);
         let mut text = String::new();
         let read = regular::open(&path).and_then(|file| file.take(MAX_REF_LEN).read_to_string(&mut text));
@@ -131,14 +131,13 @@ impl Store {
         let (folder, name) = revision.rsplit_once('/').unwrap_or(("", revision));
         let repo = self.place(&self.repo)?;
         let folder = repo.make(&format!("refs/{folder}"))?;
-        folder
-            .put_file(name, &repo, &mut commit.as_bytes())
-            .map_err(io_error("writing into the cache", &folder.path(name)))
+        let put = folder.put_file(name, &repo, &mut commit.as_bytes());
+        Ok(put.map_err(io_error("writing into the cache", &folder.path(name)))?)
     }
 
     /// Waits for the lock on a content, so that whoever has it may finish the file: huggingface_hub takes the same.
     /// `None` where the file system has no locks.
-    pub(super) fn lock(&self, file: &Listed, halt: Halt<'_>) -> Result<Option<File>, HubError> {
+    pub(super) fn lock(&self, file: &Listed, halt: Halt<'_>) -> Result<Option<File>> {
         let folder = self.place(&self.cache)?.make(&format!(".locks/{}", self.folder))?;
         let name = format!("{}.lock", file.hash.name());
         let lock = folder.file(&name, "locking")?;
@@ -147,36 +146,36 @@ impl Store {
                 Ok(()) => return Ok(Some(lock)),
                 Err(Errno::WOULDBLOCK) => halt.pause(LOCK_WAIT)?,
                 Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK | Errno::INVAL) => return Ok(None),
-                Err(cause) => return Err(io_error("locking", &folder.path(&name))(cause.into())),
+                Err(cause) => return Err(io_error("locking", &folder.path(&name))(cause.into()).into()),
             }
         }
     }
 
     /// Opens the unfinished bytes of a content.
-    pub(super) fn open_unfinished(&self, file: &Listed) -> Result<File, HubError> {
+    pub(super) fn open_unfinished(&self, file: &Listed) -> Result<File> {
         self.blobs()?.file(&unfinished_name(file), "opening the unfinished file")
     }
 
     /// Gives the finished content its name.
-    pub(super) fn finish(&self, file: &Listed) -> Result<(), HubError> {
+    pub(super) fn finish(&self, file: &Listed) -> Result<()> {
         let blobs = self.blobs()?;
         let named = blobs.rename(&unfinished_name(file), &blobs, file.hash.name());
-        named.map_err(io_error("naming the finished file", &self.unfinished(file)))
+        Ok(named.map_err(io_error("naming the finished file", &self.unfinished(file)))?)
     }
 
     /// The folder of the contents, which may be a link.
-    fn blobs(&self) -> Result<Place, HubError> {
+    fn blobs(&self) -> Result<Place> {
         self.place(&self.repo.join("blobs"))
     }
 
     /// A folder that may be a link: the cache, the repository, its `blobs`. Made where it is not there.
-    fn place(&self, path: &Path) -> Result<Place, HubError> {
+    fn place(&self, path: &Path) -> Result<Place> {
         fs::create_dir_all(path).map_err(io_error("making a folder", path))?;
         Place::open(path)
     }
 
     /// Removes a file of a snapshot, and its content unless something else in the cache leads to it.
-    pub(super) fn remove(&self, commit: &str, file: &Listed) -> Result<(), HubError> {
+    pub(super) fn remove(&self, commit: &str, file: &Listed) -> Result<()> {
         let (inside, name) = inside(commit, file);
         if let Some(folder) = Place::open(&self.repo)?.find(&inside)? {
             folder.remove(name)?;
@@ -221,7 +220,7 @@ fn lacks_links(cause: &io::Error) -> bool {
 }
 
 /// The folders of all repositories of a cache in which a link may lead to a content of another.
-fn repos(cache: &Path) -> Result<Vec<PathBuf>, HubError> {
+fn repos(cache: &Path) -> Result<Vec<PathBuf>> {
     let failed = |cause| io_error("listing the cache", cache)(cause);
     let mut folders = Vec::new();
     for entry in fs::read_dir(cache).map_err(failed)? {
@@ -250,6 +249,6 @@ fn leads_to(dir: &Path, file: (u64, u64)) -> io::Result<bool> {
     Ok(false)
 }
 
-pub(super) fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> HubError {
-    move |cause| HubError::Io { doing, path: path.to_owned(), cause }
+pub(super) fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> IoError {
+    move |cause| IoError::new(doing, path, cause)
 }

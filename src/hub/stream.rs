@@ -5,7 +5,6 @@
 //! removed, no more are fetched ahead than [`AHEAD`], so the disk holds the files of the shard in work and these.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use crate::checkpoint::index::INDEX_NAME;
 use crate::checkpoint::safetensors::{PREFIX_LEN, head_len};
 use crate::checkpoint::{Ahead, Checkpoint, Limits, SourceFile};
 use crate::convert::Supply;
-use crate::error::{CheckpointError, HeaderFault, HubError, Result};
+use crate::error::{CheckpointError, Error, HeaderFault, HubError, IoError, Result};
 use crate::progress::{Progress, Stage, Stop};
 use crate::threads;
 
@@ -82,8 +81,7 @@ impl<'a> Stream<'a> {
             let len = if file.path == INDEX_NAME || file.size <= MAX_TEXT_LEN { file.size } else { 0 };
             let text = download.first(file, len, progress, stop)?;
             progress.advance(file.size);
-            let failed =
-                |cause| HubError::Io { doing: "holding a text in memory", path: (&file.path).into(), cause };
+            let failed = |cause| IoError::new("holding a text in memory", &file.path, cause);
             ahead.add_text(&file.path, &text, file.size).map_err(failed)?;
         }
         progress.finish();
@@ -167,7 +165,7 @@ impl<'a> Stream<'a> {
             if (0..PARALLEL).take_while(begin).count() == 0 {
                 // Nothing would ever come.
                 let cause = rustix::io::Errno::AGAIN.into();
-                return Err(HubError::Io { doing: "starting a thread", path: PathBuf::new(), cause }.into());
+                return Err(IoError::new("starting a thread", "", cause).into());
             }
             let outcome = work(&arrivals);
             arrivals.lock().over = true;
@@ -222,11 +220,11 @@ fn room(lens: &[u64], reads: &[Vec<usize>]) -> u64 {
 }
 
 /// The files of weights, which come later, and all others.
-fn parts(download: &Download<'_>) -> Result<(Vec<Listed>, Vec<Listed>), HubError> {
+fn parts(download: &Download<'_>) -> Result<(Vec<Listed>, Vec<Listed>)> {
     let is_weights = |file: &Listed| file.path.ends_with(".safetensors") && !file.path.contains('/');
     let (weights, rest): (Vec<_>, Vec<_>) = download.files.iter().cloned().partition(is_weights);
     if weights.is_empty() {
-        return Err(HubError::NotStreamable { repo_id: download.repo_id.clone() });
+        return Err(HubError::NotStreamable { repo_id: download.repo_id.clone() }.into());
     }
     Ok((weights, rest))
 }
@@ -313,7 +311,7 @@ pub struct Arrivals<'a> {
 }
 
 impl Supply for Arrivals<'_> {
-    /// Returns when the files can be read; [`HubError::Interrupted`] also where one cannot come: [`Stream::run`] then
+    /// Returns when the files can be read; [`Error::Interrupted`] also where one cannot come: [`Stream::run`] then
     /// returns why.
     fn bring(&self, files: &[usize]) -> Result<()> {
         let mut state = self.lock();
@@ -324,7 +322,7 @@ impl Supply for Arrivals<'_> {
                 return Ok(());
             }
             if state.error.is_some() || self.stop.requested() {
-                return Err(HubError::Interrupted.into());
+                return Err(Error::Interrupted { kept: true });
             }
             state = self.wait(state);
         }
@@ -437,13 +435,7 @@ impl Download<'_> {
     }
 
     /// The first `len` bytes of a file.
-    fn first(
-        &self,
-        file: &Listed,
-        len: u64,
-        progress: &dyn Progress,
-        stop: &Stop,
-    ) -> Result<Vec<u8>, HubError> {
+    fn first(&self, file: &Listed, len: u64, progress: &dyn Progress, stop: &Stop) -> Result<Vec<u8>> {
         let (url, halt, mut bytes) = (self.url(file), Halt::of(stop), Vec::new());
         self.hub.until(halt, || self.transfer(file, &url, progress, halt).fetch(0, len, &mut bytes))?;
         Ok(bytes)
@@ -451,7 +443,7 @@ impl Download<'_> {
 
     /// Removes a file of the snapshot, and its content unless something else in the cache leads to it. Nobody else is
     /// about to use it meanwhile: whoever fetches it has its lock.
-    fn discard(&self, file: &Listed, halt: Halt<'_>) -> Result<(), HubError> {
+    fn discard(&self, file: &Listed, halt: Halt<'_>) -> Result<()> {
         let _lock = self.store.lock(file, halt)?;
         self.store.remove(&self.commit, file)
     }

@@ -7,14 +7,14 @@ use std::io::{self, Read as _};
 
 use super::is_true;
 use crate::checkpoint::hub::{hub_home, hub_path};
-use crate::error::HubError;
+use crate::error::{HubError, IoError, Result};
 use crate::regular;
 
 /// Longest stored token.
 const MAX_LEN: u64 = 4096;
 
 /// `HF_TOKEN`, else its old name, else the stored token: `HF_TOKEN_PATH`, else `HF_HOME`/token.
-pub(super) fn find(var: &impl Fn(&str) -> Option<OsString>) -> Result<Option<String>, HubError> {
+pub(super) fn find(var: &impl Fn(&str) -> Option<OsString>) -> Result<Option<String>> {
     if is_true(var("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
         return Ok(None);
     }
@@ -32,16 +32,16 @@ pub(super) fn find(var: &impl Fn(&str) -> Option<OsString>) -> Result<Option<Str
         Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
-        Err(cause) => Err(HubError::Io { doing: "reading the stored token", path, cause }),
+        Err(cause) => Err(IoError::new("reading the stored token", path, cause).into()),
         Ok(_) => clean(String::from_utf8_lossy(&bytes).into_owned(), &path.display().to_string()),
     }
 }
 
 /// A token without white space; `None` where nothing is left.
-fn clean(text: String, place: &str) -> Result<Option<String>, HubError> {
+fn clean(text: String, place: &str) -> Result<Option<String>> {
     let token: String = text.split_whitespace().collect();
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(HubError::BadToken { place: place.to_owned() });
+        return Err(HubError::BadToken { place: place.to_owned() }.into());
     }
     Ok((!token.is_empty()).then_some(token))
 }
@@ -49,8 +49,9 @@ fn clean(text: String, place: &str) -> Result<Option<String>, HubError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
-    fn find_in(pairs: &[(&str, &str)]) -> Result<Option<String>, HubError> {
+    fn find_in(pairs: &[(&str, &str)]) -> Result<Option<String>> {
         find(&|name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)))
     }
 
@@ -64,11 +65,14 @@ mod tests {
         assert_eq!(find_in(&[stored, ("HF_TOKEN", " hf_given\n")]).unwrap().as_deref(), Some("hf_given"));
         assert_eq!(find_in(&[stored, ("HF_TOKEN", " ")]).unwrap().as_deref(), Some("hf_stored"));
         let refused = find_in(&[stored, ("HF_TOKEN", "hf_gïven")]);
-        assert!(matches!(&refused, Err(HubError::BadToken { place }) if place == "HF_TOKEN"), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Error::Hub(HubError::BadToken { place })) if place == "HF_TOKEN"),
+            "{refused:?}"
+        );
         std::fs::write(format!("{home}/token"), b"hf_\xff").unwrap();
         let refused = find_in(&[stored]);
         assert!(
-            matches!(&refused, Err(HubError::BadToken { place }) if place.ends_with("/token")),
+            matches!(&refused, Err(Error::Hub(HubError::BadToken { place })) if place.ends_with("/token")),
             "{refused:?}"
         );
     }

@@ -12,7 +12,7 @@ use ureq::http::Response;
 
 use super::http::{Client, Failure, Range, Subject};
 use super::patience::{Halt, Patience};
-use crate::error::HubError;
+use crate::error::{Error, HubError, Result};
 use crate::progress::Progress;
 use crate::size::counted;
 
@@ -32,10 +32,10 @@ pub(super) trait Sink {
     fn len(&self) -> u64;
 
     /// Adds bytes.
-    fn put(&mut self, bytes: &[u8]) -> Result<(), HubError>;
+    fn put(&mut self, bytes: &[u8]) -> Result<()>;
 
     /// Throws away all that it has.
-    fn empty(&mut self) -> Result<(), HubError>;
+    fn empty(&mut self) -> Result<()>;
 }
 
 impl Sink for Vec<u8> {
@@ -43,12 +43,12 @@ impl Sink for Vec<u8> {
         self.len() as u64
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn empty(&mut self) -> Result<(), HubError> {
+    fn empty(&mut self) -> Result<()> {
         self.clear();
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Transfer<'_> {
     ///
     /// # Errors
     /// [`HubError::Answer`] where the patience ends; what no attempt can mend; the sink's own.
-    pub(super) fn fetch(&self, start: u64, end: u64, sink: &mut dyn Sink) -> Result<(), HubError> {
+    pub(super) fn fetch(&self, start: u64, end: u64, sink: &mut dyn Sink) -> Result<()> {
         self.fetch_up_to((start, end, end), sink)
     }
 
@@ -87,12 +87,12 @@ impl Transfer<'_> {
     ///
     /// # Errors
     /// As [`Transfer::fetch`].
-    pub(super) fn begin(&self, end: u64, sink: &mut dyn Sink) -> Result<(), HubError> {
+    pub(super) fn begin(&self, end: u64, sink: &mut dyn Sink) -> Result<()> {
         self.fetch_up_to((0, end, self.size), sink)
     }
 
     /// `most`: the end of what is taken of an answer that has the whole file.
-    fn fetch_up_to(&self, (start, end, most): (u64, u64, u64), sink: &mut dyn Sink) -> Result<(), HubError> {
+    fn fetch_up_to(&self, (start, end, most): (u64, u64, u64), sink: &mut dyn Sink) -> Result<()> {
         let mut patience = Patience::new(self.client.patience(), Instant::now());
         patience.kept(sink.len(), Instant::now());
         let mut faults = Faults::default();
@@ -180,7 +180,7 @@ impl Transfer<'_> {
         let mut buffer = vec![0; BUFFER_LEN];
         loop {
             if self.halt.is_asked() {
-                return Err(HubError::Interrupted.into());
+                return Err(Error::Interrupted { kept: true }.into());
             }
             let left = end.saturating_sub(start + sink.len());
             if left == 0 && !ends {

@@ -206,7 +206,7 @@ impl<'a> Loader<'a> {
         }
         for (weight, &place) in stage.weights.iter().zip(&places) {
             if stop.requested() {
-                return Err(crate::error::ConvertError::Interrupted.into());
+                return Err(crate::Error::Interrupted { kept: false });
             }
             let stored =
                 tensors::load(self.bundle, weight, &self.options, self.device(place, weight.name.as_str())?)?;
@@ -220,7 +220,7 @@ impl<'a> Loader<'a> {
             let file = Checkpoint::of_opened(file, &self.bundle.dir().join(&tower.file.path))?;
             for tensor in file.tensors() {
                 if stop.requested() {
-                    return Err(crate::error::ConvertError::Interrupted.into());
+                    return Err(crate::Error::Interrupted { kept: false });
                 }
                 let name = format!("{}.{}", tower.module, tensor.name);
                 let stored = tensors::load_source(&file, tensor, &name, &device)?;

@@ -17,7 +17,7 @@ use crate::tiny::{self, BUNDLE_NAME, SEED, TinyFile};
 /// `var` reads a variable of the environment: `XDG_CACHE_HOME`, `HOME`. `cwd`: where it goes without both.
 ///
 /// # Errors
-/// [`crate::error::TinyError`], and those of [`crate::output`].
+/// [`crate::error::IoError`], and those of [`crate::output`].
 pub fn tiny(var: impl Fn(&str) -> Option<OsString>, cwd: &Path, progress: &dyn Progress) -> Result<Located> {
     let dir = cached(&var, cwd);
     let files = tiny::files(SEED);

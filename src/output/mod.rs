@@ -20,7 +20,7 @@ pub use guard::resolve;
 pub use place::Placed;
 
 use crate::disk;
-use crate::error::{OutputError, Result};
+use crate::error::{IoError, OutputError, Result};
 use crate::progress::Progress;
 use work::Work;
 
@@ -298,5 +298,5 @@ pub(crate) fn sync(file: &File) -> io::Result<()> {
 }
 
 fn io_error(doing: &'static str, path: &Path, cause: io::Error) -> crate::Error {
-    OutputError::Io { doing, path: path.to_owned(), cause }.into()
+    IoError::new(doing, path, cause).into()
 }

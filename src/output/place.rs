@@ -42,8 +42,8 @@ pub(super) fn place(work: &mut Work, target: &Path, replace: Replace<'_>) -> Res
             if content.symlink_metadata().is_ok() && !matches!(replace, Replace::Never) =>
         {
             // What is at the target changed while the output was made.
-            let why = error.why().map(|why| format!("{error}: {why}"));
-            return Err(stays(work, target, io::Error::other(why.unwrap_or_else(|| error.to_string()))));
+            let why = error.explain().why.map_or_else(|| error.to_string(), |why| format!("{error}: {why}"));
+            return Err(stays(work, target, io::Error::other(why)));
         }
         Err(Failed::Refused(error)) => return Err(error),
         Err(Failed::System(cause)) => return Err(stays(work, target, cause)),
@@ -60,7 +60,7 @@ pub(super) fn place(work: &mut Work, target: &Path, replace: Replace<'_>) -> Res
     } else {
         work.give_up();
     }
-    durable.map_err(|cause| OutputError::NotDurable { path: target.to_owned(), cause })?;
+    durable.map_err(|cause| OutputError::NotDurable { path: target.to_owned(), source: cause })?;
     Ok(Placed { left })
 }
 
@@ -69,7 +69,7 @@ fn stays(work: &mut Work, target: &Path, cause: io::Error) -> crate::Error {
     // Best effort: without the mark the folder is a leftover to the next run, and this error is the warning.
     let _ = mark(work, target);
     work.stay();
-    OutputError::NotPlaced { content: work.content(), target: target.to_owned(), cause }.into()
+    OutputError::NotPlaced { content: work.content(), target: target.to_owned(), source: cause }.into()
 }
 
 enum Failed {

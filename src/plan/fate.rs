@@ -30,7 +30,7 @@ impl Pattern {
         let regex = match text.strip_prefix("re:") {
             None => None,
             Some(expression) => Some(Regex::new(&format!("^(?:{expression})")).map_err(|cause| {
-                PlanError::BadPattern { pattern: text.to_owned(), cause: Box::new(cause) }
+                PlanError::BadPattern { pattern: text.to_owned(), source: Box::new(cause) }
             })?),
         };
         Ok(Self { text: text.to_owned(), regex })

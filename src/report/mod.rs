@@ -24,7 +24,7 @@ use crate::bundle::{Bundle, Weight};
 use crate::checkpoint::{Checkpoint, SourceTensor};
 use crate::device_map::Profile;
 use crate::digest::Digest;
-use crate::error::{BundleError, ConvertError, Result};
+use crate::error::{BundleError, Error, Result};
 use crate::kernels::{Isa, Moments};
 use crate::progress::{Progress, Stage, Stop};
 use crate::scheme::Scheme;
@@ -129,7 +129,7 @@ impl Report {
     ///
     /// # Errors
     /// [`BundleError::Digest`] where a shard is damaged; [`BundleError::OtherCheckpoint`] where a tensor is missing in the checkpoint or has another shape; reading
-    /// errors; [`ConvertError::Interrupted`].
+    /// errors; [`Error::Interrupted`].
     pub fn compare(
         bundle: &Bundle,
         checkpoint: &Checkpoint,
@@ -253,7 +253,7 @@ impl<'a> Both<'a> {
         let mut first = 0;
         self.bundle.decode(weight, self.isa, &mut |after| {
             if self.stop.requested() {
-                return Err(ConvertError::Interrupted.into());
+                return Err(Error::Interrupted { kept: false });
             }
             bytes.resize(after.len() * width, 0);
             self.checkpoint.read(original, first, &mut bytes)?;
@@ -275,7 +275,7 @@ impl<'a> Both<'a> {
         let (mut first, mut bytes) = (0, Vec::new());
         while at < end {
             if self.stop.requested() {
-                return Err(ConvertError::Interrupted.into());
+                return Err(Error::Interrupted { kept: false });
             }
             let len = (end - at).min(COMPARE_LEN * width);
             bytes.resize(len as usize, 0);

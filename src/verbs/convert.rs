@@ -115,7 +115,11 @@ impl PlanCall {
             let _attended = work.stop.attend();
             let prepare = |located| Conversion::prepare(located, &places, options);
             let prepared = locate::borrow_tiny(work.variables, &places.cwd, work.progress, prepare)?;
-            return if work.stop.requested() { Err(ConvertError::Interrupted.into()) } else { Ok(prepared) };
+            return if work.stop.requested() {
+                Err(Error::Interrupted { kept: false })
+            } else {
+                Ok(prepared)
+            };
         }
         if source == Source::Fetched {
             fetch_missing(&self.model, &places, work)?;

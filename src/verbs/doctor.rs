@@ -9,7 +9,7 @@ use crate::bundle;
 use crate::devices::Devices;
 use crate::disk;
 use crate::doctor::{self, Finding, Package, Room};
-use crate::error::{ConvertError, Error, PythonError, Result};
+use crate::error::{Error, PythonError, Result};
 use crate::family::Family;
 use crate::manifest::Manifest;
 use crate::python::{self, Imports, Python};
@@ -90,7 +90,7 @@ pub fn doctor(call: &DoctorCall, work: Work<'_>) -> Result<Diagnosis> {
     names.sort_unstable();
     names.dedup();
     let stopped = |error: PythonError| match work.stop.requested() {
-        true => Error::from(ConvertError::Interrupted),
+        true => Error::Interrupted { kept: false },
         false => error.into(),
     };
     let path = python::choose(call.python.as_deref(), work.variables);

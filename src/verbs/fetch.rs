@@ -32,7 +32,7 @@ pub(super) fn missing(model: &str, places: &Places, work: Work<'_>) -> Result<()
         Ok(_) => false,
         // A path that is mistyped is likelier than a repository: the conversion says so.
         Err(Error::Locate(error @ LocateError::NotHere { near: None, .. })) => {
-            doubt = error.why();
+            doubt = error.explain().why;
             true
         }
         Err(Error::Cache(CacheError::NotInCache { .. } | CacheError::IncompleteSnapshot { .. })) => true,
@@ -96,7 +96,7 @@ pub(super) fn towers_of(dir: &Path, places: &Places, hub: &Hub, work: Work<'_>) 
 fn plan_tower<'a>(hub: &'a Hub, tower: &'a Tower, work: Work<'_>) -> Result<Download<'a>> {
     let planned = hub.plan(tower.hub_id.as_str(), None, Wanted::Tower(tower), work.progress, work.stop);
     planned.map_err(|error| match error {
-        Error::Hub(HubError::Interrupted) => error,
+        Error::Interrupted { .. } => error,
         error => {
             let name = tower.path.rsplit('/').next().unwrap_or(&tower.path).to_owned();
             LocateError::TowerNotFetched { name, cause: Box::new(error) }.into()

@@ -26,7 +26,7 @@ use std::ffi::OsString;
 
 pub use write::Writer;
 
-use crate::error::{ConvertError, Result};
+use crate::error::{IoError, Result};
 use crate::locate::Places;
 use crate::progress::{Progress, Stop};
 use crate::threads;
@@ -71,13 +71,9 @@ impl<'a> Work<'a> {
 /// Runs `job` on a pool of its own of `threads` threads, by default one for each core.
 ///
 /// # Errors
-/// [`ConvertError::Io`] where the system starts no threads; those of the job.
+/// [`IoError`] where the system starts no threads; those of the job.
 pub fn on_threads<T: Send>(threads: Option<usize>, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let pool = threads::pool(threads::count(threads));
-    let started = pool.map_err(|cause| ConvertError::Io {
-        doing: "starting threads",
-        path: Default::default(),
-        cause,
-    })?;
+    let started = pool.map_err(|cause| IoError::new("starting threads", "", cause))?;
     started.install(job)
 }

@@ -100,7 +100,7 @@ fn check_room(hub: &Hub, places: &Places, target: &Path, room: u64, bundle: u64)
     let kept = Conversion::unfinished_len(&target);
     let shared = places.cache.as_ref().is_some_and(|cache| disk(cache.dir()) == disk(&target));
     let needed = if shared { room.saturating_add(bundle.saturating_sub(kept)) } else { room };
-    Ok(hub.check_space(needed)?)
+    hub.check_space(needed)
 }
 
 /// One bar for what is fetched and what is written.

@@ -86,12 +86,12 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("seven bytes", b"PK\x03\x04abc".to_vec(), "does not end where the file ends"),
         ("a Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "a Git LFS pointer"),
         ("a web page", b"<!DOCTYPE html><html>".to_vec(), "an HTML page"),
-        ("a 7z archive", b"7z\xbc\xaf\x27\x1c\0\x04".to_vec(), "no torch file"),
+        ("a 7z archive", b"7z\xbc\xaf\x27\x1c\0\x04".to_vec(), "not a torch file"),
         // The container.
         ("a cut-off archive", sound[..sound.len() - 30].to_vec(), "does not end where the file ends"),
-        ("an executable before it", joined(&[b"MZ", &sound]), "no torch file"),
+        ("an executable before it", joined(&[b"MZ", &sound]), "not a torch file"),
         ("bytes after it", joined(&[&sound, b"x"]), "does not end where the file ends"),
-        ("two archives", joined(&[&sound, &sound]), "directory is not sound"),
+        ("two archives", joined(&[&sound, &sound]), "directory is inconsistent"),
         ("a member encrypted", changed("data/0", |member| member.flags = 1), "encrypted"),
         ("bzip2", changed("data/0", |member| member.method = 12), "method 12"),
         ("lzma", changed("data/0", |member| member.method = 14), "method 14"),
@@ -99,11 +99,11 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "another local name",
             changed("data/0", |member| member.local_name = Some("a/data/1".into())),
-            "not sound",
+            "inconsistent",
         ),
-        ("another local CRC", changed("data/0", |member| member.local_crc = Some(1)), "not sound"),
-        ("another length", changed("data/0", |member| member.len = 15), "not sound"),
-        ("a gap", changed("data/0", |member| member.after = b"hidden".to_vec()), "not sound"),
+        ("another local CRC", changed("data/0", |member| member.local_crc = Some(1)), "inconsistent"),
+        ("another length", changed("data/0", |member| member.len = 15), "inconsistent"),
+        ("a gap", changed("data/0", |member| member.after = b"hidden".to_vec()), "inconsistent"),
         ("a second pickle", with(member("a/b/data.pkl", good())), "two pickles"),
         ("a member twice", with(member("a/data/0", FOUR)), "member `a/data/0` twice"),
         ("a member elsewhere", with(member("b/data/1", FOUR)), "not in its one folder"),
@@ -112,12 +112,12 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "two entries of one member",
             zip_of(&[members(&good(), &[&FOUR]), vec![member("a/x", "")]].concat(), true),
-            "not sound",
+            "inconsistent",
         ),
         ("TorchScript", with(member("a/constants.pkl", "")), "TorchScript"),
         ("no pickle", zip_of(&[member("a/version", "3")], false), "no `data.pkl`"),
         ("a pickle at the root", zip_of(&[member("data.pkl", good())], false), "not in its one folder"),
-        ("a wrong count of members", many(3), "directory is not sound"),
+        ("a wrong count of members", many(3), "directory is inconsistent"),
         (
             "a byte order of its own",
             changed("byteorder", |member| *member = torch_file::member("a/byteorder", "middle")),
@@ -139,7 +139,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
                 (member.len, member.method) = (1 << 20, 8);
                 member.content = deflated(&vec![0; 64 << 20]);
             }),
-            "not sound",
+            "inconsistent",
         ),
         (
             "deflated data cut off",
@@ -148,22 +148,22 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
                 member.content = deflated(&member.content);
                 member.content.truncate(20);
             }),
-            "not sound",
+            "inconsistent",
         ),
         // Code.
-        ("os.system", small(&call("os", "system", "id")), "names `os.system`"),
-        ("posix.system as a value", of(one(call("posix", "system", "id"))), "names `posix.system`"),
-        ("a global by the stack", of(one(stack_global)), "names `posix.system`"),
-        ("eval", small(&call("builtins", "eval", "1")), "names `builtins.eval`"),
-        ("torch's own loader", small(&call("torch", "load", "x")), "names `torch.load`"),
+        ("os.system", small(&call("os", "system", "id")), "refers to `os.system`"),
+        ("posix.system as a value", of(one(call("posix", "system", "id"))), "refers to `posix.system`"),
+        ("a global by the stack", of(one(stack_global)), "refers to `posix.system`"),
+        ("eval", small(&call("builtins", "eval", "1")), "refers to `builtins.eval`"),
+        ("torch's own loader", small(&call("torch", "load", "x")), "refers to `torch.load`"),
         (
             "a module's attribute",
             small(&call("torch._utils", "_rebuild_tensor_v2.__globals__", "x")),
-            "names `torch._utils.",
+            "refers to `torch._utils.",
         ),
-        ("a global behind a newline", small(b"c\nos\nsystem\n."), "names"),
+        ("a global behind a newline", small(b"c\nos\nsystem\n."), "refers to"),
         ("an old instance", small(b"(ios\nsystem\n"), "opcode 0x69"),
-        ("a class on the stack", small(b"(cos\nsystem\no"), "names `os.system`"),
+        ("a class on the stack", small(b"(cos\nsystem\no"), "refers to `os.system`"),
         ("an extension code", small(b"\x82\x01"), "opcode 0x82"),
         ("a persistent id as text", small(b"Pid\n"), "opcode 0x50"),
         ("a picklescan evasion: an unknown opcode after the call", small(b"\xff"), "opcode 0xff"),
@@ -221,7 +221,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
                 &[b"}K\x01".to_vec(), tensor(storage("FloatStorage", "0", 4), 0, &[4], &[1]), b"s".to_vec()]
                     .concat(),
             )),
-            "no text",
+            "not text",
         ),
         ("an empty name", of(keys("")), "unusable name"),
         ("a newline in a name", of(keys("a\nb")), "unusable name"),
@@ -288,11 +288,11 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         ("complex128", of(whole("ComplexDoubleStorage", 1, 0, &[1], &[1])), "element type complex128"),
         ("quantized", of(whole("QInt8Storage", 16, 0, &[4], &[1])), "element type qint8"),
-        ("an unknown storage", of(whole("FancyStorage", 4, 0, &[4], &[1])), "names `torch.FancyStorage`"),
+        ("an unknown storage", of(whole("FancyStorage", 4, 0, &[4], &[1])), "refers to `torch.FancyStorage`"),
         ("a tensor to be negated", of(one(lazy)), "conjugated or negated"),
         // The form before zip.
-        ("a pickle that is no torch file", pickle(b"}"), "no legacy torch file"),
-        ("code in the form before zip", pickle(&call("os", "system", "id")), "names `os.system`"),
+        ("a pickle that is no torch file", pickle(b"}"), "not a legacy torch file"),
+        ("code in the form before zip", pickle(&call("os", "system", "id")), "refers to `os.system`"),
     ]
 }
 

@@ -189,7 +189,7 @@ class Sweep:
         self.expect(where, self.inputs(world) == inputs, "what is read has changed")
         again = self.run(world, command.arguments)
         after = digest(world / command.target)
-        there = "exists already" in again.stderr or "is not empty" in again.stderr
+        there = "already exists" in again.stderr or "is not empty" in again.stderr
         self.expect(where, (again.returncode == 0 or there) and after == new, f"the next run: {again.stderr}")
         left = list(world.rglob(".mgpack-*"))
         if "complete but not at its target" in ran.stderr:

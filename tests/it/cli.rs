@@ -197,7 +197,7 @@ fn a_target_that_exists_is_refused_before_the_hub_is_asked() {
         // The hub may not be asked here, and would be the next to be named.
         let ran = world.run(&arguments);
         assert_eq!(ran.code, 1, "{ran:?}");
-        assert!(ran.err.starts_with("error: the target exists already\n"), "{}", ran.err);
+        assert!(ran.err.starts_with("error: the target already exists\n"), "{}", ran.err);
     }
 }
 

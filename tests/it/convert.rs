@@ -564,7 +564,7 @@ fn an_existing_target_is_refused_and_replaced_only_by_force() {
     let before = contents(&world.path("out"));
     let ran = world.run(&args(&["--bf16"], "out"));
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("error: the target exists already\nwhere: out\n"), "{}", ran.err);
+    assert!(ran.err.contains("error: the target already exists\nwhere: out\n"), "{}", ran.err);
     assert!(contents(&world.path("out")) == before, "untouched");
     assert_eq!(world.names(), ["ckpt", "out"]);
     world.good(&args(&["--bf16", "--force"], "out"));

@@ -173,7 +173,7 @@ fn patterns_choose_files() {
     let (world, hub) = (World::new(), hub());
     let none = pull(&hub, &world, &["--include", "*.gguf"]);
     assert_eq!(none.code, 2);
-    assert!(none.err.starts_with("error: `org/model` holds no file that is wanted\n"), "{}", none.err);
+    assert!(none.err.starts_with("error: `org/model` has no file to download\n"), "{}", none.err);
 }
 
 #[test]

@@ -241,7 +241,11 @@ fn what_cannot_be_mapped_says_why() {
     world.good(&["map", "other", "--fp16", "--gpus", "1GiB"]);
     let no_tree = world.run(&["map", "other", "--fp16", "--gpus", "1GiB", "--planner", ACCELERATE]);
     assert_eq!(no_tree.code, 2);
-    assert!(no_tree.err.contains("no tree is known for the class `ZebraForCausalLM`"), "{}", no_tree.err);
+    assert!(
+        no_tree.err.contains("no module tree is known for the class `ZebraForCausalLM`"),
+        "{}",
+        no_tree.err
+    );
     let scheme = world.run(&["map", "other", "--int8", "--planner", ACCELERATE]);
     assert_eq!(scheme.code, 2);
 }

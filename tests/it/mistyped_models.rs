@@ -25,7 +25,7 @@ fn a_mistyped_path_names_both_readings_and_the_likely_one() {
         let ran = online(args);
         assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
         assert!(
-            ran.err.contains("error: `ck/minlm` is no path here and not in the hub's cache"),
+            ran.err.contains("error: `ck/minlm` is neither a path here nor in the hub's cache"),
             "{}",
             ran.err
         );

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::reseal::{self, manifest, sha256};
 use crate::world::{self, World, save, tensor};
-use mgpack::error::{BundleError, ConvertError, Error};
+use mgpack::error::{BundleError, ConvertError, Error, Explain as _, IoError};
 use mgpack::progress::{Progress, Silent, Stage, Stop};
-use mgpack::{Bundle, Explain as _, bundle, release};
+use mgpack::{Bundle, bundle, release};
 use safetensors::Dtype;
 
 /// Puts another folder in the place of the bundle when a stage begins, and removes the bundle or not.
@@ -68,7 +68,7 @@ fn a_bundle_that_is_replaced_while_it_is_checked_has_no_findings_that_never_were
         match bundle::verify(&world.path("tiny-bundle"), quick, &swap, &Stop::new()) {
             Ok(report) => assert!(quick && report.findings.is_empty(), "{:?}", report.findings),
             Err(Error::Bundle(error @ BundleError::Replaced { .. })) => {
-                assert!(!quick && error.help().is_some_and(|help| help.contains("again")));
+                assert!(!quick && error.explain().help.is_some_and(|help| help.contains("again")));
             }
             Err(error) => panic!("{error}"),
         }
@@ -192,7 +192,7 @@ fn a_digest_in_a_manifest_is_one_that_was_computed() {
         named: mgpack::digest::Digest::ZERO,
         found: mgpack::digest::Digest::of(b""),
     };
-    assert!(error.help().unwrap().contains("‹pull()›"));
+    assert!(error.explain().help.unwrap().contains("‹pull()›"));
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_release_names_the_file_that_it_could_not_read() {
         &Stop::new(),
     );
     match made {
-        Err(Error::Bundle(BundleError::Io { path, .. })) => assert_eq!(path, file),
+        Err(Error::Io(IoError { path, .. })) => assert_eq!(path, file),
         other => panic!("{:?}", other.map(|made| made.id)),
     }
     assert_eq!(world.names(), ["tiny-bundle"]);
@@ -331,7 +331,7 @@ fn a_file_that_changes_after_it_was_verified_is_not_released() {
     let file = world.tiny().join("model-00001-of-00002.safetensors");
     let (dir, out) = (world.path("tiny-bundle"), world.path("out"));
     match release::release(&dir, &out, None, &Flip(file.clone()), &Stop::new()) {
-        Err(Error::Bundle(BundleError::Io { path, .. })) => assert_eq!(path, file),
+        Err(Error::Io(IoError { path, .. })) => assert_eq!(path, file),
         other => panic!("{:?}", other.map(|made| made.id)),
     }
     assert_eq!(world.names(), ["tiny-bundle"]);

@@ -186,7 +186,7 @@ fn no_output_goes_over_what_is_read_or_over_a_file_that_mgpack_did_not_make() {
         fs::write(world.path(file), "my own").unwrap();
         let ran = world.run(command);
         assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
-        assert!(ran.err.contains("error: the target exists already\n"), "{}", ran.err);
+        assert!(ran.err.contains("error: the target already exists\n"), "{}", ran.err);
         assert_eq!(fs::read_to_string(world.path(file)).unwrap(), "my own");
         world.good(&[command, &["--force"]].concat());
         let written = fs::read(world.path(file)).unwrap();
@@ -231,7 +231,7 @@ fn targets_of_any_legal_name_are_written() {
         assert_eq!(ran.code, 0, "{name:?}: {}", ran.err);
         assert!(world.path("").join(name).join("mgpack.json").is_file(), "{name:?}");
     }
-    for (name, says) in [(".", "the target exists already"), ("..", "the target "), ("/", "the target ")] {
+    for (name, says) in [(".", "the target already exists"), ("..", "the target "), ("/", "the target ")] {
         let ran = world.run(&["convert", "tiny", "--bf16", "-o", name]);
         assert!(ran.code == 1 || ran.code == 2, "{name}: {ran:?}");
         assert!(ran.err.contains(says), "{name}: {}", ran.err);

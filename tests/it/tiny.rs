@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::world::{self, World};
-use mgpack::error::{Explain, TinyError};
+use mgpack::error::{Error, Explain, OutputError};
 use mgpack::family::{Detected, Family, TowerRole, Variant};
 use mgpack::tiny;
 use safetensors::{Dtype, SafeTensors};
@@ -94,10 +94,10 @@ fn a_folder_that_holds_anything_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     fs::write(temp.path().join("notes.txt"), "mine").unwrap();
     let error = tiny::write(temp.path(), 0).unwrap_err();
-    assert!(matches!(error, TinyError::NotEmpty { .. }));
+    assert!(matches!(error, Error::Output(OutputError::NotEmpty { .. })));
     assert_eq!(error.to_string(), "the folder for the tiny checkpoint is not empty");
-    assert_eq!(error.place().unwrap(), temp.path().display().to_string());
-    assert_eq!(error.help().unwrap(), "name a folder that is empty or does not exist yet");
+    assert_eq!(error.explain().place.unwrap(), temp.path().display().to_string());
+    assert_eq!(error.explain().help.unwrap(), "give a new or an empty folder with ‹output›");
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1, "nothing was written");
 }
 

@@ -146,7 +146,7 @@ fn a_tower_that_would_run_code_is_refused_before_anything_is_written() {
     write(&source.join(AUX).join(AUX_BIN), &torch_zip(&pickle(&code), &[]));
     let ran = world.run(&["convert", "ckpt/MGM-7B", "--int8", "-o", "out"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("the pickle names `os.system`") && ran.err.contains(AUX_BIN), "{}", ran.err);
+    assert!(ran.err.contains("the pickle refers to `os.system`") && ran.err.contains(AUX_BIN), "{}", ran.err);
     assert!(!world.path("out").exists());
     let other = dict(&[("text.w", tensor(storage("FloatStorage", "0", 1), 0, &[1], &[1]))]);
     write(&source.join(AUX).join(AUX_BIN), &torch_zip(&other, &[&[0; 4]]));

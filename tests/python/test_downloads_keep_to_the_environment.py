@@ -182,7 +182,7 @@ def test_a_disk_without_room_is_refused_before_the_first_byte(hub, small_disk):
     free = stat.f_bavail * stat.f_frsize
     assert free < need and done.returncode == 2
     assert "not enough free space for the download" in done.stderr
-    assert f"{need} bytes are still to be fetched, {free} free: {need - free} too few" in done.stderr
+    assert f"{need} bytes are still to be downloaded, {free} free: {need - free} too few" in done.stderr
     assert hub.log == [] and not [path for path in small_disk.rglob("*") if path.is_file()]
     # What is there already needs no room.
     hub.files[BIG] = hub.files[BIG][: (1 << 20) + 500_000]

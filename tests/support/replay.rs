@@ -211,8 +211,8 @@ pub fn differences(vector: &Vector, models: &mut Models<'_>) -> Result<Vec<Strin
     ) {
         (Some(expected), _, Ok(plan)) => compare_maps(vector, expected, &plan, &tree, &sizes, &mut found),
         (None, Some(error), Err(DeviceMapError::Accelerate { exception, .. })) => {
-            if exception.to_string() != error.kind {
-                found.push(format!("expected {} ({}), found {exception}", error.kind, error.message));
+            if format!("{exception:?}") != error.kind {
+                found.push(format!("expected {} ({}), found {exception:?}", error.kind, error.message));
             }
         }
         (_, Some(error), Ok(plan)) => {

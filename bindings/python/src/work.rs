@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-use mgpack::error::{ConvertError, HubError};
+use mgpack::error::IoError;
 use mgpack::progress::{Progress, Stage, Stop};
 use mgpack::{Error, Result};
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -134,7 +134,7 @@ pub(crate) fn run<T: Send>(
         let worker = match started {
             Ok(worker) => worker,
             Err(cause) => {
-                let error = ConvertError::Io { doing: "starting threads", path: Default::default(), cause };
+                let error = IoError::new("starting threads", "", cause);
                 return Ok(Err(error.into()));
             }
         };
@@ -155,9 +155,7 @@ pub(crate) fn run<T: Send>(
     match (raised, outcome) {
         (Some(exception), _) => Err(exception),
         (None, Ok(Ok(value))) => Ok(value),
-        (None, Ok(Err(Error::Convert(ConvertError::Interrupted) | Error::Hub(HubError::Interrupted)))) => {
-            Err(PyKeyboardInterrupt::new_err(()))
-        }
+        (None, Ok(Err(Error::Interrupted { .. }))) => Err(PyKeyboardInterrupt::new_err(())),
         (None, Ok(Err(error))) => Err(errors::to_python(py, &error)),
         (None, Err(_)) => {
             Err(PanicException::new_err("a thread of mgpack panicked; its message is on stderr"))

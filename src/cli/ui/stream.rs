@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, PoisonError};
 
-use mgpack::Explain;
+use mgpack::error::{Explain as _, Explanation};
 use mgpack::legible::is_hidden;
 use serde::Serialize;
 
@@ -118,8 +118,9 @@ pub(crate) fn say_toned(tone: Tone, text: &str) {
 /// Prints an error with where, why and what to do.
 pub(crate) fn complain(error: &mgpack::Error) {
     let mut screen = Screen::for_talk();
-    screen.labelled(Tone::Bad, "error", &error.to_string());
-    for (label, line) in [("where", error.place()), ("  why", error.why()), (" help", error.help())] {
+    let Explanation { what, place, why, help, .. } = error.explain();
+    screen.labelled(Tone::Bad, "error", &what);
+    for (label, line) in [("where", place), ("  why", why), (" help", help)] {
         if let Some(line) = line {
             screen.labelled(Tone::Label, label, &mention::spoken(&line));
         }

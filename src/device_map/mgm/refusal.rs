@@ -173,13 +173,16 @@ mod tests {
             error.to_string(),
             "the model does not fit: 1.00 GiB (1073741824 bytes) are missing on gpu 1"
         );
-        assert_eq!(error.place().unwrap(), "memory table gpu 0 6.00 GiB, gpu 1 6.00 GiB");
+        assert_eq!(error.explain().place.unwrap(), "memory table gpu 0 6.00 GiB, gpu 1 6.00 GiB");
         assert_eq!(
-            error.why().unwrap(),
+            error.explain().why.unwrap(),
             "it takes 13.00 GiB of 12.00 GiB in all; gpu 0 has 6.00 GiB, alone would need 8.00 GiB; \
              gpu 1 has 6.00 GiB, alone would need 7.00 GiB"
         );
-        assert_eq!(error.help().unwrap(), "it fits with ‹scheme=\"int8\"›, or with 1 more GPU of 6.00 GiB");
+        assert_eq!(
+            error.explain().help.unwrap(),
+            "it fits with ‹scheme=\"int8\"›, or with 1 more GPU of 6.00 GiB"
+        );
     }
 
     #[test]

@@ -314,7 +314,7 @@ fn tells_the_whole_story_of_a_file_that_was_cut_off() {
         "error: the data is cut off: 12 bytes are missing\n\
          where: ckpt/model.safetensors\n  \
            why: the header describes 1024 bytes of data, the file holds 1012\n \
-          help: the download may have been cut off: fetch that file again\n"
+          help: the download may have been cut off: download that file again\n"
     );
 }
 

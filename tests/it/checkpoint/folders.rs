@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
 use mgpack::checkpoint::{Checkpoint, SkipReason};
-use mgpack::error::{Change, CheckpointError as E, Error, NodeKind};
+use mgpack::error::{Change, CheckpointError as E, Error, IoError, NodeKind};
 
 use super::kit::*;
 
@@ -150,10 +150,12 @@ fn follows_links_inside_the_folder() {
 fn refuses_links_to_nothing_and_links_in_a_circle() {
     let error = small().link("tokenizer.json", "gone").refused();
     assert!(matches!(&error, E::DanglingLink { target, .. } if target.ends_with("gone")), "{error:?}");
-    let circle =
-        Folder::new().link("model.safetensors", "other").link("other", "model.safetensors").refused();
-    assert!(matches!(&circle, E::Io { action: "open", .. }), "{circle:?}");
-    assert!(std::error::Error::source(&circle).is_some());
+    let circle = Folder::new().link("model.safetensors", "other").link("other", "model.safetensors").open();
+    assert!(
+        matches!(&circle, Err(Error::Io(IoError { path, .. })) if path.ends_with("model.safetensors")),
+        "{circle:?}"
+    );
+    assert!(circle.is_err_and(|error| std::error::Error::source(&error).is_some()));
 }
 
 /// Only where the rights of files bind the one who runs the tests; root reads everything.
@@ -166,9 +168,9 @@ fn refuses_a_file_that_may_not_be_read() {
         println!("not checked: the rights of files do not bind this user");
         return;
     }
-    let error = folder.refused();
+    let error = folder.open();
     assert!(
-        matches!(&error, E::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied),
+        matches!(&error, Err(Error::Io(IoError { source, .. })) if source.kind() == std::io::ErrorKind::PermissionDenied),
         "{error:?}"
     );
 }
@@ -196,7 +198,7 @@ fn refuses_what_is_no_checkpoint() {
     let folder = small();
     let file = checkpoint_error(Checkpoint::open(&folder.path().join("model.safetensors")));
     assert!(matches!(&file, E::NotAFolder { .. }));
-    assert!(mgpack::Explain::help(&file).expect("help").contains("‹inspect(\""));
+    assert!(mgpack::Explain::explain(&file).help.expect("help").contains("‹inspect(\""));
 }
 
 /// First bytes as the programs write them: torch.onnx 2.13, CTranslate2 4, llama.cpp.
@@ -216,7 +218,7 @@ fn names_the_program_whose_weights_it_cannot_read() {
     ] {
         let error = Folder::new().file("config.json", "{}").file(name, bytes).refused();
         assert!(error.to_string().contains(kind), "{name}: {error}");
-        let help = mgpack::Explain::help(&error).expect("help");
+        let help = mgpack::Explain::explain(&error).help.expect("help");
         assert!(help.starts_with("give the checkpoint"), "{name}: {help}");
     }
     let pipeline = Folder::new().file("model_index.json", "{}").file("unet/config.json", "{}").refused();

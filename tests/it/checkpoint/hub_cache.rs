@@ -86,7 +86,7 @@ fn names_the_call_that_fetches_what_is_missing() {
     for (id, revision, line) in cases {
         let error = refused(&hub(&cache), id, revision);
         assert!(matches!(error, CacheError::NotInCache { .. }), "{error:?}");
-        assert_eq!(error.help().as_deref(), Some(line));
+        assert_eq!(error.explain().help.as_deref(), Some(line));
     }
 }
 
@@ -95,7 +95,7 @@ fn does_not_complete_a_shortened_commit() {
     let cache = downloaded();
     let error = refused(&hub(&cache), ID, Some(&COMMIT[..12]));
     assert!(matches!(error, CacheError::NotInCache { .. }));
-    assert!(error.why().expect("a reason").contains("all 40 digits"), "{}", told(&error));
+    assert!(error.explain().why.expect("a reason").contains("all 40 digits"), "{}", told(&error));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn refuses_a_snapshot_whose_download_was_interrupted() {
             matches!(&error, CacheError::IncompleteSnapshot { files, .. } if *files == [file]),
             "{error:?}"
         );
-        assert_eq!(error.help().as_deref(), Some("‹pull(\"YanweiLi/MGM-2B\")›"));
+        assert_eq!(error.explain().help.as_deref(), Some("‹pull(\"YanweiLi/MGM-2B\")›"));
         // By its path, without the name, it is refused as well.
         let opened = Checkpoint::open(&cache.snapshot);
         assert!(matches!(opened, Err(Error::Checkpoint(CheckpointError::DanglingLink { .. }))), "{opened:?}");

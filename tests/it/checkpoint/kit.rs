@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mgpack::Explain;
 use mgpack::checkpoint::Checkpoint;
-use mgpack::error::{CheckpointError, Error, HeaderFault};
+use mgpack::error::{CheckpointError, Error, Explain, Explanation, HeaderFault};
 use tempfile::TempDir;
 
 /// A folder with files in it.
@@ -102,7 +101,8 @@ pub(crate) fn header_fault(bytes: &[u8]) -> HeaderFault {
 /// An error as the user sees it.
 pub(crate) fn told(error: &(impl Explain + ?Sized)) -> String {
     let mut text = format!("error: {error}\n");
-    for (label, line) in [("where", error.place()), ("  why", error.why()), (" help", error.help())] {
+    let Explanation { place, why, help, .. } = error.explain();
+    for (label, line) in [("where", place), ("  why", why), (" help", help)] {
         if let Some(line) = line {
             text.push_str(&format!("{label}: {line}\n"));
         }
@@ -116,7 +116,8 @@ pub(crate) fn assert_well_told(error: &(impl Explain + ?Sized)) {
     assert!(!first.ends_with('.') && !first.contains('\n') && !first.is_empty(), "{first:?}");
     let start = first.chars().next().expect("text");
     assert!(!start.is_uppercase(), "{first:?}");
-    for line in [error.place(), error.why(), error.help()].into_iter().flatten() {
+    let Explanation { place, why, help, .. } = error.explain();
+    for line in [place, why, help].into_iter().flatten() {
         assert!(!line.is_empty() && !line.chars().any(char::is_control), "{line:?}");
     }
 }

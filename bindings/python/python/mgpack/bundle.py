@@ -171,7 +171,7 @@ def verify(
     id: the id that the bundle must have, as `convert` and `release` returned it: `sha256:` and 64 digits.
     threads: how many; None and -1 are one for each core.
 
-    Raises `BundleError` where there is no manifest to compare with, or where the system cannot read a file.
+    Raises `BundleError` where there is no manifest to compare with, or `FileError` where the system cannot read a file.
     """
     path = arguments.path("path", path)
     full = arguments.flag("full", full)

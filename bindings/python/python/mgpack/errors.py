@@ -94,11 +94,19 @@ class ConversionError(Error):
 
 
 class DeviceMapError(Error):
-    """The model does not fit on the devices. `why` tells the shortfall."""
+    """The model does not fit on the devices. `why` has the shortfall."""
+
+
+class FileError(Error, OSError):
+    """The system could not read or write a file, or start a thread. `errno` is its number, or None."""
+
+    def __init__(self, message: str, *, errno: int | None = None, **lines: str | None) -> None:
+        super().__init__(message, **lines)
+        self.errno = errno
 
 
 class HubError(Error):
-    """The Hugging Face hub did not give what was asked for. What was downloaded stays."""
+    """The Hugging Face hub did not send what was asked for. What was downloaded stays."""
 
 
 class VersionError(Error):
