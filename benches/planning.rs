@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use mgpack::device_map::MemoryTable;
 use mgpack::family::{Family, Variant};
-use mgpack::map::{Model, Planner, Storage};
+use mgpack::map::{Model, Planner};
 use mgpack::modules::MapRequest;
 use mgpack::plan::Precision;
+use mgpack::plan::WeightOptions;
 
 const RUNS: usize = 21;
 
@@ -18,12 +19,12 @@ fn main() {
     println!("{:<10} {:<5} {:>22} {:>22}", "family", "", "mgm (median, worst)", "accelerate-0.25");
     for family in Family::all() {
         for (word, precision) in [("fp16", Precision::Fp16), ("int8", Precision::Int8)] {
-            let storage = Storage { precision, layout: None, ignore: Vec::new() };
+            let weights = WeightOptions { precision, layout: None, ignore: Vec::new() };
             let run = |planner| {
                 let mut times: Vec<Duration> = (0..RUNS)
                     .map(|_| {
                         let start = Instant::now();
-                        let model = Model::of_family(family, Variant::Plain, &storage).unwrap();
+                        let model = Model::of_family(family, Variant::Plain, &weights).unwrap();
                         std::hint::black_box(model.map(planner, &request).unwrap());
                         start.elapsed()
                     })

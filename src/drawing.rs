@@ -186,7 +186,8 @@ mod tests {
     use super::*;
     use crate::device::MemoryTable;
     use crate::modules::{MapRequest, ModelModules};
-    use crate::plan::{Plan, Precision, Recipe};
+    use crate::plan::{Plan, Precision, Recipe, WeightOptions};
+    use crate::subject::Subject;
 
     #[test]
     fn widths_are_in_the_ratio_of_bytes_and_names_are_escaped() {
@@ -200,9 +201,10 @@ mod tests {
             view: None,
         };
         let tensors = [tensor("model.embed_tokens.weight", 512), tensor("<b>&.weight", 1024)];
-        let recipe = Recipe::choose(Precision::Fp16, None, &[], 1 << 40, None).unwrap();
+        let options = WeightOptions { precision: Precision::Fp16, ..WeightOptions::default() };
+        let recipe = Recipe::choose(&options, 1 << 40, None).unwrap();
         let plan = Plan::new(&tensors, &recipe).unwrap();
-        let modules = ModelModules::of_plan(&plan, &[], &serde_json::Value::Null, None);
+        let modules = ModelModules::of_plan(&plan, &[], &Subject::of(serde_json::Value::Null));
         let request = MapRequest {
             memory: vec![MemoryTable::parse("8GiB").unwrap()],
             reserve: 1 << 30,

@@ -1,27 +1,27 @@
 //! mgpack converts MiniGemini and other Hugging Face checkpoints into sealed, self-contained bundles.
 //!
-//! A conversion in one line: [`locate`] finds a [`checkpoint`] and its towers, [`family`] tells what is known
+//! A conversion in one line: [`locate`] finds a [`checkpoint`] and its towers, [`subject`] is what is known
 //! of the model, [`plan`] decides every tensor's fate and offset, [`device_map`] places the modules, and
 //! [`convert`] reads, transforms, hashes and writes. The [`manifest`] seals the result, and [`bundle`] checks
 //! every byte against it.
 //!
 //! Imports point down only: `cli` → [`verbs`] → tasks (`convert`, `map`, `bundle`, `load`, `report`, `release`,
 //! `doctor`, `hub`) → steps (`locate`, `plan`, `modules`, `device_map`, `devices`, `drawing`, `shard`, `manifest`, `archive`,
-//! `environment`) → parts (`checkpoint`, `family`, `scheme`, `kernels`, `tiny`, `torch_zip`, `python`, `transformers`,
-//! `architectures`) → `error` → words (`tensor`, `structure`, `digest`, `device`, `disk`, `json_text`,
+//! `environment`) → parts (`checkpoint`, `family`, `scheme`, `kernels`, `tiny`, `torch_zip`, `python`,
+//! `subject`) → `error` → words (`tensor`, `structure`, `config`, `digest`, `device`, `disk`, `json_text`,
 //! `legible`, `size`, `progress`, `program`, `mention`, `names`, `regular`, `beneath`).
 
 // The command is written as any program that uses this library: `mgpack::convert`, not `crate::convert`.
 #[cfg(feature = "cli")]
 extern crate self as mgpack;
 
-pub mod architectures;
 mod archive;
 mod beneath;
 pub mod bundle;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+mod config;
 pub mod convert;
 pub mod device;
 pub mod device_map;
@@ -59,11 +59,11 @@ pub mod scheme;
 pub mod shard;
 pub mod size;
 pub mod structure;
+pub mod subject;
 pub mod tensor;
 pub mod threads;
 pub mod tiny;
 mod torch_zip;
-mod transformers;
 pub mod verbs;
 
 pub use bundle::Bundle;

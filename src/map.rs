@@ -17,15 +17,15 @@ use crate::device_map::{
 };
 use crate::digest::Digest;
 use crate::error::{BundleError, CheckpointError, DeviceMapError, Error, LocateError, PlanError, Result};
-use crate::family::{self, Detected, Family, Match, Variant};
+use crate::family::{self, Family, Variant};
 use crate::locate::{self, Places};
 use crate::manifest::Manifest;
 use crate::modules::{MapRequest, ModelModules};
-use crate::plan::{self, DEFAULT_MAX_SHARD_LEN, Plan, Precision, Recipe};
+use crate::plan::{DEFAULT_MAX_SHARD_LEN, Plan, Prepared, WeightOptions};
 use crate::scheme::{Layout, Scheme};
 use crate::structure::{Role, role_of};
+use crate::subject::Subject;
 use crate::tensor::TensorName;
-use crate::transformers;
 
 /// Part of its memory that transformers 4.36.2 leaves accelerate on every device with bitsandbytes.
 const BNB_SHARE: f64 = 0.90;
@@ -42,24 +42,6 @@ pub enum Planner {
     #[serde(rename = "accelerate-0.25-sequential")]
     #[cfg_attr(feature = "cli", value(name = "accelerate-0.25-sequential"))]
     Accelerate,
-}
-
-/// How a checkpoint or a family would be stored.
-#[derive(Clone, Debug)]
-pub struct Storage {
-    /// `--int8`, `--fp16`, …
-    pub precision: Precision,
-    /// `--format`.
-    pub layout: Option<Layout>,
-    /// `--ignore`.
-    pub ignore: Vec<String>,
-}
-
-impl Default for Storage {
-    /// int8, in the layout that goes with the model.
-    fn default() -> Self {
-        Self { precision: Precision::Int8, layout: None, ignore: Vec::new() }
-    }
 }
 
 /// What a loader leaves room for; what it leaves open is as in the bundle's first map.
@@ -86,8 +68,7 @@ pub struct Model {
     pub scheme: Scheme,
     /// The maps that a bundle has already.
     pub profiles: Vec<Profile>,
-    config: Value,
-    is_mgm: bool,
+    subject: Subject,
     modules: ModelModules,
     int8: Option<ModelModules>,
 }
@@ -104,30 +85,30 @@ pub struct Planned {
 
 impl Model {
     /// The model that `name` means: a bundle's or a checkpoint's folder, an alias of a family or a hub id. An
-    /// alias never needs files. `storage` is for what is no bundle yet.
+    /// alias never needs files. `weights` is for what is no bundle yet.
     ///
     /// # Errors
-    /// [`DeviceMapError::NoScheme`] without a storage; whatever opening and planning report.
-    pub fn find(name: &str, storage: Option<&Storage>, places: &Places) -> Result<Self> {
+    /// [`DeviceMapError::NoScheme`] without options for the weights; whatever opening and planning report.
+    pub fn find(name: &str, weights: Option<&WeightOptions>, places: &Places) -> Result<Self> {
         let path = Path::new(name);
         if bundle::is_at(path)? {
             return Self::of_bundle(path);
         }
-        let storage = storage.ok_or_else(|| DeviceMapError::NoScheme { model: name.to_owned() })?;
+        let weights = weights.ok_or_else(|| DeviceMapError::NoScheme { model: name.to_owned() })?;
         let is_there = locate::is_there(path)?;
         if !is_there && !name.contains('/') {
             if locate::is_tiny(name) {
                 return Err(LocateError::BuiltIn.into());
             }
             let (family, variant) = Family::by_alias(name)?;
-            return Self::of_family(family, variant, storage);
+            return Self::of_family(family, variant, weights);
         }
         let dir = match (locate::checkpoint(name, places), Family::by_hub_id(name)) {
             (Ok(located), _) => located.dir,
-            (Err(_), Some((family, variant))) => return Self::of_family(family, variant, storage),
+            (Err(_), Some((family, variant))) => return Self::of_family(family, variant, weights),
             (Err(error), None) => return Err(error),
         };
-        Self::of_checkpoint(&dir, storage, places)
+        Self::of_checkpoint(&dir, weights, places)
     }
 
     /// A bundle, by its manifest and config.json. Its other files are not looked at.
@@ -136,14 +117,13 @@ impl Model {
     /// [`BundleError`] where it is none, [`BundleError::Digest`] where config.json is not the one that was sealed.
     pub fn of_bundle(dir: &Path) -> Result<Self> {
         let (manifest, _) = bundle::read_manifest(dir)?;
-        let config = sealed_config(dir, &manifest)?;
+        let subject = Subject::of(sealed_config(dir, &manifest)?);
         Ok(Self {
-            modules: ModelModules::of_manifest(&manifest, &config),
-            is_mgm: manifest.model.variant.is_some(),
+            modules: ModelModules::of_manifest(&manifest, &subject),
             name: manifest.model.name.into(),
             scheme: manifest.scheme.name,
             profiles: manifest.device_maps,
-            config,
+            subject,
             int8: None,
         })
     }
@@ -151,98 +131,65 @@ impl Model {
     /// A published checkpoint of MGM, by what is known of it.
     ///
     /// # Errors
-    /// [`PlanError`] where the storage does not go with the family.
-    pub fn of_family(family: &'static Family, variant: Variant, storage: &Storage) -> Result<Self> {
+    /// [`PlanError`] where the scheme does not go with the family.
+    pub fn of_family(family: &'static Family, variant: Variant, weights: &WeightOptions) -> Result<Self> {
         let stem = family.checkpoint(variant).map(|published| published.bundle_stem.to_string());
-        let found = Match { family, variant, differences: Vec::new() };
         let towers: Vec<_> =
             family.towers.iter().map(|tower| (tower.module.clone(), tower.bytes())).collect();
-        let config = family.config(variant);
-        let tensors = tensors_of_tree(&config, true)?;
-        Self::plan(
-            stem.unwrap_or_else(|| family.name.to_string()),
-            &tensors,
-            Some(&found),
-            &towers,
-            config,
-            storage,
-        )
+        let subject = Subject::of(family.config(variant));
+        let tensors = tensors_of_tree(&subject)?;
+        let stem = stem.unwrap_or_else(|| family.name.to_string());
+        let prepared = Prepared::of(subject, &tensors, |_| false, weights, DEFAULT_MAX_SHARD_LEN)?;
+        Ok(Self::planned(&stem, prepared, &tensors, &towers))
     }
 
     /// A checkpoint's folder: by its headers, or by its config.json alone where it has no weights.
     ///
     /// # Errors
     /// [`CheckpointError`]; [`DeviceMapError::NoTree`] without weights of a class that has no tree.
-    pub fn of_checkpoint(dir: &Path, storage: &Storage, places: &Places) -> Result<Self> {
+    pub fn of_checkpoint(dir: &Path, weights: &WeightOptions, places: &Places) -> Result<Self> {
         let checkpoint = match Checkpoint::open(dir) {
             Err(Error::Checkpoint(
                 CheckpointError::NoWeights { .. } | CheckpointError::OtherWeights { .. },
             )) => None,
             opened => Some(opened?),
         };
-        let config = checkpoint::config_of(dir)?;
-        if let Some(checkpoint) = &checkpoint {
-            plan::check_stored(checkpoint.tensors())?;
-        }
-        if let Some(method) = transformers::quantization_of(&config) {
-            return Err(PlanError::AlreadyQuantized { method }.into());
-        }
-        let found = match Family::detect(&config) {
-            Detected::Mgm(found) => Some(found),
-            Detected::Generic => None,
-        };
+        let subject = Subject::of(checkpoint::config_of(dir)?);
         let tower_bytes = |tower: &family::Tower| {
-            let configured = config.get(&tower.config_key).and_then(Value::as_str);
+            let configured = subject.config().get(&tower.config_key).and_then(Value::as_str);
             let located = locate::tower(tower, configured, dir, places).ok();
             let counted = located.and_then(|located| locate::tower_len(tower, &located.dir).ok());
             (tower.module.clone(), counted.unwrap_or_else(|| tower.bytes()))
         };
-        let towers: Vec<_> = found.iter().flat_map(|found| &found.family.towers).map(tower_bytes).collect();
+        let towers: Vec<_> =
+            subject.family().iter().flat_map(|family| &family.towers).map(tower_bytes).collect();
         let built;
         let tensors = match &checkpoint {
             Some(checkpoint) => checkpoint.tensors(),
             None => {
-                built = tensors_of_tree(&config, found.is_some())?;
+                built = tensors_of_tree(&subject)?;
                 &built
             }
         };
         let name =
             dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
-        Self::plan(
-            name.unwrap_or_else(|| "model".to_owned()),
-            tensors,
-            found.as_ref(),
-            &towers,
-            config,
-            storage,
-        )
+        let has_file =
+            |path: &str| checkpoint.iter().flat_map(Checkpoint::side_files).any(|file| file.path == path);
+        let prepared = Prepared::of(subject, tensors, has_file, weights, DEFAULT_MAX_SHARD_LEN)?;
+        Ok(Self::planned(name.as_deref().unwrap_or("model"), prepared, tensors, &towers))
     }
 
-    fn plan(
-        stem: String,
-        tensors: &[SourceTensor],
-        found: Option<&Match>,
-        towers: &[(String, u64)],
-        config: Value,
-        storage: &Storage,
-    ) -> Result<Self> {
-        let plan = |precision, layout| {
-            let family = found.map(|found| found.family);
-            let recipe = Recipe::choose(precision, layout, &storage.ignore, DEFAULT_MAX_SHARD_LEN, family)?;
-            Plan::new(tensors, &recipe)
-        };
-        let modules = |plan: &Plan| ModelModules::of_plan(plan, towers, &config, found);
-        let of_user = plan(storage.precision, storage.layout)?;
-        let int8 = (!of_user.scheme.is_quantized()).then(|| plan(Precision::Int8, None).ok()).flatten();
-        Ok(Self {
-            name: format!("{stem}-{}", of_user.scheme.suffix()),
-            scheme: of_user.scheme,
+    fn planned(stem: &str, prepared: Prepared, tensors: &[SourceTensor], towers: &[(String, u64)]) -> Self {
+        let modules = |plan: &Plan| ModelModules::of_plan(plan, towers, &prepared.subject);
+        let scheme = prepared.plan.scheme;
+        Self {
+            name: format!("{stem}-{}", scheme.suffix()),
+            scheme,
             profiles: Vec::new(),
-            is_mgm: found.is_some(),
-            modules: modules(&of_user),
-            int8: int8.as_ref().map(modules),
-            config,
-        })
+            modules: modules(&prepared.plan),
+            int8: prepared.int8(tensors).as_ref().map(modules),
+            subject: prepared.subject,
+        }
     }
 
     /// Plans a map for every memory table of the request.
@@ -289,8 +236,9 @@ impl Model {
 
     /// What accelerate 0.25.0 answers when transformers 4.36.2 loads the model with `device_map="sequential"`.
     fn map_by_accelerate(&self, table: &MemoryTable) -> Result<Planned> {
-        let vision = if self.is_mgm { Vision::AsLoaded } else { Vision::None };
-        let tree = device_map::tree_of_config(&self.config, vision)?;
+        let is_mgm = self.subject.mgm().is_some();
+        let vision = if is_mgm { Vision::AsLoaded } else { Vision::None };
+        let tree = device_map::tree_of_config(self.subject.config(), vision)?;
         let mut memory = MaxMemory::from(table);
         let sizing = match self.scheme.layout() {
             None => Sizing::at_most(16),
@@ -308,7 +256,7 @@ impl Model {
         };
         let map = device_map::plan_accelerate(&tree, &sizing, &memory, &device_map::no_split_classes(&tree))?;
         let is_tied = !tree.tied.is_empty();
-        let broken = if self.is_mgm { device_map::broken_rules(&map.map, is_tied) } else { Vec::new() };
+        let broken = if is_mgm { device_map::broken_rules(&map.map, is_tied) } else { Vec::new() };
         let memory = ProfileMemory::of_table(table.clone(), true);
         Ok(Planned { profile: Profile::new(map, memory), broken })
     }
@@ -327,8 +275,9 @@ fn sealed_config(dir: &Path, manifest: &Manifest) -> Result<Value> {
 }
 
 /// The tensors that a checkpoint of the model has, towers apart. They lie in no file.
-fn tensors_of_tree(config: &Value, is_mgm: bool) -> Result<Vec<SourceTensor>> {
-    let tree = device_map::tree_of_config(config, if is_mgm { Vision::Full } else { Vision::None })?;
+fn tensors_of_tree(subject: &Subject) -> Result<Vec<SourceTensor>> {
+    let vision = if subject.mgm().is_some() { Vision::Full } else { Vision::None };
+    let tree = device_map::tree_of_config(subject.config(), vision)?;
     let is_stored = |tensor: &&device_map::TreeTensor| {
         matches!(tensor.kind, TensorKind::Param { .. } | TensorKind::Buffer { persistent: true })
             && role_of(&tensor.name) != Role::Tower

@@ -4,7 +4,6 @@
 //! the placing to `device_map`. Carries out formats/bundle.md, "Device map".
 
 use indexmap::IndexMap;
-use serde_json::Value;
 
 use crate::device::{Device, MemoryTable};
 use crate::device_map::{
@@ -12,13 +11,13 @@ use crate::device_map::{
     Module, Profile, ProfileMemory, Request, Reserves, TensorKind, Vision, Workload,
 };
 use crate::error::{DeviceMapError, Result};
-use crate::family::{Match, Variant};
+use crate::family::Variant;
 use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::scheme::Scheme;
 use crate::structure::{Role, role_of, role_of_module};
+use crate::subject::Subject;
 use crate::tensor::byte_len;
-use crate::transformers;
 
 /// What the user asks of a device map.
 #[derive(Clone, Debug)]
@@ -59,27 +58,27 @@ pub struct ModelModules {
     tied_head: bool,
     /// `None` for language models.
     variant: Option<Variant>,
-    /// `None` where config.json does not tell the heads.
+    /// `None` where config.json does not have the heads.
     decoder: Option<Decoder>,
     /// What the versions that the bundle names select.
     attention: Attention,
-    /// Positions of the model, where config.json tells them.
+    /// Positions of the model, where config.json has them.
     positions: Option<u64>,
 }
 
 impl ModelModules {
     /// Those of a bundle that is planned. `towers`: module and bytes of each tower that lies beside the shards.
-    pub fn of_plan(plan: &Plan, towers: &[(String, u64)], config: &Value, found: Option<&Match>) -> Self {
+    pub fn of_plan(plan: &Plan, towers: &[(String, u64)], subject: &Subject) -> Self {
         let tensors = plan.tensors.iter().map(|tensor| {
             let bytes: u64 = tensor.outputs.iter().map(|output| output.byte_len).sum();
             (tensor.name.as_str(), bytes)
         });
-        let torch = found.and_then(|found| Some(found.family.requirement("torch")?.pin.as_str()));
-        Self::new(tensors, towers, config, found.map(|found| found.variant), torch, plan.scheme)
+        let torch = subject.family().and_then(|family| Some(family.requirement("torch")?.pin.as_str()));
+        Self::new(tensors, towers, subject, torch, plan.scheme)
     }
 
-    /// Those of a finished bundle. `config`: its config.json.
-    pub fn of_manifest(manifest: &Manifest, config: &Value) -> Self {
+    /// Those of a finished bundle. `subject`: what its config.json says it is.
+    pub fn of_manifest(manifest: &Manifest, subject: &Subject) -> Self {
         let tensors = manifest
             .tensors
             .iter()
@@ -93,34 +92,32 @@ impl ModelModules {
             .collect();
         let torch = manifest.requirements.iter().find(|required| required.package == "torch");
         let torch = torch.map(|required| required.pin.as_str());
-        Self::new(tensors, &towers, config, manifest.model.variant, torch, manifest.scheme.name)
+        Self::new(tensors, &towers, subject, torch, manifest.scheme.name)
     }
 
     fn new<'a>(
         tensors: impl Iterator<Item = (&'a str, u64)>,
         towers: &[(String, u64)],
-        config: &Value,
-        variant: Option<Variant>,
+        subject: &Subject,
         torch: Option<&str>,
         scheme: Scheme,
     ) -> Self {
-        let model_type = config.get("model_type").and_then(Value::as_str);
         let mut sizes: IndexMap<String, (Role, u64)> = IndexMap::new();
         for (name, bytes) in tensors {
             let role = role_of(name);
-            let entry = sizes.entry(key_of(name, model_type)).or_insert((role, 0));
+            let entry = sizes.entry(subject.key_of(name)).or_insert((role, 0));
             entry.1 = entry.1.saturating_add(bytes);
         }
         for (module, bytes) in towers {
             let entry = sizes.entry(module.clone()).or_insert((Role::Tower, 0));
             entry.1 = entry.1.max(*bytes);
         }
-        for (name, bytes) in buffers(config, variant) {
-            if let Some(entry) = sizes.get_mut(&key_of(&name, model_type)) {
+        for (name, bytes) in buffers(subject) {
+            if let Some(entry) = sizes.get_mut(&subject.key_of(&name)) {
                 entry.1 = entry.1.saturating_add(bytes);
             }
         }
-        let tied_head = is_tied(config);
+        let tied_head = subject.ties_head();
         if tied_head && !sizes.keys().any(|name| role_of_module(name) == Role::Head) {
             sizes.insert("lm_head".to_owned(), (Role::Head, 0));
         }
@@ -132,15 +129,15 @@ impl ModelModules {
         }
         sizes.sort_by(|a, b, c, d| b.0.cmp(&d.0).then_with(|| crate::structure::natural(a, c)));
         let modules = sizes.into_iter().map(|(name, (role, bytes))| Module { name, bytes, role }).collect();
-        let decoder = Decoder::of_config(config, variant.is_some(), scheme.is_quantized());
+        let decoder = Decoder::of(subject, scheme.is_quantized());
+        let variant = subject.mgm().map(|found| found.variant);
         let attention = match (variant, torch, decoder) {
             (Some(_), Some(torch), _) => Attention::selected_by(torch),
             // transformers 5 needs a torch that has sdpa; not every class takes it.
             (None, _, Some(Decoder { classes: Classes::Other, .. })) => Attention::Eager,
             _ => Attention::Sdpa,
         };
-        let of_text = config.get("text_config").filter(|part| part.is_object()).unwrap_or(config);
-        let positions = of_text.get("max_position_embeddings").and_then(Value::as_u64);
+        let positions = subject.number("max_position_embeddings");
         Self { modules, tied_head, variant, decoder, attention, positions }
     }
 
@@ -239,79 +236,12 @@ impl ModelModules {
     }
 }
 
-/// The key in a device map that a tensor of a checkpoint falls under, by the names of the class that loads it.
-pub(crate) fn key_of(tensor: &str, model_type: Option<&str>) -> String {
-    let unit = unit_of(tensor, role_of(tensor));
-    transformers::name_in_class(&unit, model_type).into_owned()
-}
-
-/// The part of a model that stands on one device as a whole and that a tensor is of.
-fn unit_of(name: &str, role: Role) -> String {
-    let through = |stop: &dyn Fn(&str) -> bool, extra: usize| {
-        let mut parts = Vec::new();
-        let mut left = None;
-        for part in name.split('.') {
-            parts.push(part);
-            left = match left {
-                Some(1) => return parts.join("."),
-                Some(more) => Some(more - 1),
-                None if stop(part) && extra == 0 => return parts.join("."),
-                None if stop(part) => Some(extra),
-                None => None,
-            };
-        }
-        name.rsplit_once('.').map_or(name, |(module, _)| module).to_owned()
-    };
-    match role {
-        Role::Layer(_) => through(&|part| matches!(part, "layers" | "layer" | "h" | "blocks" | "block"), 1),
-        Role::Uni => through(&|part| part.starts_with("vlm_uni") || part.starts_with("vision_fpn"), 0),
-        Role::Projector => through(&|part| part.ends_with("projector"), 0),
-        Role::Tower => through(&|part| part.starts_with("vis") || part.starts_with("image"), 0),
-        Role::Embedding | Role::Final | Role::Head => {
-            name.rsplit_once('.').map_or(name, |(module, _)| module).to_owned()
-        }
-    }
-}
-
-fn is_tied(config: &Value) -> bool {
-    config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or_else(|| {
-        // Gemma's configurations leave the key out, and its class ties.
-        config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .is_some_and(|model_type| model_type.contains("gemma"))
-    })
-}
-
 /// The buffers that MGM's classes make at load and no checkpoint holds: the rotary caches of every layer. Those
 /// of other models depend on the version of transformers that loads them, and recent ones have next to none.
-fn buffers(config: &Value, variant: Option<Variant>) -> Vec<(String, u64)> {
-    let tree = variant.and_then(|_| device_map::tree_of_config(config, Vision::AsLoaded).ok());
+fn buffers(subject: &Subject) -> Vec<(String, u64)> {
+    let tree =
+        subject.mgm().and_then(|_| device_map::tree_of_config(subject.config(), Vision::AsLoaded).ok());
     let made = tree.into_iter().flat_map(|tree| tree.tensors);
     let made = made.filter(|tensor| tensor.kind == TensorKind::Buffer { persistent: false });
     made.filter_map(|tensor| Some((tensor.name, byte_len(tensor.dtype, &tensor.shape)?))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tensors_fall_under_the_keys_that_loaders_know() {
-        for (name, unit) in [
-            ("model.layers.11.mlp.up_proj.weight", "model.layers.11"),
-            ("transformer.h.3.attn.c_attn.weight", "transformer.h.3"),
-            ("model.embed_tokens.weight", "model.embed_tokens"),
-            ("model.norm.weight", "model.norm"),
-            ("lm_head.weight", "lm_head"),
-            ("model.mm_projector.2.bias", "model.mm_projector"),
-            ("model.vlm_uni_aux_projector.0.weight", "model.vlm_uni_aux_projector"),
-            ("model.vision_tower.vision_tower.vision_model.post_layernorm.bias", "model.vision_tower"),
-            ("model.vision_tower_aux.vision_stem.0.weight", "model.vision_tower_aux"),
-            ("model.visual.blocks.3.mlp.fc1.weight", "model.visual"),
-            ("weight", "weight"),
-        ] {
-            assert_eq!(unit_of(name, role_of(name)), unit, "{name}");
-        }
-    }
 }

@@ -118,6 +118,27 @@ fn is_tower(name: &str) -> bool {
     })
 }
 
+/// The part of a model that lies on one device as a whole and that a tensor is of: a decoder layer, a tower, a projector,
+/// and for the rest the tensor's module. The beginning of `tensor`.
+pub(crate) fn unit_of(tensor: &str) -> &str {
+    let is_last: fn(&str, &str) -> bool = match role_of(tensor) {
+        Role::Layer(_) => |before, part| is_layer_list(before) && number::<u32>(part).is_some(),
+        Role::Uni => |_, part| part.starts_with("vlm_uni") || part.starts_with("vision_fpn"),
+        Role::Projector => |_, part| part.ends_with("projector"),
+        Role::Tower => |_, part| part.starts_with("vis") || part.starts_with("image"),
+        Role::Embedding | Role::Final | Role::Head => |_, _| false,
+    };
+    let (mut end, mut before) = (0, "");
+    for part in tensor.split('.') {
+        end += part.len();
+        if is_last(before, part) {
+            return tensor.get(..end).unwrap_or(tensor);
+        }
+        (end, before) = (end + 1, part);
+    }
+    tensor.rsplit_once('.').map_or(tensor, |(module, _)| module)
+}
+
 /// Orders tensor names as a forward pass meets them: by role, then with numbers compared as numbers.
 pub fn layer_order(a: &str, b: &str) -> Ordering {
     role_of(a).cmp(&role_of(b)).then_with(|| natural(a, b))
@@ -263,6 +284,26 @@ mod tests {
         ] {
             assert_eq!(role_of_module(module), role, "{module}");
             assert_eq!(role_of(&format!("{module}.weight")), role, "{module}");
+        }
+    }
+
+    #[test]
+    fn tensors_fall_under_the_keys_that_loaders_have() {
+        for (name, unit) in [
+            ("model.layers.11.mlp.up_proj.weight", "model.layers.11"),
+            ("transformer.h.3.attn.c_attn.weight", "transformer.h.3"),
+            ("model.embed_tokens.weight", "model.embed_tokens"),
+            ("model.norm.weight", "model.norm"),
+            ("lm_head.weight", "lm_head"),
+            ("model.mm_projector.2.bias", "model.mm_projector"),
+            ("model.vlm_uni_aux_projector.0.weight", "model.vlm_uni_aux_projector"),
+            ("model.vision_tower.vision_tower.vision_model.post_layernorm.bias", "model.vision_tower"),
+            ("model.vision_tower_aux.vision_stem.0.weight", "model.vision_tower_aux"),
+            ("model.visual.blocks.3.mlp.fc1.weight", "model.visual"),
+            ("model.layers.11", "model.layers.11"),
+            ("weight", "weight"),
+        ] {
+            assert_eq!(unit_of(name), unit, "{name}");
         }
     }
 

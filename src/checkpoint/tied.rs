@@ -6,9 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use super::{Notice, SourceTensor};
+use crate::config;
 use crate::structure::{Role, role_of};
 
 /// Takes tied heads out of `tensors` and tells of what is shared. `config`: the text of config.json.
@@ -23,7 +22,7 @@ pub(super) fn resolve(tensors: &mut Vec<SourceTensor>, config: Option<&str>) -> 
     }
     let mut groups: Vec<Vec<usize>> = groups.into_values().filter(|group| group.len() > 1).collect();
     groups.sort();
-    let may_tie = config.is_some_and(ties);
+    let may_tie = config.is_some_and(may_tie);
     let mut left_out = Vec::new();
     let mut shared: Option<Notice> = None;
     for mut group in groups {
@@ -61,8 +60,6 @@ pub(super) fn resolve(tensors: &mut Vec<SourceTensor>, config: Option<&str>) -> 
 
 /// Whether the class that loads this configuration may tie its head. A file whose head is its embedding was
 /// written by a tied model; only a configuration that says otherwise makes a loader expect both.
-fn ties(config: &str) -> bool {
-    let Ok(config) = serde_json::from_str::<Value>(config) else { return false };
-    let told = ["/tie_word_embeddings", "/text_config/tie_word_embeddings"];
-    !told.iter().filter_map(|key| config.pointer(key)).any(|told| told == &Value::Bool(false))
+fn may_tie(config: &str) -> bool {
+    serde_json::from_str(config).is_ok_and(|config| config::ties_head(&config) != Some(false))
 }

@@ -9,8 +9,8 @@ use mgpack::convert::DEFAULT_MAX_MEMORY;
 use mgpack::device_map::{Attention, parse_size};
 use mgpack::digest::Digest;
 use mgpack::kernels::Isa;
-use mgpack::map::{Planner, Storage};
-use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
+use mgpack::map::Planner;
+use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision, WeightOptions};
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
 use mgpack::verbs::words::{self, Gpus, Room, named_isa};
 
@@ -171,7 +171,7 @@ pub(crate) struct RecipeArgs {
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: String,
     #[command(flatten)]
-    pub(crate) storage: StorageArgs,
+    pub(crate) weights: WeightArgs,
     /// How to handle values that overflow the output type
     #[arg(long, help_heading = QUANTIZATION, value_enum, default_value_t = OnOverflow::Error)]
     pub(crate) on_overflow: OnOverflow,
@@ -206,7 +206,7 @@ pub(crate) struct RecipeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = QUANTIZATION)]
 #[command(group = clap::ArgGroup::new("precision").multiple(true))]
-pub(crate) struct StorageArgs {
+pub(crate) struct WeightArgs {
     /// Quantize the linear layers of the decoder to 8-bit integers
     #[arg(long, group = "precision")]
     pub(crate) int8: bool,
@@ -227,21 +227,21 @@ pub(crate) struct StorageArgs {
     pub(crate) ignore: Vec<String>,
 }
 
-impl StorageArgs {
+impl WeightArgs {
     /// Whether any precision was given.
     pub(crate) fn is_given(&self) -> bool {
         self.int8 || self.fp16 || self.bf16 || self.scheme.is_some()
     }
 
-    /// The choice for the library; int8 where only --format tells it.
-    pub(crate) fn chosen(&self) -> Storage {
+    /// The choice for the library; int8 where only --format is given.
+    pub(crate) fn chosen(&self) -> WeightOptions {
         let precision = match self.scheme {
             Some(scheme) => Precision::Scheme(scheme),
             None if self.fp16 => Precision::Fp16,
             None if self.bf16 => Precision::Bf16,
             None => Precision::Int8,
         };
-        Storage { precision, layout: self.format, ignore: self.ignore.clone() }
+        WeightOptions { precision, layout: self.format, ignore: self.ignore.clone() }
     }
 }
 
@@ -289,7 +289,7 @@ pub(crate) struct MapArgs {
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) model: String,
     #[command(flatten)]
-    pub(crate) storage: StorageArgs,
+    pub(crate) weights: WeightArgs,
     #[command(flatten)]
     pub(crate) room: RoomArgs,
     /// Planner

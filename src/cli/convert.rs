@@ -48,7 +48,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<Verdict> {
 fn plan_call(recipe: &RecipeArgs) -> PlanCall {
     PlanCall {
         model: recipe.model.clone(),
-        storage: recipe.storage.chosen(),
+        weights: recipe.weights.chosen(),
         on_overflow: recipe.on_overflow,
         stats: !recipe.no_stats,
         max_shard_size: recipe.max_shard_size.0,

@@ -16,7 +16,7 @@ const BAR_WIDTH: usize = 40;
 pub(super) fn run(args: &MapArgs) -> Result<Verdict> {
     let call = MapCall {
         model: args.model.clone(),
-        storage: args.storage.is_given().then(|| args.storage.chosen()),
+        weights: args.weights.is_given().then(|| args.weights.chosen()),
         room: args.room.chosen(),
         planner: args.planner,
         svg: args.svg.clone(),

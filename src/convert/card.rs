@@ -20,7 +20,7 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
         (Some(id), Some(revision)) => format!("`{id}` at revision `{revision}`"),
         _ => "a local checkpoint (digests of its files are in `mgpack.json`)".to_owned(),
     };
-    let holds = match conversion.family {
+    let holds = match conversion.subject.mgm() {
         Some(_) => "weights, tokenizer, configuration and everything they need at load",
         None => "the weights of a checkpoint and its other files",
     };
@@ -40,7 +40,7 @@ pub(super) fn model_card(conversion: &Conversion, folder: &str) -> String {
     if let Some(gpus) = gpu_models::scheme_gpus(conversion.plan.scheme) {
         let _ = writeln!(card, "{gpus}\n");
     }
-    match &conversion.family {
+    match conversion.subject.mgm() {
         Some(found) => {
             // The towers' paths are relative to the working directory of the process.
             let _ = write!(

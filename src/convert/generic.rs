@@ -1,19 +1,20 @@
 //! The section "Load" in the card of a generic bundle: which class loads it, and lines of Python that do.
 //!
-//! The class is chosen by `architectures`, the lines are made by `snippet`. Owns what is said of both: what the class is
+//! The class is chosen by `subject`, the lines are made by `snippet`. Owns what is said of both: what the class is
 //! taken from, what is missing, what the bundle's own quantization needs.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::Conversion;
 use super::prepare::{module_folders, side_json};
 use super::snippet::{self, Snippet};
-use super::{Conversion, clients};
-use crate::architectures::{self, Class, Loader, NoClass};
 use crate::manifest::FileFate;
+use crate::plan;
 use crate::program::shell_word;
 use crate::scheme::{Layout, Scheme};
+use crate::subject::{self, Class, Loader, NoClass};
 
 /// Files that say what prepares a model's input.
 const READERS: [&str; 3] = ["tokenizer_config.json", "processor_config.json", "preprocessor_config.json"];
@@ -21,7 +22,7 @@ const READERS: [&str; 3] = ["tokenizer_config.json", "processor_config.json", "p
 /// How a generic bundle in `folder` is loaded: by the class that its config.json names, as far as it is known.
 pub(super) fn load_section(conversion: &Conversion, folder: &str) -> String {
     let mut text = String::new();
-    if let Some(notice) = clients::notice(&conversion.plan, &conversion.config) {
+    if let Some(notice) = plan::client_notice(&conversion.plan, &conversion.subject) {
         let _ = writeln!(text, "Note: {notice}.\n");
     }
     let has = |path: &str| {
@@ -29,12 +30,12 @@ pub(super) fn load_section(conversion: &Conversion, folder: &str) -> String {
     };
     let scheme = conversion.plan.scheme;
     let literal = of_python(folder);
-    let mut loader = architectures::loader_of(&conversion.config, has);
+    let mut loader = subject::loader_of(conversion.subject.config(), has);
     if loader == Loader::SentenceTransformer
         && let Some(why) = no_sentence_transformer(conversion)
     {
         let _ = writeln!(text, "Note: {why}. What is loaded here is the transformer alone.\n");
-        loader = architectures::class_of(&conversion.config, has)
+        loader = subject::class_of(conversion.subject.config(), has)
             .map_or_else(|why| Loader::Tensors { why }, Loader::Transformers);
     }
     let mut note = "";
@@ -52,7 +53,7 @@ pub(super) fn load_section(conversion: &Conversion, folder: &str) -> String {
             snippet::transformers(class, &literal, has_chat_template(conversion, has))
         }
     };
-    let pins: Vec<String> = snippet.packages.iter().map(|package| architectures::pinned(package)).collect();
+    let pins: Vec<String> = snippet.packages.iter().map(|package| subject::pinned(package)).collect();
     let packages: String = pins.iter().map(|pin| format!(" {pin}")).collect();
     let _ = write!(
         text,
@@ -103,7 +104,7 @@ fn explanation(loader: &Loader, snippet: &Snippet, note: &str) -> String {
         Loader::Tensors { why } => return format!("{}\n", no_class(why)),
         Loader::Transformers(class) => class,
     };
-    let version = architectures::transformers_version();
+    let version = subject::transformers_version();
     let mut text = if class.import == class.architecture {
         format!("The class is `{}`, as config.json says.", class.architecture)
     } else {
@@ -134,7 +135,7 @@ fn missing_reader(class: &Class) -> &'static str {
 
 /// Why there is no class to load it with.
 fn no_class(why: &NoClass) -> String {
-    let version = architectures::transformers_version();
+    let version = subject::transformers_version();
     match why {
         NoClass::NoConfig => {
             "The checkpoint has no config.json: these are its tensors, as they are stored.".to_owned()

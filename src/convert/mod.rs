@@ -6,7 +6,6 @@
 
 mod block;
 mod card;
-mod clients;
 mod contents;
 mod generic;
 mod journal;
@@ -20,8 +19,6 @@ mod towers;
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 pub use pipeline::Resources;
 pub use supply::{Present, Supply};
 
@@ -30,7 +27,7 @@ use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::environment;
 use crate::error::{ConvertError, IoError, PlanError, Result};
-use crate::family::{self, Detected, Match, Misnamed};
+use crate::family::{self, Match, Misnamed};
 use crate::gpu_models::{self, Capability};
 use crate::kernels::Isa;
 use crate::locate::{Located, Places};
@@ -39,21 +36,16 @@ use crate::manifest::{
 };
 use crate::modules::{MapRequest, ModelModules};
 use crate::names::{BundleName, BundlePath, Clash, Line, clash};
-use crate::plan::{self, Plan, Precision, Recipe, Skip, TensorPlan};
-use crate::scheme::{Layout, OnOverflow};
+use crate::plan::{self, Plan, Prepared, Skip, TensorPlan, WeightOptions};
+use crate::scheme::OnOverflow;
+use crate::subject::Subject;
 use crate::tensor::{Float, TensorName};
-use crate::transformers;
-use clients::Bypass;
 
 /// What the user wants, as given on the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How to store the weights.
-    pub precision: Precision,
-    /// `--format`; `None` takes the family's.
-    pub layout: Option<Layout>,
-    /// `--ignore`.
-    pub ignore: Vec<String>,
+    pub weights: WeightOptions,
     /// `--max-shard-size` in bytes.
     pub max_shard_len: u64,
     /// `--on-overflow`.
@@ -87,8 +79,8 @@ pub struct Conversion {
     pub checkpoint: Checkpoint,
     /// Where it was found.
     pub located: Located,
-    /// The family, for MGM checkpoints.
-    pub family: Option<Match>,
+    /// What it is.
+    pub subject: Subject,
     /// The towers, for MGM checkpoints.
     pub towers: Vec<TowerFolder>,
     /// What becomes of every tensor.
@@ -108,7 +100,6 @@ pub struct Conversion {
     options: Options,
     hashes_sources: bool,
     texts: Vec<(String, Vec<u8>)>,
-    config: Value,
 }
 
 /// A tower's folder, open.
@@ -190,55 +181,32 @@ impl Conversion {
         if manifest::is_in(root).map_err(|cause| io_error("looking for a manifest", root, cause))? {
             return Err(PlanError::IsBundle { path: root.to_owned() }.into());
         }
-        let config = checkpoint.config_json()?;
-        let family = match family::Family::detect(&config) {
-            Detected::Mgm(found) => Some(found),
-            Detected::Generic => None,
-        };
+        let subject = Subject::of(checkpoint.config_json()?);
         let mut notices: Vec<String> = checkpoint.notices().iter().map(ToString::to_string).collect();
-        notices.extend(family.as_ref().and_then(Match::notice));
-        let bypass = if family.is_none() { Bypass::of(&checkpoint, &config) } else { None };
-        let layout = options.layout.or_else(|| bypass?.layout(options.precision, &config));
-        let recipe = |precision, layout| {
-            let family = family.as_ref().map(|found| found.family);
-            Recipe::choose(precision, layout, &options.ignore, options.max_shard_len, family)
-        };
-        let of_user = recipe(options.precision, layout)?;
-        plan::check_stored(checkpoint.tensors())?;
-        if let Some(method) = transformers::quantization_of(&config) {
-            return Err(PlanError::AlreadyQuantized { method }.into());
-        }
-        if family.is_none() {
-            clients::check(checkpoint.tensors(), of_user.scheme, &config)?;
-        }
-        let plan = Plan::new(checkpoint.tensors(), &of_user)?;
-        if family.is_none() {
-            notices.extend(clients::notice(&plan, &config).map(str::to_owned));
-            let chosen = layout != options.layout;
-            notices.extend(bypass.and_then(|it| it.notice(plan.scheme, chosen)));
-            if places.towers.is_some() {
-                notices
-                    .push("a folder of vision towers was given, and this model has none of MGM's".to_owned());
-            }
+        notices.extend(subject.mgm().and_then(Match::notice));
+        let has_file = |path: &str| checkpoint.side_files().iter().any(|file| file.path == path);
+        let prepared =
+            Prepared::of(subject, checkpoint.tensors(), has_file, &options.weights, options.max_shard_len)?;
+        // What a refusal may propose.
+        let int8 = if options.map.memory.is_empty() { None } else { prepared.int8(checkpoint.tensors()) };
+        let Prepared { subject, plan, notices: of_plan, .. } = prepared;
+        notices.extend(of_plan);
+        if subject.mgm().is_none() && places.towers.is_some() {
+            notices.push("a folder of vision towers was given, and this model has none of MGM's".to_owned());
         }
         let mut resources =
             Resources::choose(&plan, checkpoint.scratch_len(), options.threads, options.max_memory)?;
-        let name = prepare::bundle_name(&options, &located, plan.scheme, family.as_ref())?;
-        options.ignore.iter().try_for_each(|pattern| checked::<Line>(pattern).map(|_| ()))?;
-        let towers = prepare::open_towers(family.as_ref(), &config, &checkpoint, places, &options)?;
+        let name = prepare::bundle_name(&options, &located, plan.scheme, subject.mgm())?;
+        options.weights.ignore.iter().try_for_each(|pattern| checked::<Line>(pattern).map(|_| ()))?;
+        let towers = prepare::open_towers(&subject, &checkpoint, places, &options)?;
         let peaks = towers.iter().filter_map(|tower| Some(tower.rewrite.as_ref()?.peak()));
         resources.peak = peaks.fold(resources.peak, u64::max);
         let files = prepare::plan_files(&checkpoint, &towers)?;
         let towers_len = prepare::tower_sizes(&towers);
-        let modules = |plan: &Plan| ModelModules::of_plan(plan, &towers_len, &config, family.as_ref());
-        // What a refusal may propose; a model that has nothing to quantize has no int8.
-        let may_be_int8 = !plan.scheme.is_quantized() && !options.map.memory.is_empty();
-        let int8 = may_be_int8
-            .then(|| Plan::new(checkpoint.tensors(), &recipe(Precision::Int8, None).ok()?).ok())
-            .flatten();
+        let modules = |plan: &Plan| ModelModules::of_plan(plan, &towers_len, &subject);
         let profiles = modules(&plan).plan(&options.map, int8.as_ref().map(modules).as_ref())?;
 
-        let torch = family.as_ref().and_then(|found| found.family.requirement("torch"));
+        let torch = subject.family().and_then(|family| family.requirement("torch"));
         for &capability in &options.capabilities {
             let of_torch = torch.and_then(|need| gpu_models::torch_notice(&need.pin, capability));
             notices
@@ -249,7 +217,7 @@ impl Conversion {
         let mut conversion = Self {
             checkpoint,
             located,
-            family,
+            subject,
             towers,
             plan,
             name,
@@ -261,7 +229,6 @@ impl Conversion {
             options,
             hashes_sources: false,
             texts: Vec::new(),
-            config,
         };
         conversion.texts = conversion.make_texts()?;
         conversion.bundle_len = conversion.count_bytes();
@@ -279,8 +246,10 @@ impl Conversion {
 
     /// Patterns of modules that stay float, as the bundle's quantization_config lists them.
     pub fn skip_modules(&self) -> Vec<String> {
-        let Some(found) = &self.family else { return clients::skip_modules(&self.plan, &self.config) };
-        let mut skip: Vec<String> = found.family.quantization.skip_modules.clone();
+        let Some(family) = self.subject.family() else {
+            return plan::skip_modules(&self.plan, &self.subject);
+        };
+        let mut skip: Vec<String> = family.quantization.skip_modules.clone();
         let ignored = |tensor: &&TensorPlan| matches!(tensor.skip, Some(Skip::Ignored(_)));
         let modules = self.plan.tensors.iter().filter(ignored).map(|tensor| tensor.name.module());
         for module in modules {
@@ -293,7 +262,7 @@ impl Conversion {
 
     /// What MGM's loader would make of a folder of this name, where that is not the bundle's own class.
     pub fn folder_notice(&self, target: &Path) -> Option<String> {
-        let class = self.family.as_ref()?.family.model.model_type;
+        let class = self.subject.family()?.model.model_type;
         let path = crate::bundle::full_path(target);
         let misnamed = Misnamed::at(&path, class, &self.name)?;
         Some(format!("{}; {}", misnamed.note(), misnamed.mend(&path)))
@@ -306,13 +275,13 @@ impl Conversion {
 
     /// The family's name, or `generic`.
     fn family_name(&self) -> String {
-        self.family.as_ref().map_or_else(|| "generic".to_owned(), |found| found.family.name.to_string())
+        self.subject.family().map_or_else(|| "generic".to_owned(), |family| family.name.to_string())
     }
 
     /// The packages that the bundle needs, with their reasons.
     pub fn requirements(&self) -> Vec<manifest::Requirement> {
-        match &self.family {
-            Some(found) => environment::requirements(found.family),
+        match self.subject.family() {
+            Some(family) => environment::requirements(family),
             None => environment::generic_requirements(self.plan.scheme),
         }
     }
@@ -324,16 +293,10 @@ impl Conversion {
         };
         let mut texts = Vec::new();
         if let Some(config) = self.checkpoint.config() {
-            let towers: Vec<(String, String)> = match &self.family {
-                Some(found) => found
-                    .family
-                    .towers
-                    .iter()
-                    .map(|tower| (tower.config_key.clone(), tower.path.clone()))
-                    .collect(),
-                None => Vec::new(),
-            };
-            let dtype = self.plan.scheme.rest(self.family.is_some()).map(Float::torch_name);
+            let towers = self.subject.family().map_or(&[][..], |family| &family.towers);
+            let towers: Vec<(String, String)> =
+                towers.iter().map(|tower| (tower.config_key.clone(), tower.path.clone())).collect();
+            let dtype = self.plan.scheme.rest(self.subject.mgm().is_some()).map(Float::torch_name);
             let text = contents::config(config, &self.plan, &self.skip_modules(), &towers, dtype)?;
             texts.push(("config.json".to_owned(), text.into_bytes()));
         }

@@ -17,6 +17,7 @@ use crate::locate::{self, Located, Places};
 use crate::manifest::FileFate;
 use crate::names::{BundleName, BundlePath};
 use crate::scheme::Scheme;
+use crate::subject::Subject;
 
 /// The bundle's name: what the caller gave, or the family's stem, or the checkpoint's, and the scheme.
 pub(super) fn bundle_name(
@@ -45,16 +46,15 @@ pub(super) fn bundle_name(
 }
 
 pub(super) fn open_towers(
-    family: Option<&Match>,
-    config: &Value,
+    subject: &Subject,
     checkpoint: &Checkpoint,
     places: &Places,
     options: &Options,
 ) -> Result<Vec<TowerFolder>> {
     places.check_towers()?;
-    let Some(found) = family else { return Ok(Vec::new()) };
+    let Some(family) = subject.family() else { return Ok(Vec::new()) };
     let open = |tower: &'static family::Tower| {
-        let configured = config.get(&tower.config_key).and_then(Value::as_str);
+        let configured = subject.config().get(&tower.config_key).and_then(Value::as_str);
         let located = locate::tower(tower, configured, checkpoint.root(), places)?;
         let folder = Folder::open(&located.dir)?;
         let loaded_len = locate::tower_len(tower, &located.dir)?;
@@ -63,7 +63,7 @@ pub(super) fn open_towers(
             weights.map(|name| Rewrite::prepare(tower, &located.dir.join(name), options)).transpose()?;
         Ok(TowerFolder { facts: tower, located, loaded_len, folder, rewrite })
     };
-    let towers: Vec<TowerFolder> = found.family.towers.iter().map(open).collect::<Result<_>>()?;
+    let towers: Vec<TowerFolder> = family.towers.iter().map(open).collect::<Result<_>>()?;
     if let Some(given) = &places.towers
         && !towers.iter().any(|tower| tower.located.dir.starts_with(given))
     {

@@ -30,7 +30,7 @@ impl Conversion {
     ) -> Result<Manifest> {
         let totals = self.plan.totals();
         // A class or type that is no word is none that a program has.
-        let word = |at: &str| self.config.pointer(at).and_then(Value::as_str).and_then(Word::new);
+        let word = |at: &str| self.subject.config().pointer(at).and_then(Value::as_str).and_then(Word::new);
         let digest_of = |target: &BundlePath| {
             copied.iter().find(|record| record.path == *target).map(|record| record.sha256)
         };
@@ -58,10 +58,7 @@ impl Conversion {
             });
         }
         sources.sort_by(|a, b| a.path.cmp(&b.path));
-        let facts = match &self.family {
-            Some(found) => serde_json::to_value(found.family),
-            None => Ok(Value::Null),
-        };
+        let facts = self.subject.family().map_or(Ok(Value::Null), serde_json::to_value);
         let json = |error: serde_json::Error| {
             io_error("writing the manifest", Path::new(MANIFEST_NAME), error.into())
         };
@@ -71,7 +68,7 @@ impl Conversion {
             model: manifest::Model {
                 name: self.name.clone(),
                 family: checked(self.family_name())?,
-                variant: self.family.as_ref().map(|found| found.variant),
+                variant: self.subject.mgm().map(|found| found.variant),
                 architecture: word("/architectures/0"),
                 model_type: word("/model_type"),
                 facts: facts.map_err(json)?,
@@ -86,7 +83,7 @@ impl Conversion {
                 name: self.plan.scheme,
                 layout: self.plan.scheme.layout(),
                 on_overflow: self.options.on_overflow,
-                ignore: self.options.ignore.iter().map(checked).collect::<Result<_>>()?,
+                ignore: self.options.weights.ignore.iter().map(checked).collect::<Result<_>>()?,
             },
             requirements: self.requirements(),
             totals: manifest::Totals {

@@ -3,7 +3,7 @@
 //! One form for each way in which classes are used. tests/python/test_cards_load_what_they_say.py runs every one of
 //! them.
 
-use crate::architectures::Class;
+use crate::subject::Class;
 
 /// Lines of Python, and what they need beside the bundle's own requirements.
 pub(super) struct Snippet {

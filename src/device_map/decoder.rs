@@ -1,10 +1,11 @@
-//! The numbers of a decoder that its cache and working memory follow from, and where config.json has them.
+//! The numbers of a decoder that its cache and working memory follow from.
 //!
-//! Leaves what is made of them to `working`. Carries out formats/bundle.md, "Working memory".
+//! Leaves what is made of them to `working`, and where config.json has them to `subject`. Carries out formats/bundle.md, "Working memory".
 
 use serde_json::Value;
 
-use super::Architecture;
+use super::TreeKind;
+use crate::subject::Subject;
 
 /// Whose classes run the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +50,18 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// That of a config.json, or of its `text_config`; `None` where it does not tell the heads and the vocabulary.
-    pub fn of_config(config: &Value, is_mgm: bool, is_int8: bool) -> Option<Self> {
-        let text = config.get("text_config").filter(|part| part.is_object());
-        let number = |key: &str| text.unwrap_or(config).get(key).and_then(Value::as_u64);
+    /// That of a model; `None` where neither config.json nor its class has the heads and the vocabulary.
+    pub fn of(subject: &Subject, is_int8: bool) -> Option<Self> {
+        let number = |key: &str| subject.number(key);
         let vocab = number("vocab_size")?;
         let heads = number("num_attention_heads")?;
         let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
         let hidden = number("hidden_size").unwrap_or_else(|| heads.saturating_mul(head_dim));
         let kv_heads = number("num_key_value_heads").unwrap_or(heads);
+        let is_mgm = subject.mgm().is_some();
+        let (config, text) = (subject.config(), subject.text());
         let class = config.get("architectures").and_then(|classes| classes.get(0)?.as_str());
-        let known = class.and_then(Architecture::of_class).filter(|_| text.is_none());
+        let known = class.and_then(TreeKind::of_class).filter(|_| std::ptr::eq(config, text));
         let classes = match known {
             _ if is_mgm => Classes::Mgm,
             Some(_) => Classes::Counted,
@@ -68,9 +70,9 @@ impl Decoder {
         // Multi-head latent attention (DeepSeek, Kimi, GLM): transformers 5 caches the latent of all heads, once.
         let latent = number("kv_lora_rank").zip(number("qk_rope_head_dim"));
         let latent = latent.map(|(latent, rotary)| latent.saturating_add(rotary));
-        let uses_window = text.unwrap_or(config).get("use_sliding_window") != Some(&Value::Bool(false));
+        let uses_window = text.get("use_sliding_window") != Some(&Value::Bool(false));
         let masked_from = match (classes, known) {
-            (Classes::Other, _) | (Classes::Mgm, Some(Architecture::Gemma)) => 0,
+            (Classes::Other, _) | (Classes::Mgm, Some(TreeKind::Gemma)) => 0,
             (Classes::Counted, _) if uses_window => number("sliding_window").unwrap_or(u64::MAX),
             _ => u64::MAX,
         };
@@ -98,7 +100,7 @@ impl Decoder {
             cached: latent.unwrap_or_else(|| kv_heads.saturating_mul(head_dim).saturating_mul(2)),
             masked_from,
             is_int8,
-            has_sdpa: !is_mgm || known != Some(Architecture::Mixtral),
+            has_sdpa: !is_mgm || known != Some(TreeKind::Mixtral),
         })
     }
 }
@@ -106,6 +108,10 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decoder(config: Value) -> Decoder {
+        Decoder::of(&Subject::of(config), false).unwrap()
+    }
 
     #[test]
     fn latent_attention_caches_one_latent_for_all_heads() {
@@ -115,7 +121,7 @@ mod tests {
             "qk_rope_head_dim": 64,
         });
         for config in [text.clone(), serde_json::json!({ "text_config": text })] {
-            let decoder = Decoder::of_config(&config, false, false).unwrap();
+            let decoder = decoder(config);
             assert_eq!((decoder.cached, decoder.classes), (512 + 64, Classes::Other));
         }
     }
@@ -129,7 +135,7 @@ mod tests {
             ))
             .unwrap()
         };
-        let masked_from = |window| Decoder::of_config(&config(window), false, false).unwrap().masked_from;
+        let masked_from = |window| decoder(config(window)).masked_from;
         assert_eq!(masked_from(""), 4096);
         assert_eq!(masked_from(r#", "use_sliding_window": false"#), u64::MAX);
     }

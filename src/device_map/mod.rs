@@ -34,7 +34,7 @@ pub use decoder::{Classes, Decoder};
 pub use memory::{GpuTable, parse_size};
 pub use mgm::{MGM, plan_mgm};
 pub use models::{
-    Architecture, ModelConfig, Vision, build_tree, no_split_classes, not_converted, tree_of_config,
+    ModelConfig, TreeKind, Vision, build_tree, no_split_classes, not_converted, tree_of_config,
 };
 pub use profile::{Profile, ProfileMemory};
 pub use reserves::{

@@ -23,9 +23,9 @@ use crate::device_map::Profile;
 use crate::error::{LoadError, Result};
 use crate::kernels::Isa;
 use crate::manifest::FileRecord;
-use crate::modules::key_of;
 use crate::progress::{Progress, Silent, Stage, Stop};
 use crate::structure::{Role, role_of};
+use crate::subject::{Architecture, key_of};
 
 /// A model's tensors on their devices, by their names in the checkpoint.
 #[derive(Debug, Default)]
@@ -249,11 +249,16 @@ impl<'a> Loader<'a> {
 
     /// The place of every weight of a stage, and then of its towers.
     fn places_of(&self, stage: &LoadStage<'_>) -> Result<Vec<usize>> {
-        let model_type = self.bundle.manifest().model.model_type.as_deref();
-        let module = |weight: &Weight<'_>| key_of(weight.name.as_str(), model_type);
-        let towers = stage.towers.iter().map(|tower| tower.module.to_owned());
-        let place = |module: String| {
-            let device = self.profile.device_of(&module);
+        let architecture = self.bundle.manifest().model.model_type.as_deref().and_then(Architecture::of);
+        // A map of an earlier version has the checkpoint's name where the class's was not known.
+        let module = |weight: &Weight<'_>| {
+            let name = weight.name.as_str();
+            [key_of(architecture, name), key_of(None, name)]
+        };
+        let towers = stage.towers.iter().map(|tower| [tower.module.to_owned(), tower.module.to_owned()]);
+        let place = |modules: [String; 2]| {
+            let device = modules.iter().find_map(|module| self.profile.device_of(module));
+            let [module, _] = modules;
             let device = device.ok_or(LoadError::NotInMap { module })?;
             Ok(self.devices.place_of(device).ok_or(LoadError::NoDevice { device })?)
         };

@@ -10,8 +10,8 @@ use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
 use crate::scheme::{Codec, Layout, Unfit};
 use crate::structure;
+use crate::subject;
 use crate::tensor::Float;
-use crate::transformers;
 
 /// A name given to `--ignore`: a whole tensor or module name, or `re:` and a regular expression that must
 /// match from the start of one. The meaning is that of compressed-tensors' `ignore`.
@@ -137,7 +137,7 @@ fn why_not_quantized(source: &SourceTensor, recipe: &Recipe, codec: &dyn Codec) 
     }
     let of_client = || {
         let is_for_transformers = recipe.family.is_none() && codec.layout() == Layout::Bnb;
-        is_for_transformers.then(|| transformers::not_for_bitsandbytes(name)).flatten()
+        is_for_transformers.then(|| subject::not_for_bitsandbytes(name)).flatten()
     };
     if let Some(rule) = structure::not_a_linear(name, &source.shape).or_else(of_client) {
         return Some(Skip::Rule(rule));

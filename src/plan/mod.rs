@@ -1,11 +1,14 @@
 //! The plan: what becomes of every tensor, decided before a weight is read.
 //!
 //! Pure: headers and a recipe go in; fates, names, types and final offsets come out. No files and no
-//! threads, so `mgpack plan` shows exactly what `convert` will do. `recipe` resolves the user's wish, `fate`
-//! decides tensor by tensor, `layout` lays the outputs into shards. Carries out formats/bundle.md, "Shards", and schemes.md.
+//! threads, so `mgpack plan` shows exactly what `convert` will do. `prepared` is the whole decision, for every command that
+//! makes one; `recipe` resolves the user's options, `fate` decides tensor by tensor, `clients` knows what loaders can do,
+//! `layout` lays the outputs into shards. Carries out formats/bundle.md, "Shards", and schemes.md.
 
+mod clients;
 mod fate;
 mod layout;
+mod prepared;
 mod recipe;
 mod stored;
 
@@ -14,21 +17,23 @@ use std::collections::HashSet;
 use indexmap::IndexMap;
 use serde::{Serialize, Serializer};
 
+pub(crate) use clients::{notice as client_notice, skip_modules};
 pub use fate::{Pattern, Skip};
-pub use recipe::{DEFAULT_MAX_SHARD_LEN, Precision, Recipe};
+pub use prepared::Prepared;
+pub use recipe::{DEFAULT_MAX_SHARD_LEN, Precision, Recipe, WeightOptions};
 
 use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
 use crate::scheme::{Codec, Layout, PartKind, Scheme, cast_arithmetic};
 use crate::structure::{Role, layer_order, role_of};
+use crate::subject;
 use crate::tensor::{self, Dtype, Float, TensorName};
-use crate::transformers;
 
 /// Refuses a checkpoint whose weights are codes, whether its config.json says so or not.
 ///
 /// # Errors
 /// [`PlanError::Codes`].
-pub(crate) fn check_stored(sources: &[SourceTensor]) -> Result<()> {
+fn check_stored(sources: &[SourceTensor]) -> Result<()> {
     stored::codes(sources).map_or(Ok(()), |error| Err(error.into()))
 }
 
@@ -218,7 +223,7 @@ impl Plan {
                 && !tensor.fate.is_quantize()
                 && tensor.name.as_str().ends_with(".weight")
                 && !(self.scheme.layout() == Some(Layout::Bnb)
-                    && transformers::is_single_expert(tensor.name.as_str()))
+                    && subject::is_single_expert(tensor.name.as_str()))
         };
         let mut modules: Vec<&str> =
             self.tensors.iter().filter(is_linear_like).map(|tensor| tensor.name.module()).collect();

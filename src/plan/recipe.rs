@@ -35,6 +35,24 @@ impl Precision {
     }
 }
 
+/// How the weights of a checkpoint are to be stored, as the user says it.
+#[derive(Clone, Debug)]
+pub struct WeightOptions {
+    /// `--int8`, `--fp16`, …
+    pub precision: Precision,
+    /// `--format`; `None` is the one that goes with the model.
+    pub layout: Option<Layout>,
+    /// `--ignore`.
+    pub ignore: Vec<String>,
+}
+
+impl Default for WeightOptions {
+    /// int8, in the layout that goes with the model.
+    fn default() -> Self {
+        Self { precision: Precision::Int8, layout: None, ignore: Vec::new() }
+    }
+}
+
 /// What to make of a checkpoint: the user's choices, resolved against the family.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -56,20 +74,18 @@ pub struct Recipe {
 pub const DEFAULT_MAX_SHARD_LEN: u64 = 2 << 30;
 
 impl Recipe {
-    /// Resolves a wish. `layout`: `--format`, `None` takes the family's; `ignore`: patterns as given.
+    /// Resolves options.
     ///
     /// # Errors
     /// [`PlanError::SchemeInLayout`], [`PlanError::LayoutForFamily`], [`PlanError::BadPattern`].
     pub fn choose(
-        precision: Precision,
-        layout: Option<Layout>,
-        ignore: &[String],
+        options: &WeightOptions,
         max_shard_len: u64,
         family: Option<&'static Family>,
     ) -> Result<Self> {
-        let scheme = choose_scheme(precision, layout, family)?;
+        let scheme = choose_scheme(options.precision, options.layout, family)?;
         let rest = scheme.rest(family.is_some());
-        let ignore = ignore.iter().map(|text| Pattern::new(text)).collect::<Result<_>>()?;
+        let ignore = options.ignore.iter().map(|text| Pattern::new(text)).collect::<Result<_>>()?;
         Ok(Self { scheme, ignore, family, rest, max_shard_len, together: family.is_some() })
     }
 }

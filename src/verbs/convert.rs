@@ -11,9 +11,9 @@ use crate::convert::{self, Conversion, DEFAULT_MAX_MEMORY, Options, Outcome};
 use crate::error::{ConvertError, Error, Result};
 use crate::kernels::Isa;
 use crate::locate::{self, Places};
-use crate::map::Storage;
 use crate::output;
 use crate::plan::DEFAULT_MAX_SHARD_LEN;
+use crate::plan::WeightOptions;
 use crate::scheme::OnOverflow;
 use crate::size::{counted, shown};
 use crate::threads;
@@ -29,8 +29,8 @@ pub struct PlanCall {
     /// An alias, a hub id or a path.
     pub model: String,
     /// How the weights are stored.
-    #[serde(deserialize_with = "words::storage")]
-    pub storage: Storage,
+    #[serde(deserialize_with = "words::weights")]
+    pub weights: WeightOptions,
     /// What becomes of finite values beyond the output type's range.
     pub on_overflow: OnOverflow,
     /// Whether the error figures of every tensor are sealed.
@@ -59,7 +59,7 @@ impl Default for PlanCall {
     fn default() -> Self {
         Self {
             model: String::new(),
-            storage: Storage::default(),
+            weights: WeightOptions::default(),
             on_overflow: OnOverflow::default(),
             stats: true,
             max_shard_size: DEFAULT_MAX_SHARD_LEN,
@@ -84,12 +84,9 @@ impl PlanCall {
 
     /// The conversion's options.
     pub(super) fn options(&self, work: Work<'_>) -> Options {
-        let Storage { precision, layout, ignore } = self.storage.clone();
         let (map, capabilities) = self.room.asked(work);
         Options {
-            precision,
-            layout,
-            ignore,
+            weights: self.weights.clone(),
             max_shard_len: self.max_shard_size,
             on_overflow: self.on_overflow,
             stats: self.stats,
@@ -279,7 +276,7 @@ pub fn kind(conversion: &Conversion) -> String {
 }
 
 fn family(conversion: &Conversion) -> &str {
-    conversion.family.as_ref().map_or("generic", |found| found.family.name.as_str())
+    conversion.subject.family().map_or("generic", |family| family.name.as_str())
 }
 
 /// The plan as `--json` prints it.

@@ -10,17 +10,18 @@ use crate::device_map::Profile;
 use crate::drawing;
 use crate::error::Result;
 use crate::locate;
-use crate::map::{Model, Planned, Planner, Storage};
+use crate::map::{Model, Planned, Planner};
+use crate::plan::WeightOptions;
 
 /// What `map` takes.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MapCall {
-    /// A bundle, or an alias, a hub id or a checkpoint's folder with a storage.
+    /// A bundle, or an alias, a hub id or a checkpoint's folder with options for its weights.
     pub model: String,
     /// How the weights of what is no bundle would be stored.
-    #[serde(deserialize_with = "words::storage_if_given")]
-    pub storage: Option<Storage>,
+    #[serde(deserialize_with = "words::weights_if_given")]
+    pub weights: Option<WeightOptions>,
     /// What the map is planned for.
     pub room: Room,
     /// Who plans.
@@ -58,7 +59,7 @@ impl Mapped {
 /// As [`Model::find`] and [`Model::map`]; [`crate::error::OutputError`] for the drawing.
 pub fn map(call: &MapCall, work: Work<'_>) -> Result<Mapped> {
     let places = work.places(call.revision.as_deref());
-    let model = Model::find(&call.model, call.storage.as_ref(), &places)?;
+    let model = Model::find(&call.model, call.weights.as_ref(), &places)?;
     let (request, _) = call.room.asked(work);
     let recorded = request.memory.is_empty() && call.planner == Planner::Mgm && !model.profiles.is_empty();
     let maps = if recorded {

@@ -14,9 +14,9 @@ use crate::devices::Devices;
 use crate::digest::Digest;
 use crate::gpu_models::Capability;
 use crate::kernels::Isa;
-use crate::map::Storage;
 use crate::modules::MapRequest;
 use crate::plan::Precision;
+use crate::plan::WeightOptions;
 use crate::scheme::Layout;
 
 /// The GPUs that a device map is planned for.
@@ -117,7 +117,7 @@ impl Room {
 }
 
 /// How weights are stored, from one word for the scheme: `int8`, `fp16`, `bf16` or a preset.
-pub(super) fn storage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Storage, D::Error> {
+pub(super) fn weights<'de, D: Deserializer<'de>>(deserializer: D) -> Result<WeightOptions, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Written {
@@ -133,16 +133,16 @@ pub(super) fn storage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stor
             Precision::words().join(", ")
         ))
     })?;
-    Ok(Storage { precision, layout: format, ignore })
+    Ok(WeightOptions { precision, layout: format, ignore })
 }
 
 /// The same, where it may be left open.
-pub(super) fn storage_if_given<'de, D: Deserializer<'de>>(
+pub(super) fn weights_if_given<'de, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<Option<Storage>, D::Error> {
+) -> Result<Option<WeightOptions>, D::Error> {
     #[derive(Deserialize)]
-    struct Given(#[serde(deserialize_with = "storage")] Storage);
-    Ok(Option::<Given>::deserialize(deserializer)?.map(|Given(storage)| storage))
+    struct Given(#[serde(deserialize_with = "weights")] WeightOptions);
+    Ok(Option::<Given>::deserialize(deserializer)?.map(|Given(weights)| weights))
 }
 
 /// An instruction set of this CPU by its name.

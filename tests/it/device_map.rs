@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::replay::{Models, Vector, differences, prepare, read_vectors};
 use indexmap::IndexMap;
 use mgpack::device_map::{
-    Alternatives, Architecture, Attention, Decoder, Device, Encoders, IMAGE_TOKENS, MaxMemory, MemoryKey,
-    MemorySize, MemoryTable, ModelConfig, ModelTree, Module, Remedy, Request, Reserves, Sizing, Vision,
+    Alternatives, Attention, Decoder, Device, Encoders, IMAGE_TOKENS, MaxMemory, MemoryKey, MemorySize,
+    MemoryTable, ModelConfig, ModelTree, Module, Remedy, Request, Reserves, Sizing, TreeKind, Vision,
     Workload, broken_rules, build_tree, no_split_classes, plan_accelerate, plan_mgm,
 };
 use mgpack::error::DeviceMapError;
 use mgpack::family::{Family, Variant};
+use mgpack::subject::Subject;
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/device_map").join(name)
@@ -67,7 +68,7 @@ fn builds_the_trees_that_mgm_itself_builds() {
         for (variant, vision) in [("as_loaded", Vision::AsLoaded), ("full", Vision::Full)] {
             let (file, known) = models.get(model, variant).unwrap();
             let config: ModelConfig = serde_json::from_value(file.config.clone()).unwrap();
-            let architecture = Architecture::of_class(&file.cls).unwrap();
+            let architecture = TreeKind::of_class(&file.cls).unwrap();
             let built = build_tree(architecture, &config, vision, None).unwrap();
             assert_same_tree(&built, known, &format!("{model} {variant}"));
             assert_eq!(no_split_classes(&built), file.no_split, "{model} {variant}");
@@ -101,7 +102,7 @@ fn builds_the_trees_that_transformers_builds() {
     ] {
         let (file, known) = models.get(model, "generic").unwrap();
         let config: ModelConfig = serde_json::from_value(file.config.clone()).unwrap();
-        let architecture = Architecture::of_class(&file.cls).unwrap();
+        let architecture = TreeKind::of_class(&file.cls).unwrap();
         let built = build_tree(architecture, &config, Vision::None, None).unwrap();
         assert_same_tree(&built, known, model);
         assert_eq!(no_split_classes(&built), file.no_split, "{model}");
@@ -193,7 +194,7 @@ fn fits_34b_int8_on_two_gpus_with_its_cache_and_refuses_fp16_with_the_shortfall(
     let mut models = Models::new(&folder);
     let memory = MemoryTable::parse("2x24GiB").unwrap();
     let (file, tree) = models.get("MGM-34B", "full").unwrap();
-    let decoder = Decoder::of_config(&file.config, true, false).unwrap();
+    let decoder = Decoder::of(&Subject::of(file.config.clone()), false).unwrap();
     let workload = |attention| Workload {
         decoder,
         encoders: Some(Encoders { is_hd: false }),
@@ -278,7 +279,7 @@ fn what_is_reserved_is_what_the_classes_work_in_and_at_most_15_percent_more() {
                     config
                 }
             };
-            let decoder = Decoder::of_config(&config, family.is_some(), counted.weights == "int8").unwrap();
+            let decoder = Decoder::of(&Subject::of(config), counted.weights == "int8").unwrap();
             let Counted { batch, tokens, attention, .. } = counted;
             let workload = Workload {
                 decoder,

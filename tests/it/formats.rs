@@ -11,7 +11,7 @@ use mgpack::kernels::Isa;
 use mgpack::locate::{Located, Places};
 use mgpack::manifest::{Manifest, SUMS_NAME, sums};
 use mgpack::modules::MapRequest;
-use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
+use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision, WeightOptions};
 use mgpack::progress::{Silent, Stop};
 use mgpack::scheme::{OnOverflow, Scheme};
 use mgpack::tensor::byte_len;
@@ -99,9 +99,7 @@ fn assert_consistent(manifest: &Manifest) {
 fn convert(dir: &Path, target: &Path, precision: Precision, on_overflow: OnOverflow) -> Outcome {
     let options = Options {
         capabilities: Vec::new(),
-        precision,
-        layout: None,
-        ignore: Vec::new(),
+        weights: WeightOptions { precision, ..WeightOptions::default() },
         max_shard_len: DEFAULT_MAX_SHARD_LEN,
         on_overflow,
         stats: true,

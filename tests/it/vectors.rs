@@ -11,7 +11,7 @@ use mgpack::convert::{Conversion, DEFAULT_MAX_MEMORY, Options};
 use mgpack::kernels::Isa;
 use mgpack::locate::{Located, Places};
 use mgpack::modules::MapRequest;
-use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision};
+use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision, WeightOptions};
 use mgpack::progress::{Silent, Stop};
 use mgpack::scheme::{Layout, OnOverflow, Scheme};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -49,9 +49,7 @@ fn convert(
     std::fs::write(source.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
     let options = Options {
         capabilities: Vec::new(),
-        precision,
-        layout,
-        ignore: Vec::new(),
+        weights: WeightOptions { precision, layout, ..WeightOptions::default() },
         max_shard_len: DEFAULT_MAX_SHARD_LEN,
         on_overflow: OnOverflow::Inf,
         stats: true,

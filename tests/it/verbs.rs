@@ -65,7 +65,7 @@ fn a_plan_from_json_is_the_plan_that_the_command_prints() {
     let work = Work { progress: &heard, stop: &stop, variables: &variables };
     let asked: PlanCall = call(json!({
         "model": "tiny",
-        "storage": { "scheme": "bf16", "ignore": ["re:.*down_proj"] },
+        "weights": { "scheme": "bf16", "ignore": ["re:.*down_proj"] },
         "room": { "gpus": ["2x2GiB", { "0": 4u64 << 30 }], "context": 64, "reserve": 1 << 20, "attention": "sdpa" },
         "on_overflow": "clamp",
         "max_shard_size": 1 << 20,
@@ -83,7 +83,7 @@ fn a_plan_from_json_is_the_plan_that_the_command_prints() {
 fn an_option_that_a_verb_does_not_have_is_an_error() {
     for wrong in [
         json!({ "model": "tiny", "thread": 1 }),
-        json!({ "model": "tiny", "storage": { "scheme": "int7" } }),
+        json!({ "model": "tiny", "weights": { "scheme": "int7" } }),
         json!({ "model": "tiny", "room": { "contexts": 1 } }),
         json!({ "model": "tiny", "on_overflow": "stop" }),
         json!({ "model": "tiny", "isa": "abacus" }),
@@ -116,7 +116,7 @@ fn each_verb_gives_what_its_command_prints() {
     let found =
         map(&call::<MapCall>(json!({ "model": bundle, "room": { "gpus": ["4GiB"] } })), work).unwrap();
     assert_eq!(json_of(&found), printed(&world, &["map", "bundle", "--gpus", "4GiB", "--json"]));
-    let of_family = json!({ "model": "34b", "storage": { "scheme": "int8", "format": "bnb" } });
+    let of_family = json!({ "model": "34b", "weights": { "scheme": "int8", "format": "bnb" } });
     let found = map(&call::<MapCall>(of_family), work).unwrap();
     assert_eq!(json_of(&found), printed(&world, &["map", "34b", "--format", "bnb", "--int8", "--json"]));
 

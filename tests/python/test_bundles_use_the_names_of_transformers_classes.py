@@ -8,6 +8,10 @@ are built on the meta device, and the checkpoint has small zeros under the real 
 import contextlib
 import functools
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +176,10 @@ def test_a_map_for_one_gpu_and_for_several_has_a_place_for_every_parameter(mgpac
     names = built.model.state_dict()
     lost = [name for name in names if not any(name == key or name.startswith(f"{key}.") for key in placed)]
     assert not lost
+
+
+def test_the_data_on_architectures_is_what_the_pinned_transformers_says():
+    line = [sys.executable, Path(__file__).parents[2] / "formats/architectures/make_models.py", "--check"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=900, env=offline)
+    assert done.returncode == 0, done.stderr[-500:]

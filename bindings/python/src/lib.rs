@@ -14,7 +14,6 @@ use std::process::ExitCode;
 
 use indexmap::IndexMap;
 use mgpack::Result;
-use mgpack::architectures;
 use mgpack::bundle;
 use mgpack::device::{Device, MAX_DEVICES};
 use mgpack::device_map::{self, Attention, MemoryTable};
@@ -24,6 +23,7 @@ use mgpack::error::DeviceMapError;
 use mgpack::manifest::Requirement;
 use mgpack::map::{Model, Workload};
 use mgpack::python::Python as Interpreter;
+use mgpack::subject;
 use mgpack::verbs::convert::ConvertCall;
 use mgpack::verbs::inspect::Inspected;
 use mgpack::verbs::pull::PullCall;
@@ -54,8 +54,8 @@ mod _mgpack {
         let sets = mgpack::kernels::Isa::all().into_iter().map(mgpack::kernels::Isa::name);
         module.add("SCHEMES", mgpack::plan::Precision::words())?;
         module.add("INSTRUCTION_SETS", sets.collect::<Vec<_>>())?;
-        module.add("TOKENIZER_FILES", super::architectures::TOKENIZER_FILES.to_vec())?;
-        module.add("PROCESSOR_FILES", super::architectures::PROCESSOR_FILES.to_vec())?;
+        module.add("TOKENIZER_FILES", super::subject::TOKENIZER_FILES.to_vec())?;
+        module.add("PROCESSOR_FILES", super::subject::PROCESSOR_FILES.to_vec())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }
@@ -84,7 +84,7 @@ fn read_manifest(py: Python<'_>, bundle: PathBuf) -> PyResult<(String, String)> 
 fn class_of(config: Option<&str>, files: HashSet<String>) -> PyResult<String> {
     let invalid = |error: serde_json::Error| PyValueError::new_err(error.to_string());
     let config = config.map_or(Ok(Value::Null), serde_json::from_str).map_err(invalid)?;
-    match architectures::class_of(&config, |path| files.contains(path)) {
+    match subject::class_of(&config, |path| files.contains(path)) {
         Ok(class) => serde_json::to_string(&class),
         Err(why) => serde_json::to_string(&why),
     }

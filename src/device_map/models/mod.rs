@@ -26,7 +26,7 @@ const MAX_EXPERTS: u64 = 65_536;
 
 /// Which language model a tree belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Architecture {
+pub enum TreeKind {
     /// Llama 1–3, Vicuna, Yi.
     Llama,
     /// Mistral.
@@ -41,32 +41,32 @@ pub enum Architecture {
     Qwen3,
 }
 
-impl Architecture {
+impl TreeKind {
     /// Name of the class family: the `Llama` of `LlamaDecoderLayer`.
     fn class(self) -> &'static str {
         match self {
-            Architecture::Llama => "Llama",
-            Architecture::Mistral => "Mistral",
-            Architecture::Mixtral => "Mixtral",
-            Architecture::Gemma => "Gemma",
-            Architecture::Qwen2 => "Qwen2",
-            Architecture::Qwen3 => "Qwen3",
+            TreeKind::Llama => "Llama",
+            TreeKind::Mistral => "Mistral",
+            TreeKind::Mixtral => "Mixtral",
+            TreeKind::Gemma => "Gemma",
+            TreeKind::Qwen2 => "Qwen2",
+            TreeKind::Qwen3 => "Qwen3",
         }
     }
 
     /// The attention that the source's version chooses by default.
     fn attention_class(self) -> &'static str {
         match self {
-            Architecture::Llama => "LlamaSdpaAttention",
-            Architecture::Mistral => "MistralAttention",
-            Architecture::Mixtral => "MixtralAttention",
-            Architecture::Gemma => "GemmaSdpaAttention",
-            Architecture::Qwen2 => "Qwen2SdpaAttention",
-            Architecture::Qwen3 => "Qwen3Attention",
+            TreeKind::Llama => "LlamaSdpaAttention",
+            TreeKind::Mistral => "MistralAttention",
+            TreeKind::Mixtral => "MixtralAttention",
+            TreeKind::Gemma => "GemmaSdpaAttention",
+            TreeKind::Qwen2 => "Qwen2SdpaAttention",
+            TreeKind::Qwen3 => "Qwen3Attention",
         }
     }
 
-    /// The architecture that the name of a model class, such as `MGMMixtralForCausalLM`, stands for.
+    /// The kind that the name of a model class, such as `MGMMixtralForCausalLM`, stands for.
     pub fn of_class(class: &str) -> Option<Self> {
         let model = class.strip_suffix("ForCausalLM")?;
         let model = model.strip_prefix("MGM").or_else(|| model.strip_prefix("MiniGemini")).unwrap_or(model);
@@ -145,10 +145,10 @@ impl ModelConfig {
 pub fn tree_of_config(config: &Value, vision: Vision) -> Result<ModelTree, DeviceMapError> {
     let class = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
     let unknown = || DeviceMapError::NoTree { class: class.chars().take(80).collect() };
-    let architecture = Architecture::of_class(class).ok_or_else(unknown)?;
+    let kind = TreeKind::of_class(class).ok_or_else(unknown)?;
     let numbers = ModelConfig::deserialize(config)
         .map_err(|error| DeviceMapError::BadConfig { field: "config", value: error.to_string() })?;
-    build_tree(architecture, &numbers, vision, Some(Dtype::F16))
+    build_tree(kind, &numbers, vision, Some(Dtype::F16))
 }
 
 /// Builds the tree of a model.
@@ -158,7 +158,7 @@ pub fn tree_of_config(config: &Value, vision: Vision) -> Result<ModelTree, Devic
 /// # Errors
 /// [`DeviceMapError::BadConfig`] where a number is beyond its limit or a name is not known.
 pub fn build_tree(
-    architecture: Architecture,
+    kind: TreeKind,
     config: &ModelConfig,
     vision: Vision,
     dtype: Option<Dtype>,
@@ -182,11 +182,11 @@ pub fn build_tree(
         }
     }
     let experts = config.num_local_experts.unwrap_or(0);
-    if architecture == Architecture::Mixtral && experts * config.num_hidden_layers > MAX_EXPERTS {
+    if kind == TreeKind::Mixtral && experts * config.num_hidden_layers > MAX_EXPERTS {
         return Err(bad("num_local_experts", &experts.to_string()));
     }
     let mut tree = Builder::new(dtype);
-    let class = architecture.class();
+    let class = kind.class();
     let prefix = if vision == Vision::None { "" } else { "MGM" };
     tree.module("", &format!("{prefix}{class}ForCausalLM"));
     tree.module("model", &format!("{prefix}{class}Model"));
@@ -194,10 +194,10 @@ pub fn build_tree(
     tree.param("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size]);
     tree.module("model.layers", "ModuleList");
     for layer in 0..config.num_hidden_layers {
-        decoder_layer(&mut tree, architecture, config, &format!("model.layers.{layer}"))?;
+        decoder_layer(&mut tree, kind, config, &format!("model.layers.{layer}"))?;
     }
     tree.norm("model.norm", &format!("{class}RMSNorm"), config.hidden_size);
-    if architecture == Architecture::Qwen3 {
+    if kind == TreeKind::Qwen3 {
         tree.module("model.rotary_emb", "Qwen3RotaryEmbedding");
         tree.buffer("model.rotary_emb.inv_freq", &[config.head_dim().div_ceil(2)], Dtype::F32);
     }
@@ -205,7 +205,7 @@ pub fn build_tree(
         vision_half(&mut tree, config, vision)?;
     }
     tree.module("lm_head", "Linear");
-    let is_tied = config.tie_word_embeddings.unwrap_or(architecture == Architecture::Gemma);
+    let is_tied = config.tie_word_embeddings.unwrap_or(kind == TreeKind::Gemma);
     if !is_tied {
         tree.linear_weight("lm_head", config.vocab_size, config.hidden_size);
     }
@@ -285,38 +285,36 @@ fn activation_class(field: &'static str, name: &str) -> Result<&'static str, Dev
 
 fn decoder_layer(
     tree: &mut Builder,
-    architecture: Architecture,
+    kind: TreeKind,
     config: &ModelConfig,
     layer: &str,
 ) -> Result<(), DeviceMapError> {
-    let class = architecture.class();
+    let class = kind.class();
     let norm_class = format!("{class}RMSNorm");
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let head_dim = config.head_dim();
     let q_dim = product("num_attention_heads", config.num_attention_heads, head_dim)?;
     let kv_dim = product("num_key_value_heads", config.kv_heads(), head_dim)?;
-    let bias = match architecture {
-        Architecture::Llama | Architecture::Gemma | Architecture::Qwen3 => {
-            config.attention_bias.unwrap_or(false)
-        }
-        Architecture::Mistral | Architecture::Mixtral | Architecture::Qwen2 => false,
+    let bias = match kind {
+        TreeKind::Llama | TreeKind::Gemma | TreeKind::Qwen3 => config.attention_bias.unwrap_or(false),
+        TreeKind::Mistral | TreeKind::Mixtral | TreeKind::Qwen2 => false,
     };
-    let qkv_bias = bias || architecture == Architecture::Qwen2;
+    let qkv_bias = bias || kind == TreeKind::Qwen2;
 
     tree.module(layer, &format!("{class}DecoderLayer"));
     let attention = format!("{layer}.self_attn");
-    tree.module(&attention, architecture.attention_class());
+    tree.module(&attention, kind.attention_class());
     tree.linear(&format!("{attention}.q_proj"), q_dim, hidden, qkv_bias);
     tree.linear(&format!("{attention}.k_proj"), kv_dim, hidden, qkv_bias);
     tree.linear(&format!("{attention}.v_proj"), kv_dim, hidden, qkv_bias);
     tree.linear(&format!("{attention}.o_proj"), hidden, q_dim, bias);
-    if architecture == Architecture::Qwen3 {
+    if kind == TreeKind::Qwen3 {
         tree.norm(&format!("{attention}.q_norm"), &norm_class, head_dim);
         tree.norm(&format!("{attention}.k_norm"), &norm_class, head_dim);
     } else {
         let rotary = format!("{attention}.rotary_emb");
         tree.module(&rotary, &format!("{class}RotaryEmbedding"));
-        if architecture != Architecture::Gemma {
+        if kind != TreeKind::Gemma {
             let positions = config.max_position_embeddings.unwrap_or(2048);
             let dtype = tree.dtype();
             tree.buffer(&format!("{rotary}.inv_freq"), &[head_dim.div_ceil(2)], Dtype::F32);
@@ -326,12 +324,12 @@ fn decoder_layer(
     }
 
     // Gemma's `hidden_act` is ignored: the first checkpoints had it wrong.
-    let activation = match architecture {
-        Architecture::Gemma => config.hidden_activation.as_deref().unwrap_or("gelu_pytorch_tanh"),
+    let activation = match kind {
+        TreeKind::Gemma => config.hidden_activation.as_deref().unwrap_or("gelu_pytorch_tanh"),
         _ => config.hidden_act.as_deref().unwrap_or("silu"),
     };
     let activation = activation_class("hidden_act", activation)?;
-    if architecture == Architecture::Mixtral {
+    if kind == TreeKind::Mixtral {
         let experts = config.num_local_experts.unwrap_or(8);
         let moe = format!("{layer}.block_sparse_moe");
         tree.module(&moe, "MixtralSparseMoeBlock");
@@ -389,8 +387,7 @@ mod tests {
             (r#"{"mm_projector_type": "mlp0x_gelu"}"#, "mm_projector_type"),
             (r#"{"torch_dtype": "float7"}"#, "torch_dtype"),
         ] {
-            let error =
-                build_tree(Architecture::Mixtral, &config(changes), Vision::AsLoaded, None).unwrap_err();
+            let error = build_tree(TreeKind::Mixtral, &config(changes), Vision::AsLoaded, None).unwrap_err();
             let DeviceMapError::BadConfig { field, .. } = &error else { panic!("{error}") };
             assert_eq!(*field, expected);
         }
@@ -399,16 +396,16 @@ mod tests {
     #[test]
     fn survives_heads_and_dimensions_of_zero() {
         let zero = config(r#"{"num_attention_heads": 0, "hidden_size": 0, "dtype": "bfloat16"}"#);
-        let tree = build_tree(Architecture::Llama, &zero, Vision::Full, None).unwrap();
+        let tree = build_tree(TreeKind::Llama, &zero, Vision::Full, None).unwrap();
         assert!(tree.sizes(&Sizing::default()).bits("") > 0);
         assert!(tree.tensors.iter().any(|tensor| tensor.dtype == Dtype::BF16));
     }
 
     #[test]
     fn class_names_tell_the_architecture() {
-        assert_eq!(Architecture::of_class("MGMMixtralForCausalLM"), Some(Architecture::Mixtral));
-        assert_eq!(Architecture::of_class("MiniGeminiLlamaForCausalLM"), Some(Architecture::Llama));
-        assert_eq!(Architecture::of_class("Qwen3ForCausalLM"), Some(Architecture::Qwen3));
-        assert_eq!(Architecture::of_class("Qwen3MoeForCausalLM"), None);
+        assert_eq!(TreeKind::of_class("MGMMixtralForCausalLM"), Some(TreeKind::Mixtral));
+        assert_eq!(TreeKind::of_class("MiniGeminiLlamaForCausalLM"), Some(TreeKind::Llama));
+        assert_eq!(TreeKind::of_class("Qwen3ForCausalLM"), Some(TreeKind::Qwen3));
+        assert_eq!(TreeKind::of_class("Qwen3MoeForCausalLM"), None);
     }
 }

@@ -71,7 +71,7 @@ def size_or_nothing(name: str, value: Any) -> int:
     return arguments.size(name, value, least=0)
 
 
-def storage(given: Mapping[str, Any]) -> Call:
+def weights(given: Mapping[str, Any]) -> Call:
     """The scheme with its format and what is ignored."""
     format = given["format"]
     return {
@@ -100,7 +100,7 @@ def plan(given: Mapping[str, Any]) -> Call:
     """The arguments that `plan` and `convert` share."""
     call = {
         "model": model("model", given["model"]),
-        "storage": storage(given),
+        "weights": weights(given),
         "room": room(given),
         "on_overflow": arguments.choice("on_overflow", given["on_overflow"], OnOverflow),
         "stats": arguments.flag("stats", given["stats"]),

@@ -86,10 +86,10 @@ def map(
     """
     given = dict(locals())
     # What goes with the scheme is looked at without one, too.
-    stored = calls.storage({**given, "scheme": "int8" if scheme is None else scheme})
+    stored = calls.weights({**given, "scheme": "int8" if scheme is None else scheme})
     call = {
         "model": calls.model("model", model),
-        "storage": None if scheme is None else stored,
+        "weights": None if scheme is None else stored,
         "room": calls.room(given),
         "planner": arguments.choice("planner", planner, Planner),
         "svg": calls.optional("svg", svg, calls.path),

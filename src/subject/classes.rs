@@ -1,7 +1,7 @@
 //! Which class loads a generic checkpoint: what transformers makes of config.json's `architectures`.
 //!
 //! Owns formats/architectures/classes.json, which formats/architectures/make.py writes from transformers' own mappings,
-//! and the choice by it. Code that a checkpoint brings along is named and never taken for a class. What a card says of
+//! and the choice by it. Code that a checkpoint brings along is named, and is no class. What a card says of
 //! it is `convert`'s.
 
 use std::collections::BTreeMap;
@@ -165,7 +165,7 @@ pub fn pinned(package: &str) -> String {
 
 fn classes() -> &'static Classes {
     static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
-        match serde_json::from_str(include_str!("../formats/architectures/classes.json")) {
+        match serde_json::from_str(include_str!("../../formats/architectures/classes.json")) {
             Ok(classes) => classes,
             // The file is part of the program, and tests read it.
             Err(error) => unreachable!("the embedded classes.json is wrong: {error}"),

@@ -1,40 +1,40 @@
-//! What a generic bundle has to tell the programs that load it, and the user about them.
+//! What a generic bundle says to the programs that load it, and to the user about them.
 //!
-//! Owns the list of modules that stay float, the notices and the one refusal that follow from what a client can do.
-//! What that is stands in `transformers`. Carries out formats/schemes.md, "quantization_config".
+//! Owns the list of modules that stay float, the notices and the one refusal that follow from what a client can do, which
+//! `subject` has. Carries out formats/schemes.md, "quantization_config".
 
-use serde_json::Value;
-
-use crate::checkpoint::{Checkpoint, SourceTensor};
+use super::{Plan, Precision, Skip};
+use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
-use crate::modules::key_of;
-use crate::plan::{Plan, Precision, Skip};
 use crate::scheme::{Layout, Scheme};
 use crate::structure::{ROUTER, Role, role_of};
-use crate::transformers;
+use crate::subject::{self, Subject};
 
 /// The file in which sentence-transformers keeps the parts of a model.
 const SENTENCE_MODULES: &str = "modules.json";
 
 /// Patterns of the modules of a generic bundle that stay float, as its quantization_config lists them: by their names
 /// in the checkpoint, then by those in the class that loads it where these are others.
-pub(super) fn skip_modules(plan: &Plan, config: &Value) -> Vec<String> {
-    let model_type = config.get("model_type").and_then(Value::as_str);
+pub(crate) fn skip_modules(plan: &Plan, subject: &Subject) -> Vec<String> {
     let is_bnb = plan.scheme.layout() == Some(Layout::Bnb);
+    let has_router = plan.tensors.iter().any(|it| it.skip == Some(Skip::Rule(ROUTER)));
     let of_checkpoint: Vec<String> = plan.float_modules().into_iter().map(str::to_owned).collect();
     let mut of_class: Vec<String> = Vec::new();
     for module in &of_checkpoint {
         let weight = format!("{module}.weight");
-        let renamed = transformers::name_in_class(module, model_type);
+        let renamed = subject.name_in_class(&weight);
+        let renamed = renamed.strip_suffix(".weight").unwrap_or(&renamed);
         let of_key = || {
-            let key = key_of(&weight, model_type);
+            let key = subject.key_of(&weight);
             if is_bnb { key } else { format!(r"re:{}(\.|$)", regex::escape(&key)) }
         };
         let pattern = match role_of(&weight) {
             // All of it is float, and inside it the class may have other names.
             Role::Tower | Role::Projector | Role::Uni => of_key(),
             _ if renamed == *module => continue,
-            Role::Layer(_) | Role::Embedding | Role::Head => renamed.into_owned(),
+            // One pattern below names them all.
+            Role::Layer(_) if has_router && is_router(renamed) => continue,
+            Role::Layer(_) | Role::Embedding | Role::Head => renamed.to_owned(),
             Role::Final => of_key(),
         };
         if !of_checkpoint.contains(&pattern) && !of_class.contains(&pattern) {
@@ -42,13 +42,13 @@ pub(super) fn skip_modules(plan: &Plan, config: &Value) -> Vec<String> {
         }
     }
     let expression = |text: &str| if is_bnb { text.to_owned() } else { format!("re:{text}") };
-    if plan.tensors.iter().any(|it| it.skip == Some(Skip::Rule(ROUTER))) {
-        of_class.push(expression(transformers::ROUTERS));
+    if has_router {
+        of_class.push(expression(subject::ROUTERS));
     }
     if !plan.has_head() {
-        of_class.push(expression(transformers::TIED_HEADS));
+        of_class.push(expression(subject::TIED_HEADS));
     }
-    let has_fused = plan.tensors.iter().any(|it| transformers::is_fused_experts(it.name.as_str(), &it.shape));
+    let has_fused = plan.tensors.iter().any(|it| subject::is_fused_experts(it.name.as_str(), &it.shape));
     if has_fused && !is_bnb {
         // Clients that hold them one by one ask for names such as `experts.0.up_proj`.
         of_class.push(r"re:.*\.experts\.".to_owned());
@@ -56,16 +56,21 @@ pub(super) fn skip_modules(plan: &Plan, config: &Value) -> Vec<String> {
     of_checkpoint.into_iter().chain(of_class).collect()
 }
 
+/// True for the last part of a name that [`subject::ROUTERS`] matches.
+fn is_router(module: &str) -> bool {
+    matches!(module.rsplit('.').next(), Some("gate" | "router"))
+}
+
 /// Refuses what no client could load.
 ///
 /// # Errors
 /// [`PlanError::NoClient`].
-pub(super) fn check(tensors: &[SourceTensor], scheme: Scheme, config: &Value) -> Result<()> {
+pub(super) fn check(tensors: &[SourceTensor], scheme: Scheme, subject: &Subject) -> Result<()> {
     if scheme.layout() != Some(Layout::Bnb) {
         return Ok(());
     }
-    let has_fused = tensors.iter().any(|it| transformers::is_fused_experts(it.name.as_str(), &it.shape));
-    if has_fused && transformers::loses_fused_experts(config) {
+    let has_fused = tensors.iter().any(|it| subject::is_fused_experts(it.name.as_str(), &it.shape));
+    if has_fused && subject.loses_fused_experts() {
         return Err(PlanError::NoClient {
             what: "fused experts (3-D tensors) of Llama 4",
             scheme: scheme.name(),
@@ -73,7 +78,7 @@ pub(super) fn check(tensors: &[SourceTensor], scheme: Scheme, config: &Value) ->
         }
         .into());
     }
-    if transformers::is_lost_on_bitsandbytes(config) {
+    if subject.is_lost_on_bitsandbytes() {
         return Err(PlanError::NoClient {
             what: "this architecture",
             scheme: scheme.name(),
@@ -85,27 +90,23 @@ pub(super) fn check(tensors: &[SourceTensor], scheme: Scheme, config: &Value) ->
 }
 
 /// What the user should know of a generic bundle's clients.
-pub(super) fn notice(plan: &Plan, config: &Value) -> Option<&'static str> {
+pub(crate) fn notice(plan: &Plan, subject: &Subject) -> Option<&'static str> {
     let codec = plan.scheme.codec()?;
-    let is_fused = |name: &str, shape: &[u64]| transformers::is_fused_experts(name, shape);
-    if transformers::loses_fused_experts(config)
-        && plan.tensors.iter().any(|it| is_fused(it.name.as_str(), &it.shape))
-    {
+    let is_fused = |name: &str, shape: &[u64]| subject::is_fused_experts(name, shape);
+    if subject.loses_fused_experts() && plan.tensors.iter().any(|it| is_fused(it.name.as_str(), &it.shape)) {
         return Some(
             "transformers 5 cannot load Llama 4's fused experts in a quantized model: this bundle is for vLLM; \
              a bf16 bundle is for both",
         );
     }
-    if codec.is_packed() && transformers::reads_weights_itself(config) {
+    if codec.is_packed() && subject.reads_weights_itself() {
         return Some(
             "transformers 5 cannot load this architecture with packed weights, which its class reads itself: this bundle \
              is for vLLM on a GPU (not run here); W8A8 is for both",
         );
     }
-    let mut experts = plan
-        .tensors
-        .iter()
-        .filter(|it| transformers::is_single_expert(it.name.as_str()) && it.shape.len() == 2);
+    let mut experts =
+        plan.tensors.iter().filter(|it| subject::is_single_expert(it.name.as_str()) && it.shape.len() == 2);
     let first = experts.next()?;
     let are_quantized = first.fate.is_quantize() && experts.all(|it| it.fate.is_quantize());
     match codec.layout() {
@@ -132,17 +133,18 @@ pub(super) enum Bypass {
 }
 
 impl Bypass {
-    /// That of a generic checkpoint.
-    pub(super) fn of(checkpoint: &Checkpoint, config: &Value) -> Option<Self> {
-        if checkpoint.side_files().iter().any(|file| file.path == SENTENCE_MODULES) {
-            return Some(Self::Encode);
+    /// That of a generic checkpoint that has a file where `has_file` says so.
+    pub(super) fn of(subject: &Subject, has_file: impl Fn(&str) -> bool) -> Option<Self> {
+        if subject.mgm().is_some() {
+            return None;
         }
-        config.get("is_encoder_decoder").and_then(Value::as_bool).unwrap_or(false).then_some(Self::Generate)
+        let generates = || subject.is_encoder_decoder().then_some(Self::Generate);
+        if has_file(SENTENCE_MODULES) { Some(Self::Encode) } else { generates() }
     }
 
     /// The layout of int8 that serves, where the user asked for none.
-    pub(super) fn layout(self, precision: Precision, config: &Value) -> Option<Layout> {
-        let is_free = matches!(precision, Precision::Int8) && !transformers::is_lost_on_bitsandbytes(config);
+    pub(super) fn layout(self, precision: Precision, subject: &Subject) -> Option<Layout> {
+        let is_free = matches!(precision, Precision::Int8) && !subject.is_lost_on_bitsandbytes();
         is_free.then_some(Layout::Bnb)
     }
 

@@ -1,0 +1,190 @@
+//! What a model is, as far as its config.json says: one of MGM's families, an architecture that transformers has, or
+//! neither. Made once by [`Subject::of`] and passed along; nothing else asks config.json.
+//!
+//! `architecture` is what transformers' class makes of a checkpoint, `classes` which class loads it, `quirks` what that
+//! class does with quantized weights. Names of tensors are judged by `structure`.
+
+mod architecture;
+mod classes;
+mod quirks;
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+pub use architecture::{Architecture, Made};
+pub use classes::{
+    Class, Loader, NoClass, PROCESSOR_FILES, TOKENIZER_FILES, class_of, loader_of, pinned,
+    transformers_version,
+};
+pub(crate) use quirks::{ROUTERS, TIED_HEADS, is_fused_experts, is_single_expert, not_for_bitsandbytes};
+
+use crate::config;
+use crate::family::{Detected, Family, Match};
+use crate::structure;
+
+/// A model with what is known of it.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    config: Value,
+    known: Known,
+}
+
+/// What is known.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// One of MGM's families.
+    Mgm(Match),
+    /// A model type of transformers.
+    Architecture(&'static Architecture),
+    /// Nothing but names and shapes of its tensors.
+    Nothing,
+}
+
+impl Subject {
+    /// That of a config.json, null where there is none.
+    pub fn of(config: Value) -> Self {
+        let known = match Family::detect(&config) {
+            Detected::Mgm(found) => Known::Mgm(found),
+            Detected::Generic => config::model_type(&config)
+                .and_then(Architecture::of)
+                .map_or(Known::Nothing, Known::Architecture),
+        };
+        Self { config, known }
+    }
+
+    /// Its config.json, null where there is none.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// What is known.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// The family and variant of an MGM model; any other is generic.
+    pub fn mgm(&self) -> Option<&Match> {
+        match &self.known {
+            Known::Mgm(found) => Some(found),
+            Known::Architecture(_) | Known::Nothing => None,
+        }
+    }
+
+    /// The family of an MGM model.
+    pub fn family(&self) -> Option<&'static Family> {
+        self.mgm().map(|found| found.family)
+    }
+
+    fn architecture(&self) -> Option<&'static Architecture> {
+        match self.known {
+            Known::Architecture(architecture) => Some(architecture),
+            Known::Mgm(_) | Known::Nothing => None,
+        }
+    }
+
+    /// The name that `name`, of a tensor or module of a checkpoint, has in the class that loads it.
+    pub fn name_in_class<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        self.architecture().map_or(Cow::Borrowed(name), |architecture| architecture.name_in_class(name))
+    }
+
+    /// The key in a device map that a tensor of a checkpoint falls under: a module of the class that loads it.
+    pub fn key_of(&self, tensor: &str) -> String {
+        key_of(self.architecture(), tensor)
+    }
+
+    /// Whether the head shares the weight of the embedding: as config.json says, and else as its class does.
+    pub fn ties_head(&self) -> bool {
+        let of_class = || match &self.known {
+            Known::Mgm(found) => found.family.shapes.tie_word_embeddings,
+            Known::Architecture(architecture) => architecture.ties(),
+            Known::Nothing => false,
+        };
+        config::ties_head(&self.config).unwrap_or_else(of_class)
+    }
+
+    /// The part of config.json that describes the text.
+    pub fn text(&self) -> &Value {
+        self.architecture().map_or_else(|| config::text(&self.config), |it| it.text(&self.config))
+    }
+
+    /// A number of the text's configuration, by the key that most models have for it.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        match self.architecture() {
+            Some(architecture) => architecture.number(self.text(), key),
+            None => self.text().get(key).and_then(Value::as_u64),
+        }
+    }
+
+    /// Whether it has a decoder beside an encoder.
+    pub fn is_encoder_decoder(&self) -> bool {
+        self.config.get("is_encoder_decoder").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn is_one_of(&self, model_types: &[&str]) -> bool {
+        config::model_type(&self.config).is_some_and(|of| model_types.contains(&of))
+    }
+}
+
+/// The key in a device map that a tensor of a checkpoint falls under, by the architecture of the class that loads it.
+pub(crate) fn key_of(architecture: Option<&Architecture>, tensor: &str) -> String {
+    let name = architecture.map_or(Cow::Borrowed(tensor), |it| it.name_in_class(tensor));
+    structure::unit_of(&name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::family::Variant;
+
+    #[test]
+    fn a_model_is_of_a_family_or_of_an_architecture_or_unknown() {
+        let mgm = Family::by_alias("7b").unwrap().0.config(Variant::Plain);
+        assert_eq!(Subject::of(mgm).family().unwrap().name.as_str(), "mgm-7b");
+        for (config, is_known) in [
+            (json!({"model_type": "llama"}), true),
+            (json!({"model_type": "mine"}), false),
+            (Value::Null, false),
+        ] {
+            let subject = Subject::of(config);
+            assert!(subject.mgm().is_none());
+            assert_eq!(matches!(subject.known(), Known::Architecture(_)), is_known, "{subject:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_tied_as_config_json_says_and_else_as_its_class_does() {
+        for (config, tied) in [
+            (json!({"model_type": "gemma"}), true),
+            (json!({"model_type": "gemma", "tie_word_embeddings": false}), false),
+            (json!({"model_type": "llama"}), false),
+            (json!({"model_type": "llama", "tie_word_embeddings": true}), true),
+            (json!({"model_type": "mine"}), false),
+            (Family::by_alias("2b").unwrap().0.config(Variant::Plain), true),
+        ] {
+            assert_eq!(Subject::of(config.clone()).ties_head(), tied, "{config}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_the_text_are_found_whatever_they_are_called() {
+        let gpt2 = Subject::of(json!({"model_type": "gpt2", "n_head": 3}));
+        assert_eq!(gpt2.number("num_attention_heads"), Some(3));
+        let nested = json!({"model_type": "mine", "llm_config": {"num_attention_heads": 5}});
+        assert_eq!(Subject::of(nested).number("num_attention_heads"), Some(5));
+    }
+
+    #[test]
+    fn tensors_fall_under_the_keys_that_loaders_have() {
+        let subject = Subject::of(json!({"model_type": "qwen2_vl"}));
+        for (tensor, key) in [
+            ("model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0"),
+            ("visual.blocks.3.attn.qkv.weight", "model.visual"),
+            ("lm_head.weight", "lm_head"),
+        ] {
+            assert_eq!(subject.key_of(tensor), key);
+        }
+    }
+}
