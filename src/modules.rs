@@ -12,10 +12,10 @@ use crate::device_map::{
 };
 use crate::error::{DeviceMapError, Result};
 use crate::family::Variant;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, ModuleRecord};
 use crate::plan::Plan;
 use crate::scheme::Scheme;
-use crate::structure::{Role, role_of, role_of_module};
+use crate::structure::{Role, role_of_module};
 use crate::subject::Subject;
 use crate::tensor::byte_len;
 
@@ -74,61 +74,35 @@ impl ModelModules {
             (tensor.name.as_str(), bytes)
         });
         let torch = subject.family().and_then(|family| Some(family.requirement("torch")?.pin.as_str()));
-        Self::new(tensors, towers, subject, torch, plan.scheme)
+        Self::new(sizes(tensors, towers, subject), subject, torch, plan.scheme)
+    }
+
+    /// Each module with the bytes it takes on a device, in layer order.
+    pub fn records(&self) -> Vec<ModuleRecord> {
+        let record = |module: &Module| ModuleRecord { module: module.name.clone(), bytes: module.bytes };
+        self.modules.iter().map(record).collect()
     }
 
     /// Those of a finished bundle. `subject`: what its config.json says it is.
     pub fn of_manifest(manifest: &Manifest, subject: &Subject) -> Self {
-        let tensors = manifest
-            .tensors
-            .iter()
-            .map(|tensor| (tensor.source.as_str(), tensor.range[1].saturating_sub(tensor.range[0])));
-        // What a loader keeps of the towers' folders was counted when the bundle was made.
-        let placed = manifest.device_maps.first().map_or(&[][..], |profile| &profile.why);
-        let towers: Vec<_> = placed
-            .iter()
-            .filter(|why| role_of_module(&why.module) == Role::Tower)
-            .map(|why| (why.module.clone(), why.bytes))
-            .collect();
         let torch = manifest.requirements.iter().find(|required| required.package == "torch");
         let torch = torch.map(|required| required.pin.as_str());
-        Self::new(tensors, &towers, subject, torch, manifest.scheme.name)
+        let sizes = match &manifest.modules {
+            Some(modules) => modules.iter().map(|record| (record.module.clone(), record.bytes)).collect(),
+            None => sizes_of_version_1(manifest, subject),
+        };
+        Self::new(sizes, subject, torch, manifest.scheme.name)
     }
 
-    fn new<'a>(
-        tensors: impl Iterator<Item = (&'a str, u64)>,
-        towers: &[(String, u64)],
-        subject: &Subject,
-        torch: Option<&str>,
-        scheme: Scheme,
-    ) -> Self {
-        let mut sizes: IndexMap<String, (Role, u64)> = IndexMap::new();
-        for (name, bytes) in tensors {
-            let role = role_of(name);
-            let entry = sizes.entry(subject.key_of(name)).or_insert((role, 0));
-            entry.1 = entry.1.saturating_add(bytes);
-        }
-        for (module, bytes) in towers {
-            let entry = sizes.entry(module.clone()).or_insert((Role::Tower, 0));
-            entry.1 = entry.1.max(*bytes);
-        }
-        for (name, bytes) in buffers(subject) {
-            if let Some(entry) = sizes.get_mut(&subject.key_of(&name)) {
-                entry.1 = entry.1.saturating_add(bytes);
-            }
-        }
+    /// `sizes`: modules and their bytes, in layer order.
+    fn new(sizes: IndexMap<String, u64>, subject: &Subject, torch: Option<&str>, scheme: Scheme) -> Self {
         let tied_head = subject.ties_head();
-        if tied_head && !sizes.keys().any(|name| role_of_module(name) == Role::Head) {
-            sizes.insert("lm_head".to_owned(), (Role::Head, 0));
-        }
-        // T5's and BART's kind: both halves embed with one matrix, and the class has it under three names.
-        let shared = sizes.keys().find(|name| name.rsplit('.').next() == Some("shared")).cloned();
-        for half in ["encoder", "decoder"] {
-            let Some(prefix) = shared.as_ref().and_then(|name| name.strip_suffix("shared")) else { break };
-            sizes.entry(format!("{prefix}{half}.embed_tokens")).or_insert((Role::Embedding, 0));
-        }
-        sizes.sort_by(|a, b, c, d| b.0.cmp(&d.0).then_with(|| crate::structure::natural(a, c)));
-        let modules = sizes.into_iter().map(|(name, (role, bytes))| Module { name, bytes, role }).collect();
+        let modules = sizes.into_iter().map(|(name, bytes)| {
+            let module = Module::new(name, bytes);
+            let has_cache = matches!(module.role, Role::Layer(index) if subject.caches(index));
+            Module { has_cache, ..module }
+        });
+        let modules = modules.collect();
         let decoder = Decoder::of(subject, scheme.is_quantized());
         let variant = subject.mgm().map(|found| found.variant);
         let attention = match (variant, torch, decoder) {
@@ -234,6 +208,58 @@ impl ModelModules {
             positions: self.positions,
         })
     }
+}
+
+/// Bytes of every module, in layer order. `tensors`: names in the checkpoint and bytes in the bundle; `towers`: module and
+/// bytes of each that lies beside the shards.
+fn sizes<'a>(
+    tensors: impl Iterator<Item = (&'a str, u64)>,
+    towers: &[(String, u64)],
+    subject: &Subject,
+) -> IndexMap<String, u64> {
+    let mut sizes: IndexMap<String, u64> = IndexMap::new();
+    for (name, bytes) in tensors {
+        let entry = sizes.entry(subject.key_of(name)).or_insert(0);
+        *entry = entry.saturating_add(bytes);
+    }
+    for (module, bytes) in towers {
+        let entry = sizes.entry(module.clone()).or_insert(0);
+        *entry = (*entry).max(*bytes);
+    }
+    for (name, bytes) in buffers(subject) {
+        if let Some(entry) = sizes.get_mut(&subject.key_of(&name)) {
+            *entry = entry.saturating_add(bytes);
+        }
+    }
+    if subject.ties_head() && !sizes.keys().any(|name| role_of_module(name) == Role::Head) {
+        sizes.insert("lm_head".to_owned(), 0);
+    }
+    // T5's and BART's kind: both halves embed with one matrix, and the class has it under three names.
+    let shared = sizes.keys().find(|name| name.rsplit('.').next() == Some("shared")).cloned();
+    for half in ["encoder", "decoder"] {
+        let Some(prefix) = shared.as_ref().and_then(|name| name.strip_suffix("shared")) else { break };
+        sizes.entry(format!("{prefix}{half}.embed_tokens")).or_insert(0);
+    }
+    sizes.sort_by(|a, _, b, _| {
+        role_of_module(a).cmp(&role_of_module(b)).then_with(|| crate::structure::natural(a, b))
+    });
+    sizes
+}
+
+/// The same of a bundle of version 1, which does not list its modules: what a loader keeps of the towers' folders is in
+/// the reasons of its first map.
+fn sizes_of_version_1(manifest: &Manifest, subject: &Subject) -> IndexMap<String, u64> {
+    let tensors = manifest
+        .tensors
+        .iter()
+        .map(|tensor| (tensor.source.as_str(), tensor.range[1].saturating_sub(tensor.range[0])));
+    let placed = manifest.device_maps.first().map_or(&[][..], |profile| &profile.why);
+    let towers: Vec<_> = placed
+        .iter()
+        .filter(|why| role_of_module(&why.module) == Role::Tower)
+        .map(|why| (why.module.clone(), why.bytes))
+        .collect();
+    sizes(tensors, &towers, subject)
 }
 
 /// The buffers that MGM's classes make at load and no checkpoint holds: the rotary caches of every layer. Those

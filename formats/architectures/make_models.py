@@ -177,7 +177,7 @@ class Names:
         prefix = self.model.base_model_prefix + "."
         if type(self.model).__name__.endswith("ConditionalGeneration"):
             names |= {one.removeprefix(prefix) for one in names}
-        return {one for one in names if "model.model." not in one and self.in_class(one) == name}
+        return {one for one in names if ".model.model." not in f".{one}." and self.in_class(one) == name}
 
     def pairs(self):
         return sorted({(old, new) for new in self.state for old in self.in_checkpoints(new)})
@@ -205,7 +205,7 @@ def generalized(pairs):
 
 
 def rules(names):
-    """The fewest prefixes from which every new name follows, none within another. `names`: old → new."""
+    """The fewest prefixes from which every new name follows, so that the first that fits is right. `names`: old → new."""
     found = []
 
     def descend(prefix, members):
@@ -231,7 +231,7 @@ def rules(names):
             descend([*prefix, part], {one: members[one] for one in group})
 
     descend([], names)
-    return found
+    return sorted(found, key=lambda rule: (-rule[0].count("."), rule[0].count("*"), rule[0]))
 
 
 def is_tower(module, model):

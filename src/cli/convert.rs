@@ -3,8 +3,9 @@
 use indexmap::{IndexMap, IndexSet};
 
 use mgpack::Result;
+use mgpack::convert::FileFate;
 use mgpack::convert::{Conversion, Outcome, worst};
-use mgpack::manifest::{ErrorFigures, FileFate};
+use mgpack::manifest::ErrorFigures;
 use mgpack::plan::{Fate, TensorPlan};
 use mgpack::size::counted;
 use mgpack::tensor::TensorName;
@@ -75,6 +76,9 @@ fn show_plan(conversion: &Conversion, as_json: bool) -> Result<Verdict> {
 fn show_plan_text(conversion: &Conversion) {
     let mut screen = ui::Screen::new();
     screen.toned(Tone::Strong, &title(conversion));
+    for notice in &conversion.notices {
+        screen.labelled(Tone::Doubtful, "note", notice);
+    }
     screen.gap();
     show_tensors(conversion, &mut screen);
     screen.gap();
@@ -84,9 +88,6 @@ fn show_plan_text(conversion: &Conversion) {
     screen.gap();
     super::map::show_profiles(&conversion.profiles, &mut screen);
     screen.gap();
-    for notice in &conversion.notices {
-        screen.labelled(Tone::Doubtful, "note", notice);
-    }
     screen.line(&totals(conversion));
     screen.line(&format!(
         "peak memory at most {} with {} and {}; bundle about {}",
@@ -97,7 +98,7 @@ fn show_plan_text(conversion: &Conversion) {
     ));
     let (tone, notes) = match conversion.notices.len() {
         0 => (Tone::Good, String::new()),
-        count => (Tone::Doubtful, format!(", with {} above", counted(count, "note"))),
+        count => (Tone::Doubtful, format!(", with {} at the top", counted(count, "note"))),
     };
     screen.toned(tone, &format!("can be converted{notes}; nothing was written"));
     screen.print();
@@ -168,7 +169,7 @@ fn files_table(conversion: &Conversion) -> Table<'_> {
             file.tower.map_or(String::new(), |tower| format!("{}/", conversion.towers[tower].facts.path));
         let fate = match file.fate {
             FileFate::Converted => "converted",
-            FileFate::Copied => "copied",
+            FileFate::Copied { .. } => "copied",
             FileFate::Replaced => "replaced",
             FileFate::LeftOut => "left out",
         };

@@ -94,6 +94,10 @@ fn show_profile(profile: &Profile, screen: &mut ui::Screen) {
         let bar = ui::bar(used.total(), used.budget, cells);
         screen.line(format!("{device:<6} {bar}  {}", label(profile, *device)).trim_end());
     }
+    if profile.memory.attention.is_none() && profile.planner.name != ACCELERATE.0 {
+        screen.gap();
+        screen.line("no cache and no working memory are reserved: nothing says how many heads the model has");
+    }
     if let (Some(longest), Some(attention)) = (&profile.memory.longest_context, profile.memory.attention) {
         screen.gap();
         screen.line(&format!("longest prompt with its answer, images apart (planned for {attention}):"));

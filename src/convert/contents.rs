@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::{ConvertError, Result};
 use crate::json_text::JsonText;
 use crate::manifest::{
-    DEVICE_MAP_NAME, FileFate, MANIFEST_NAME, REQUIREMENTS_NAME, SIGNATURE_NAME, SUMS_NAME,
+    DEVICE_MAP_NAME, MANIFEST_NAME, REQUIREMENTS_NAME, SIGNATURE_NAME, SUMS_NAME, SourceFate,
 };
 use crate::names::BundlePath;
 use crate::plan::Plan;
@@ -43,36 +43,69 @@ const LEFT_OUT: [(&str, &str); 14] = [
     (".gitattributes", "only for git"),
 ];
 
-/// What becomes of a side file of the checkpoint: its fate, its path in the bundle, and a note. `modules`: folders with
-/// weights of their own, which are no part of the model's.
+/// What becomes of a file of the checkpoint or of a tower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFate {
+    /// Its tensors are converted.
+    Converted,
+    /// Its bytes are copied.
+    Copied {
+        /// Its path in the bundle.
+        target: BundlePath,
+    },
+    /// The bundle has a file of that name with other content.
+    Replaced,
+    /// It is not in the bundle.
+    LeftOut,
+}
+
+impl FileFate {
+    /// Its path in the bundle, where it is copied.
+    pub fn target(&self) -> Option<&BundlePath> {
+        match self {
+            Self::Copied { target } => Some(target),
+            Self::Converted | Self::Replaced | Self::LeftOut => None,
+        }
+    }
+
+    /// The same as a manifest records it.
+    pub fn record(&self) -> SourceFate {
+        match self {
+            Self::Converted => SourceFate::Converted,
+            Self::Copied { .. } => SourceFate::Copied,
+            Self::Replaced => SourceFate::Replaced,
+            Self::LeftOut => SourceFate::LeftOut,
+        }
+    }
+}
+
+/// What becomes of a side file of the checkpoint, and a note. `modules`: folders with weights of their own, which are no
+/// part of the model's.
 pub(super) fn side_file(
     path: &str,
     tower_places: &[String],
     modules: &[String],
-) -> Result<(FileFate, Option<BundlePath>, Option<&'static str>)> {
+) -> Result<(FileFate, Option<&'static str>)> {
     if tower_places.iter().any(|tower| path.starts_with(tower.as_str())) {
-        return Ok((FileFate::LeftOut, None, Some("a tower's place; the tower is listed for itself")));
+        return Ok((FileFate::LeftOut, Some("a tower's place; the tower is listed for itself")));
     }
     if let Some(copy) = card_copy(path) {
-        return Ok((
-            FileFate::Copied,
-            Some(copied(&copy)?),
-            Some("kept under another name: the bundle has its own card"),
-        ));
+        return Ok((copied(&copy)?, Some("kept under another name: the bundle has its own card")));
     }
     if OWN.contains(&path) {
-        return Ok((FileFate::Replaced, None, Some("the bundle has its own")));
+        return Ok((FileFate::Replaced, Some("the bundle has its own")));
     }
     let is_of_module =
         path.ends_with(".safetensors") && modules.iter().any(|it| path.starts_with(it.as_str()));
     if let Some((_, why)) = LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending) && !is_of_module) {
-        return Ok((FileFate::LeftOut, None, Some(why)));
+        return Ok((FileFate::LeftOut, Some(why)));
     }
-    Ok((FileFate::Copied, Some(copied(path)?), None))
+    Ok((copied(path)?, None))
 }
 
-fn copied(path: &str) -> Result<BundlePath> {
-    Ok(BundlePath::new(path).ok_or_else(|| ConvertError::BadFileName { name: path.to_owned() })?)
+fn copied(path: &str) -> Result<FileFate> {
+    let target = BundlePath::new(path).ok_or_else(|| ConvertError::BadFileName { name: path.to_owned() })?;
+    Ok(FileFate::Copied { target })
 }
 
 /// Where a card of the checkpoint is kept, since the bundle has its own README.md: `README.md` as
@@ -86,24 +119,30 @@ fn card_copy(path: &str) -> Option<String> {
     rest.is_empty().then(|| format!("{stem}.source.md"))
 }
 
-/// What becomes of a file in a tower's folder. `weights`: the file of its weights, `rewritten` if they are written
-/// anew.
-pub(super) fn tower_file(path: &str, weights: &str, rewritten: bool) -> (FileFate, Option<&'static str>) {
+/// What becomes of a file in a tower's folder, which is `folder` in the bundle. `weights`: the file of its weights,
+/// `rewritten` if they are written anew.
+pub(super) fn tower_file(
+    path: &str,
+    folder: &str,
+    weights: &str,
+    rewritten: bool,
+) -> Result<(FileFate, Option<&'static str>)> {
+    let copied = || copied(&format!("{folder}/{path}"));
     if path == weights && rewritten {
-        return (FileFate::Converted, Some("what MGM reads of it, as float16"));
+        return Ok((FileFate::Converted, Some("what MGM reads of it, as float16")));
     }
     if path == weights {
-        return (FileFate::Copied, None);
+        return Ok((copied()?, None));
     }
-    match LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending)) {
+    Ok(match LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending)) {
         Some((_, why)) => {
             (FileFate::LeftOut, Some(if *why == "only for git" { why } else { "weights in another format" }))
         }
         None if BundlePath::new(path).is_none() => {
             (FileFate::LeftOut, Some("its name cannot stand in a bundle"))
         }
-        None => (FileFate::Copied, None),
-    }
+        None => (copied()?, None),
+    })
 }
 
 /// The bundle's config.json: the checkpoint's with the towers' paths, the float type and the quantization.
@@ -142,19 +181,23 @@ mod tests {
 
     #[test]
     fn every_kind_of_side_file_has_its_fate() {
-        let fate = |path: &str| side_file(path, &["model_zoo/".into()], &["2_Dense/".into()]).unwrap().0;
-        assert_eq!(fate("tokenizer.model"), FileFate::Copied);
-        assert_eq!(fate("README.md"), FileFate::Copied);
-        assert_eq!(fate("modeling_custom.py"), FileFate::Copied);
-        assert_eq!(fate("config.json"), FileFate::Replaced);
-        assert_eq!(fate("training_args.bin"), FileFate::LeftOut);
-        assert_eq!(fate("pytorch_model.bin.index.json"), FileFate::LeftOut);
-        assert_eq!(fate("model_zoo/OpenAI/x"), FileFate::LeftOut);
-        assert_eq!(fate("older.safetensors"), FileFate::LeftOut);
-        assert_eq!(fate("2_Dense/model.safetensors"), FileFate::Copied);
-        assert_eq!(fate("2_Dense/pytorch_model.bin"), FileFate::LeftOut);
+        let fate =
+            |path: &str| side_file(path, &["model_zoo/".into()], &["2_Dense/".into()]).unwrap().0.record();
+        assert_eq!(fate("tokenizer.model"), SourceFate::Copied);
+        assert_eq!(fate("README.md"), SourceFate::Copied);
+        assert_eq!(fate("modeling_custom.py"), SourceFate::Copied);
+        assert_eq!(fate("config.json"), SourceFate::Replaced);
+        assert_eq!(fate("training_args.bin"), SourceFate::LeftOut);
+        assert_eq!(fate("pytorch_model.bin.index.json"), SourceFate::LeftOut);
+        assert_eq!(fate("model_zoo/OpenAI/x"), SourceFate::LeftOut);
+        assert_eq!(fate("older.safetensors"), SourceFate::LeftOut);
+        assert_eq!(fate("2_Dense/model.safetensors"), SourceFate::Copied);
+        assert_eq!(fate("2_Dense/pytorch_model.bin"), SourceFate::LeftOut);
         assert!(side_file("a\nb", &[], &[]).is_err());
-        assert_eq!(side_file("README.source.md", &[], &[]).unwrap().1.unwrap(), "README.source.source.md");
-        assert_eq!(side_file("README.other.md", &[], &[]).unwrap().1.unwrap(), "README.other.md");
+        assert_eq!(
+            side_file("README.source.md", &[], &[]).unwrap().0.target().unwrap(),
+            "README.source.source.md"
+        );
+        assert_eq!(side_file("README.other.md", &[], &[]).unwrap().0.target().unwrap(), "README.other.md");
     }
 }

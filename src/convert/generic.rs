@@ -7,10 +7,9 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::Conversion;
 use super::prepare::{module_folders, side_json};
 use super::snippet::{self, Snippet};
-use crate::manifest::FileFate;
+use super::{Conversion, FileFate};
 use crate::plan;
 use crate::program::shell_word;
 use crate::scheme::{Layout, Scheme};
@@ -26,7 +25,10 @@ pub(super) fn load_section(conversion: &Conversion, folder: &str) -> String {
         let _ = writeln!(text, "Note: {notice}.\n");
     }
     let has = |path: &str| {
-        conversion.files.iter().any(|file| file.tower.is_none() && file.target.as_deref() == Some(path))
+        conversion
+            .files
+            .iter()
+            .any(|file| file.tower.is_none() && file.fate.target().is_some_and(|target| *target == path))
     };
     let scheme = conversion.plan.scheme;
     let literal = of_python(folder);

@@ -19,6 +19,7 @@ mod towers;
 
 use std::path::{Path, PathBuf};
 
+pub use contents::FileFate;
 pub use pipeline::Resources;
 pub use supply::{Present, Supply};
 
@@ -32,7 +33,7 @@ use crate::gpu_models::{self, Capability};
 use crate::kernels::Isa;
 use crate::locate::{Located, Places};
 use crate::manifest::{
-    self, DEVICE_MAP_NAME, ErrorFigures, FileFate, MANIFEST_NAME, Manifest, REQUIREMENTS_NAME, SUMS_NAME,
+    self, DEVICE_MAP_NAME, ErrorFigures, MANIFEST_NAME, Manifest, REQUIREMENTS_NAME, SUMS_NAME,
 };
 use crate::modules::{MapRequest, ModelModules};
 use crate::names::{BundleName, BundlePath, Clash, Line, clash};
@@ -98,6 +99,7 @@ pub struct Conversion {
     /// Things the user should know.
     pub notices: Vec<String>,
     options: Options,
+    modules: ModelModules,
     hashes_sources: bool,
     texts: Vec<(String, Vec<u8>)>,
 }
@@ -135,8 +137,6 @@ pub struct FilePlan {
     pub claimed: Option<Digest>,
     /// What becomes of it.
     pub fate: FileFate,
-    /// Path in the bundle, where it is copied.
-    pub target: Option<BundlePath>,
     /// Why.
     pub note: Option<String>,
 }
@@ -203,8 +203,9 @@ impl Conversion {
         resources.peak = peaks.fold(resources.peak, u64::max);
         let files = prepare::plan_files(&checkpoint, &towers)?;
         let towers_len = prepare::tower_sizes(&towers);
-        let modules = |plan: &Plan| ModelModules::of_plan(plan, &towers_len, &subject);
-        let profiles = modules(&plan).plan(&options.map, int8.as_ref().map(modules).as_ref())?;
+        let modules_of = |plan: &Plan| ModelModules::of_plan(plan, &towers_len, &subject);
+        let modules = modules_of(&plan);
+        let profiles = modules.plan(&options.map, int8.as_ref().map(modules_of).as_ref())?;
 
         let torch = subject.family().and_then(|family| family.requirement("torch"));
         for &capability in &options.capabilities {
@@ -227,6 +228,7 @@ impl Conversion {
             bundle_len: 0,
             notices,
             options,
+            modules,
             hashes_sources: false,
             texts: Vec::new(),
         };
@@ -302,7 +304,7 @@ impl Conversion {
         }
         let outputs = self.plan.tensors.iter().flat_map(|tensor| &tensor.outputs);
         let weights =
-            outputs.map(|output| (output.name.as_str(), self.plan.shards[output.shard].name.as_str()));
+            outputs.map(|output| (output.name.as_str(), self.plan.shards[output.place.shard].name.as_str()));
         let index = manifest::index_json(self.plan.totals().bytes, weights).map_err(json)?;
         texts.push(("model.safetensors.index.json".to_owned(), index));
         let first = self.profiles.first().map(|profile| &profile.map);
@@ -322,7 +324,8 @@ impl Conversion {
                 head + self.plan.shards[index].data_len
             })
             .sum();
-        let copies: u64 = self.files.iter().filter(|file| file.target.is_some()).map(|file| file.len).sum();
+        let copies: u64 =
+            self.files.iter().filter(|file| file.fate.target().is_some()).map(|file| file.len).sum();
         let rewrites = self.towers.iter().filter_map(|tower| tower.rewrite.as_ref());
         let rewritten: u64 = rewrites.map(towers::file_len).sum();
         let texts: u64 = self.texts.iter().map(|(_, text)| text.len() as u64).sum();
@@ -331,7 +334,7 @@ impl Conversion {
     }
 
     fn check_paths(&self) -> Result<()> {
-        let copied = self.files.iter().filter_map(|file| file.target.as_ref());
+        let copied = self.files.iter().filter_map(|file| file.fate.target());
         let mut paths: Vec<String> = copied.map(ToString::to_string).collect();
         let rewrites = self.towers.iter().filter_map(|tower| Some(tower.new_path(tower.rewrite.as_ref()?)));
         paths.extend(rewrites);

@@ -259,8 +259,9 @@ impl<'a> Pipeline<'a> {
             let Fate::Quantize { from, codec } = tensor.fate else { continue };
             let (_, columns) = tensor.rows_and_columns();
             let tile = codec.tile(columns);
-            let scales_first =
-                tensor.output(PartKind::Scales).is_some_and(|scales| scales.offset < codes.offset);
+            let scales_first = tensor
+                .output(PartKind::Scales)
+                .is_some_and(|scales| scales.place.offset < codes.place.offset);
             let is_cut = tile.rows == 1 && tile.columns > BLOCK_LEN;
             if codes.kind != PartKind::Codes || !(scales_first || is_cut) {
                 continue;
@@ -436,7 +437,7 @@ pub(super) fn shard_header(plan: &Plan, index: usize) -> serde_json::Result<Vec<
             output.name.as_str(),
             output.dtype,
             output.shape.as_slice(),
-            output.offset..output.offset + output.byte_len,
+            output.place.offset..output.place.offset + output.byte_len,
         )
     }))
 }

@@ -7,15 +7,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::towers::Rewrite;
-use super::{FilePlan, Options, TowerFolder, checked, contents};
+use super::{FileFate, FilePlan, Options, TowerFolder, checked, contents};
 use crate::bundle;
 use crate::checkpoint::{Checkpoint, Folder, MAX_CONFIG_LEN, SideFile, Skipped};
 use crate::digest::Digest;
 use crate::error::{LocateError, Result};
 use crate::family::{self, Match};
 use crate::locate::{self, Located, Places};
-use crate::manifest::FileFate;
-use crate::names::{BundleName, BundlePath};
+use crate::names::BundleName;
 use crate::scheme::Scheme;
 use crate::subject::Subject;
 
@@ -102,12 +101,12 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
     let mut files = Vec::new();
     let modules = module_folders(checkpoint);
     for file in checkpoint.side_files() {
-        let (fate, target, note) = contents::side_file(&file.path, &taken, &modules)?;
-        if fate == FileFate::Copied {
+        let (fate, note) = contents::side_file(&file.path, &taken, &modules)?;
+        if fate.target().is_some() {
             // One that cannot be read is found now, not when all weights are converted.
             checkpoint.open_side_file(&file.path)?;
         }
-        files.push(of_side_file(file, None, fate, target, note));
+        files.push(of_side_file(file, None, fate, note));
     }
     let listed = |skipped: &&Skipped| !skipped.reason.is_foreign();
     let skipped = checkpoint.skipped().iter().filter(listed);
@@ -115,14 +114,12 @@ pub(super) fn plan_files(checkpoint: &Checkpoint, towers: &[TowerFolder]) -> Res
     for (index, tower) in towers.iter().enumerate() {
         let weights = weights_of(tower.facts, &tower.folder).unwrap_or_default();
         for file in tower.folder.files() {
-            let (fate, note) = contents::tower_file(&file.path, weights, tower.rewrite.is_some());
-            let copied = fate == FileFate::Copied;
-            if copied {
+            let (fate, note) =
+                contents::tower_file(&file.path, &tower.facts.path, weights, tower.rewrite.is_some())?;
+            if fate.target().is_some() {
                 tower.folder.open_file(&file.path)?;
             }
-            let target =
-                copied.then(|| checked(format!("{}/{}", tower.facts.path, file.path))).transpose()?;
-            files.push(of_side_file(file, Some(index), fate, target, note));
+            files.push(of_side_file(file, Some(index), fate, note));
         }
         let skipped = tower.folder.skipped().iter().filter(listed);
         files.extend(skipped.map(|skipped| of_skipped(skipped, Some(index), &tower.located.dir)));
@@ -148,19 +145,10 @@ fn of_side_file(
     file: &SideFile,
     tower: Option<usize>,
     fate: FileFate,
-    target: Option<BundlePath>,
     note: Option<&'static str>,
 ) -> FilePlan {
     let claimed = file.sha256.as_deref().and_then(Digest::from_hex);
-    FilePlan {
-        path: file.path.clone(),
-        tower,
-        len: file.len,
-        claimed,
-        fate,
-        target,
-        note: note.map(str::to_owned),
-    }
+    FilePlan { path: file.path.clone(), tower, len: file.len, claimed, fate, note: note.map(str::to_owned) }
 }
 
 fn of_skipped(skipped: &Skipped, tower: Option<usize>, root: &Path) -> FilePlan {
@@ -172,7 +160,6 @@ fn of_skipped(skipped: &Skipped, tower: Option<usize>, root: &Path) -> FilePlan 
         len: meta.map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 }),
         claimed: None,
         fate: FileFate::LeftOut,
-        target: None,
         note: Some(skipped.reason.to_string()),
     }
 }

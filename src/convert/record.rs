@@ -12,7 +12,7 @@ use super::{Conversion, checked, io_error};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::manifest::{
-    self, ErrorFigures, FileFate, FileRecord, MANIFEST_NAME, Manifest, Producer, SchemeRecord, Source,
+    self, ErrorFigures, FileRecord, MANIFEST_NAME, Manifest, Producer, SchemeRecord, Source, SourceFate,
     SourceFileRecord, TensorRecord,
 };
 use crate::names::{BundlePath, Commit, HubId, Line, Word};
@@ -40,7 +40,7 @@ impl Conversion {
                 path: checked(&file.path)?,
                 size: file.len,
                 sha256: digests.get(&file.path).copied(),
-                fate: FileFate::Converted,
+                fate: SourceFate::Converted,
                 note: None,
             });
         }
@@ -52,8 +52,8 @@ impl Conversion {
             sources.push(SourceFileRecord {
                 path: checked(path)?,
                 size: file.len,
-                sha256: file.target.as_ref().and_then(digest_of).or(hashed),
-                fate: file.fate,
+                sha256: file.fate.target().and_then(digest_of).or(hashed),
+                fate: file.fate.record(),
                 note: file.note.as_deref().map(Line::escaped),
             });
         }
@@ -95,6 +95,7 @@ impl Conversion {
             },
             files,
             tensors: self.tensor_records(written)?,
+            modules: Some(self.modules.records()),
             device_maps: self.profiles.clone(),
             seal: Digest::ZERO,
         })
@@ -111,7 +112,7 @@ impl Conversion {
         let mut records = Vec::new();
         for (tensor, figures) in self.plan.tensors.iter().zip(&written.figures) {
             for output in &tensor.outputs {
-                let start = heads[output.shard] + output.offset;
+                let start = heads[output.place.shard] + output.place.offset;
                 let measured = self.options.stats
                     && !matches!(tensor.fate, Fate::Copy)
                     && matches!(output.kind, PartKind::Codes | PartKind::Values);
@@ -120,7 +121,7 @@ impl Conversion {
                     kind: output.kind,
                     dtype: output.dtype,
                     shape: output.shape.clone(),
-                    shard: checked(&self.plan.shards[output.shard].name)?,
+                    shard: checked(&self.plan.shards[output.place.shard].name)?,
                     range: [start, start + output.byte_len],
                     source: tensor.name.clone(),
                     source_dtype: tensor.dtype,

@@ -166,7 +166,7 @@ impl Conversion {
         let written = pipeline.run(pool, dir)?;
 
         let copies: Vec<(&FilePlan, &BundlePath)> =
-            self.files.iter().filter_map(|file| Some((file, file.target.as_ref()?))).collect();
+            self.files.iter().filter_map(|file| Some((file, file.fate.target()?))).collect();
         let rewrites = || self.towers.iter().filter_map(|tower| Some((tower, tower.rewrite.as_ref()?)));
         let rewritten_len: u64 = rewrites().map(|(_, rewrite)| rewrite.data_len).sum();
         progress.begin(Stage::Files, copies.iter().map(|(file, _)| file.len).sum::<u64>() + rewritten_len);

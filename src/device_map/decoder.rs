@@ -39,8 +39,8 @@ pub struct Decoder {
     pub experts_in_all: u64,
     /// Entries of the vocabulary.
     pub vocab: u64,
-    /// Elements that a layer caches for each token.
-    pub cached: u64,
+    /// Bytes that a layer caches for each token: 16 bits an element.
+    pub cache_bytes_per_token: u64,
     /// Prompts of this many tokens and more need a mask whatever the attention: 0 for classes that always make one.
     pub masked_from: u64,
     /// Whether its linear layers are int8.
@@ -70,6 +70,7 @@ impl Decoder {
         // Multi-head latent attention (DeepSeek, Kimi, GLM): transformers 5 caches the latent of all heads, once.
         let latent = number("kv_lora_rank").zip(number("qk_rope_head_dim"));
         let latent = latent.map(|(latent, rotary)| latent.saturating_add(rotary));
+        let cached = latent.unwrap_or_else(|| kv_heads.saturating_mul(head_dim).saturating_mul(2));
         let uses_window = text.get("use_sliding_window") != Some(&Value::Bool(false));
         let masked_from = match (classes, known) {
             (Classes::Other, _) | (Classes::Mgm, Some(TreeKind::Gemma)) => 0,
@@ -97,7 +98,7 @@ impl Decoder {
             experts,
             experts_in_all: number("num_local_experts").unwrap_or(1),
             vocab,
-            cached: latent.unwrap_or_else(|| kv_heads.saturating_mul(head_dim).saturating_mul(2)),
+            cache_bytes_per_token: cached.saturating_mul(2),
             masked_from,
             is_int8,
             has_sdpa: !is_mgm || known != Some(TreeKind::Mixtral),
@@ -122,7 +123,7 @@ mod tests {
         });
         for config in [text.clone(), serde_json::json!({ "text_config": text })] {
             let decoder = decoder(config);
-            assert_eq!((decoder.cached, decoder.classes), (512 + 64, Classes::Other));
+            assert_eq!((decoder.cache_bytes_per_token, decoder.classes), (2 * (512 + 64), Classes::Other));
         }
     }
 

@@ -25,7 +25,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Line, ModuleName, Word, of_module, text_of};
-use crate::structure::Role;
+use crate::structure::{Role, role_of_module};
 
 pub use crate::device::{Device, MAX_DEVICES, MemoryTable};
 pub use crate::error::{Exception, Remedy};
@@ -53,9 +53,17 @@ pub struct Module {
     pub bytes: u64,
     /// The part it plays; this decides where the `mgm` planner may put it.
     pub role: Role,
+    /// Whether it keeps a cache that grows with the context: decoder layers do, but those of linear attention.
+    pub has_cache: bool,
 }
 
 impl Module {
+    /// A module of that size, whose name says what part it plays.
+    pub fn new(name: String, bytes: u64) -> Self {
+        let role = role_of_module(&name);
+        Self { name, bytes, role, has_cache: matches!(role, Role::Layer(_)) }
+    }
+
     /// Whether the module works from host memory (rule R6: decoder layers and norm, nothing else).
     pub fn is_offloadable(&self) -> bool {
         match self.role {
@@ -156,13 +164,10 @@ pub struct Why {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::structure::role_of_module;
 
     #[test]
     fn layers_and_norms_work_from_host_memory_and_nothing_else() {
-        let is_offloadable = |name: &str| {
-            Module { name: name.to_owned(), bytes: 1, role: role_of_module(name) }.is_offloadable()
-        };
+        let is_offloadable = |name: &str| Module::new(name.to_owned(), 1).is_offloadable();
         for name in ["model.layers.12", "transformer.h.0", "model.norm", "transformer.ln_f"] {
             assert!(is_offloadable(name), "{name}");
         }

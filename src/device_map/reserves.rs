@@ -77,7 +77,7 @@ impl Workload {
     /// What one layer keeps: its cache, 2 bytes an element, and [`Decoder::kept`]. Saturates.
     pub fn kv_per_layer(&self) -> u64 {
         let tokens = self.tokens().saturating_mul(self.batch);
-        self.decoder.cached.saturating_mul(2).saturating_mul(tokens).saturating_add(self.decoder.kept())
+        self.decoder.cache_bytes_per_token.saturating_mul(tokens).saturating_add(self.decoder.kept())
     }
 
     /// The reserves of this workload, with the given room kept on every device. A prompt may take the whole context.
@@ -165,7 +165,7 @@ mod tests {
             experts: None,
             experts_in_all: 1,
             vocab: 32000,
-            cached: 2 * 32 * 128,
+            cache_bytes_per_token: 4 * 32 * 128,
             masked_from: u64::MAX,
             is_int8: false,
             has_sdpa: true,

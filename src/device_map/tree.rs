@@ -8,7 +8,6 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Module;
-use crate::structure::role_of_module;
 use crate::tensor::{Dtype, element_count};
 
 /// One module: its dotted name (`""` at the root) and the name of its class.
@@ -112,13 +111,7 @@ impl ModelTree {
             _ => false,
         };
         let units = self.modules.iter().filter(|module| is_unit(&module.name));
-        units
-            .map(|module| Module {
-                name: module.name.clone(),
-                bytes: sizes.bytes(&module.name),
-                role: role_of_module(&module.name),
-            })
-            .collect()
+        units.map(|module| Module::new(module.name.clone(), sizes.bytes(&module.name))).collect()
     }
 }
 

@@ -273,7 +273,7 @@ mod tests {
             experts: Some(all),
             experts_in_all: all,
             vocab: all,
-            cached: all,
+            cache_bytes_per_token: all.saturating_mul(2),
             masked_from: 0,
             is_int8: true,
             has_sdpa: true,

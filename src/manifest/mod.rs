@@ -20,8 +20,8 @@ use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::family::Variant;
 use crate::names::{
-    BundleName, BundlePath, Commit, FamilyName, HubId, Line, PackageName, Pin, Range, SourcePath, Word,
-    only_lines,
+    BundleName, BundlePath, Commit, FamilyName, HubId, Line, ModuleName, PackageName, Pin, Range, SourcePath,
+    Word, only_lines, text_of,
 };
 use crate::regular;
 use crate::scheme::{Layout, OnOverflow, PartKind, Scheme};
@@ -38,8 +38,10 @@ pub const MANIFEST_NAME: &str = "mgpack.json";
 pub const SUMS_NAME: &str = "SHA256SUMS";
 /// Name of a later signature over a bundle.
 pub const SIGNATURE_NAME: &str = "model.sig";
-/// Version of the bundle format written and read.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the bundle format that is written.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that is read.
+const OLDEST_VERSION: u32 = 1;
 /// How every manifest begins.
 const HEAD: &str = "{\n  \"format_version\":";
 /// Largest manifest read, in bytes. 8x7B's has 3,000 tensors and takes 2 MB.
@@ -89,6 +91,9 @@ pub struct Manifest {
     pub files: Vec<FileRecord>,
     /// Every tensor of the shards, in layer order.
     pub tensors: Vec<TensorRecord>,
+    /// The modules that a device map places, in layer order; `None` in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<Vec<ModuleRecord>>,
     /// Device maps, one for each memory table asked for; at least one.
     pub device_maps: Vec<Profile>,
     /// Digest of the canonical manifest with sixty-four zeros in this place: finds a change in any byte of it.
@@ -147,7 +152,7 @@ pub struct SourceFileRecord {
     /// Digest of the bytes that mgpack read of it; null where it did not hash them.
     pub sha256: Option<Digest>,
     /// What became of it.
-    pub fate: FileFate,
+    pub fate: SourceFate,
     /// Why it was left out or replaced.
     pub note: Option<Line>,
 }
@@ -155,7 +160,7 @@ pub struct SourceFileRecord {
 /// What became of a file of the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FileFate {
+pub enum SourceFate {
     /// Its tensors were converted.
     Converted,
     /// Its bytes are in the bundle.
@@ -250,6 +255,17 @@ pub struct TensorRecord {
     pub error: Option<ErrorFigures>,
 }
 
+/// One module of the model as it is loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleRecord {
+    /// Its key in a device map.
+    #[serde(deserialize_with = "text_of::<ModuleName, _>")]
+    pub module: String,
+    /// Bytes that it takes on a device.
+    pub bytes: u64,
+}
+
 /// How far a stored tensor is from the checkpoint's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -306,10 +322,15 @@ impl Manifest {
             format_version: u32,
         }
         let version: Version = serde_json::from_slice(bytes)?;
-        if version.format_version != FORMAT_VERSION {
+        if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&version.format_version) {
             return Err(ManifestFault::Version { found: version.format_version });
         }
         let manifest: Self = serde_json::from_slice(bytes)?;
+        let has_modules = manifest.format_version >= 2;
+        if manifest.modules.is_some() != has_modules {
+            let what = if has_modules { "missing field `modules`" } else { "unknown field `modules`" };
+            return Err(ManifestFault::Json(serde::de::Error::custom(what)));
+        }
         if manifest.to_bytes()? != bytes {
             return Err(ManifestFault::NotCanonical);
         }
@@ -324,7 +345,7 @@ pub enum ManifestFault {
     #[error("it is not a manifest: {0}")]
     Json(#[from] serde_json::Error),
     /// A format this program does not read.
-    #[error("its format version is {found}; this mgpack reads {FORMAT_VERSION}")]
+    #[error("its format version is {found}; this mgpack reads {OLDEST_VERSION} to {FORMAT_VERSION}")]
     Version {
         /// The version found.
         found: u32,

@@ -5,9 +5,9 @@
 //! which safetensors forbids: outputs of whole multiples of eight bytes come first, in layer order, and the
 //! few others follow by falling element size.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use super::{Output, Recipe, ShardPlan, TensorPlan};
+use super::{Output, Place, Recipe, ShardPlan, TensorPlan};
 use crate::error::{PlanError, Result};
 use crate::structure::{Role, role_of};
 use crate::tensor::element_len;
@@ -15,8 +15,11 @@ use crate::tensor::element_len;
 /// Alignment that lets any element type follow.
 const WIDEST: u64 = 8;
 
-/// Sets shard and offset of every output and returns the shards.
-pub(super) fn lay_out(tensors: &mut [TensorPlan], recipe: &Recipe) -> Result<Vec<ShardPlan>> {
+/// Gives every output its place, and the shards.
+pub(super) fn lay_out(
+    tensors: Vec<TensorPlan<()>>,
+    recipe: &Recipe,
+) -> Result<(Vec<TensorPlan>, Vec<ShardPlan>)> {
     let mut shards: Vec<Vec<usize>> = Vec::new();
     let mut filled = 0u64;
     let mut last_apart = false;
@@ -37,6 +40,7 @@ pub(super) fn lay_out(tensors: &mut [TensorPlan], recipe: &Recipe) -> Result<Vec
     let count = shards.len();
     let mut plans = Vec::with_capacity(count);
     let mut names = BTreeSet::new();
+    let mut places: HashMap<(usize, usize), Place> = HashMap::new();
     for (number, members) in shards.into_iter().enumerate() {
         let mut outputs: Vec<(usize, usize)> = members
             .iter()
@@ -50,21 +54,35 @@ pub(super) fn lay_out(tensors: &mut [TensorPlan], recipe: &Recipe) -> Result<Vec
         });
         let mut offset = 0u64;
         for &(tensor, output) in &outputs {
-            let output = &mut tensors[tensor].outputs[output];
-            let too_large = || PlanError::TooLarge { name: output.name.to_string() };
-            if !names.insert(output.name.clone()) {
-                return Err(PlanError::NameClash { name: output.name.to_string() }.into());
+            let written = &tensors[tensor].outputs[output];
+            let too_large = || PlanError::TooLarge { name: written.name.to_string() };
+            if !names.insert(written.name.as_str()) {
+                return Err(PlanError::NameClash { name: written.name.to_string() }.into());
             }
-            output.shard = number;
-            output.offset = offset;
-            offset = offset.checked_add(output.byte_len).ok_or_else(too_large)?;
+            places.insert((tensor, output), Place { shard: number, offset });
+            offset = offset.checked_add(written.byte_len).ok_or_else(too_large)?;
         }
         let name = format!("model-{:05}-of-{count:05}.safetensors", number + 1);
         plans.push(ShardPlan { name, outputs, data_len: offset });
     }
-    Ok(plans)
+    drop(names);
+    let tensors = tensors.into_iter().enumerate();
+    let tensors =
+        tensors.map(|(tensor, planned)| placed(planned, |output| places.get(&(tensor, output)).copied()));
+    Ok((tensors.collect(), plans))
 }
 
-fn alignment(output: &Output) -> u64 {
+/// The tensor with the places of its outputs. Each has one: every tensor is of a shard.
+fn placed(tensor: TensorPlan<()>, place: impl Fn(usize) -> Option<Place>) -> TensorPlan {
+    let TensorPlan { name, source, dtype, shape, fate, skip, outputs } = tensor;
+    let outputs = outputs.into_iter().enumerate();
+    let outputs = outputs.filter_map(|(at, output)| {
+        let Output { name, kind, dtype, shape, byte_len, constant, place: () } = output;
+        Some(Output { name, kind, dtype, shape, byte_len, constant, place: place(at)? })
+    });
+    TensorPlan { name, source, dtype, shape, fate, skip, outputs: outputs.collect() }
+}
+
+fn alignment(output: &Output<()>) -> u64 {
     element_len(output.dtype).unwrap_or(1)
 }

@@ -48,9 +48,10 @@ pub struct Plan {
     pub shards: Vec<ShardPlan>,
 }
 
-/// What becomes of one tensor of the checkpoint.
+/// What becomes of one tensor of the checkpoint. `P`: the places of what is written for it, as in
+/// [`Output`].
 #[derive(Clone, Debug)]
-pub struct TensorPlan {
+pub struct TensorPlan<P = Place> {
     /// Its name in the checkpoint.
     pub name: TensorName,
     /// Index in the checkpoint's list.
@@ -64,7 +65,7 @@ pub struct TensorPlan {
     /// Why a tensor is not quantized where the scheme quantizes.
     pub skip: Option<Skip>,
     /// What is written for it: one tensor, or a quantized weight's parts.
-    pub outputs: Vec<Output>,
+    pub outputs: Vec<Output<P>>,
 }
 
 /// What is done to a tensor.
@@ -119,9 +120,9 @@ impl Serialize for Fate {
     }
 }
 
-/// One tensor of the bundle.
+/// One tensor of the bundle. `P`: its [`Place`], or nothing before it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
+pub struct Output<P = Place> {
     /// Its name.
     pub name: TensorName,
     /// What it holds.
@@ -132,12 +133,19 @@ pub struct Output {
     pub shape: Vec<u64>,
     /// Bytes.
     pub byte_len: u64,
+    /// Its bytes, where they follow from the shape alone; empty elsewhere.
+    pub constant: Vec<u8>,
+    /// Where it lies.
+    pub place: P,
+}
+
+/// Where a tensor of the bundle lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
     /// Index of its shard.
     pub shard: usize,
     /// Where it begins in the shard's data section, in bytes; a multiple of the element size.
     pub offset: u64,
-    /// Its bytes, where they follow from the shape alone; empty elsewhere.
-    pub constant: Vec<u8>,
 }
 
 /// One shard of the bundle.
@@ -192,7 +200,7 @@ impl Plan {
                 PlanError::NothingToQuantize { tensors: tensors.len(), reasons: reasons(&tensors) }.into()
             );
         }
-        let shards = layout::lay_out(&mut tensors, recipe)?;
+        let (tensors, shards) = layout::lay_out(tensors, recipe)?;
         Ok(Self { scheme: recipe.scheme, tensors, shards })
     }
 
@@ -261,7 +269,7 @@ impl TensorPlan {
 }
 
 /// Why tensors stay float, each reason with how many it holds for, the most frequent first.
-fn reasons(tensors: &[TensorPlan]) -> Vec<(String, usize)> {
+fn reasons(tensors: &[TensorPlan<()>]) -> Vec<(String, usize)> {
     let mut counted: IndexMap<String, usize> = IndexMap::new();
     for skip in tensors.iter().filter_map(|tensor| tensor.skip.as_ref()) {
         *counted.entry(skip.to_string()).or_default() += 1;
@@ -275,7 +283,7 @@ fn plan_tensor(
     source: &SourceTensor,
     recipe: &Recipe,
     transposed: &HashSet<&str>,
-) -> Result<TensorPlan> {
+) -> Result<TensorPlan<()>> {
     let decision = fate::decide(source, recipe, transposed);
     let too_large = || PlanError::TooLarge { name: source.name.to_string() };
     let mut outputs = Vec::new();
@@ -289,9 +297,8 @@ fn plan_tensor(
                 dtype: part.dtype,
                 byte_len: tensor::byte_len(part.dtype, &part.shape).ok_or_else(too_large)?,
                 shape: part.shape,
-                shard: 0,
-                offset: 0,
                 constant: part.constant,
+                place: (),
             });
         }
     } else {
@@ -305,9 +312,8 @@ fn plan_tensor(
             dtype,
             shape: source.shape.clone(),
             byte_len: tensor::byte_len(dtype, &source.shape).ok_or_else(too_large)?,
-            shard: 0,
-            offset: 0,
             constant: Vec::new(),
+            place: (),
         });
     }
     Ok(TensorPlan {

@@ -116,6 +116,31 @@ impl Subject {
         }
     }
 
+    /// Whether the decoder layer of that index keeps keys and values of every token: those of linear attention,
+    /// convolution or a state space do not. Where config.json does not say what its layers are, each does.
+    pub fn caches(&self, layer: u32) -> bool {
+        let text = self.text();
+        let at = usize::try_from(layer).unwrap_or(usize::MAX);
+        let number = |key: &str| text.get(key).and_then(Value::as_u64).filter(|number| *number > 0);
+        let lists = ["layer_types", "layers_block_type", "block_types"];
+        if let Some(kinds) = lists.iter().find_map(|key| text.get(key)?.as_array()) {
+            // `block_types` of RecurrentGemma is repeated.
+            let kind = kinds.get(at % kinds.len().max(1)).and_then(Value::as_str);
+            return kind.is_none_or(|kind| {
+                kind == "hybrid" || kind.contains("attention") && !kind.contains("linear")
+            });
+        }
+        if let Some(pattern) = text.get("hybrid_override_pattern").and_then(Value::as_str) {
+            return pattern.as_bytes().get(at).is_none_or(|kind| *kind == b'*');
+        }
+        if let Some(interval) = number("full_attention_interval") {
+            return (u64::from(layer) + 1) % interval == 0;
+        }
+        number("attn_layer_period").is_none_or(|period| {
+            u64::from(layer) % period == text.get("attn_layer_offset").and_then(Value::as_u64).unwrap_or(0)
+        })
+    }
+
     /// Whether it has a decoder beside an encoder.
     pub fn is_encoder_decoder(&self) -> bool {
         self.config.get("is_encoder_decoder").and_then(Value::as_bool).unwrap_or(false)
@@ -174,6 +199,26 @@ mod tests {
         assert_eq!(gpt2.number("num_attention_heads"), Some(3));
         let nested = json!({"model_type": "mine", "llm_config": {"num_attention_heads": 5}});
         assert_eq!(Subject::of(nested).number("num_attention_heads"), Some(5));
+    }
+
+    #[test]
+    fn layers_without_attention_keep_no_cache_however_config_json_says_so() {
+        let kept = |config: Value| {
+            (0..6).filter(|&layer| Subject::of(config.clone()).caches(layer)).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(json!({})), [0, 1, 2, 3, 4, 5]);
+        let types =
+            ["linear_attention", "full_attention", "conv", "sliding_attention", "mamba", "chunked_attention"];
+        assert_eq!(kept(json!({"text_config": {"layer_types": types}})), [1, 3, 5]);
+        assert_eq!(kept(json!({"block_types": ["recurrent", "recurrent", "attention"]})), [2, 5]);
+        assert_eq!(
+            kept(json!({"layers_block_type": ["mamba", "hybrid", "mamba", "mamba", "mamba", "hybrid"]})),
+            [1, 5]
+        );
+        assert_eq!(kept(json!({"hybrid_override_pattern": "M-M*-M"})), [3]);
+        assert_eq!(kept(json!({"full_attention_interval": 4})), [3]);
+        assert_eq!(kept(json!({"attn_layer_period": 4, "attn_layer_offset": 1})), [1, 5]);
+        assert_eq!(kept(json!({"full_attention_interval": 0, "layer_types": []})), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]

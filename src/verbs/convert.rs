@@ -293,7 +293,7 @@ pub fn plan_json(conversion: &Conversion) -> Value {
                 .map(|output| {
                     json!({
                         "name": output.name, "kind": output.kind, "dtype": output.dtype, "shape": output.shape,
-                        "shard": shards[output.shard].name, "offset": output.offset, "bytes": output.byte_len,
+                        "shard": shards[output.place.shard].name, "offset": output.place.offset, "bytes": output.byte_len,
                     })
                 })
                 .collect();
@@ -312,7 +312,7 @@ pub fn plan_json(conversion: &Conversion) -> Value {
         .map(|file| {
             json!({
                 "path": file.path, "tower": file.tower.map(|tower| &conversion.towers[tower].facts.path), "bytes": file.len,
-                "fate": file.fate, "target": &file.target, "why": file.note,
+                "fate": file.fate.record(), "target": file.fate.target(), "why": file.note,
             })
         })
         .collect();

@@ -302,7 +302,7 @@ fn what_the_manifest_says_of_files_and_tensors_cannot_be_changed() {
     assert!(change("/tensors", twice.into()).iter().all(|path| path == MANIFEST));
     assert_eq!(change("/model/name", "../../evil".into()), [MANIFEST]);
     assert_eq!(change("/totals/file_bytes", 1.into()), [MANIFEST]);
-    assert_eq!(change("/format_version", 2.into()), [MANIFEST]);
+    assert_eq!(change("/format_version", 3.into()), [MANIFEST]);
 }
 
 #[test]
@@ -497,4 +497,36 @@ fn parts_verify_together_and_no_part_can_change_vanish_or_trade_places() {
     seen("a part more");
     fs::remove_file(part(parts.len())).unwrap();
     assert_eq!(verify().code, 0);
+}
+
+/// The bundles of tests/data/bundles, which an earlier mgpack wrote.
+#[test]
+fn bundles_of_version_1_are_still_verified_mapped_and_loaded() {
+    for (name, map) in [("w8a8", 4), ("bnb", 4), ("fp16", 4)] {
+        let world = World::new();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bundles/version-1").join(name);
+        fs::create_dir(world.path("old")).unwrap();
+        for (path, bytes) in contents(&from) {
+            fs::write(world.path("old").join(path), bytes).unwrap();
+        }
+        world.good(&["verify", "old"]);
+        let planned = world.good(&["map", "old", "--gpus", "2x1GiB", "--context", "64", "--json"]).json();
+        let recorded = world.good(&["map", "old", "--json"]).json();
+        // The modules and their sizes are those that the bundle was planned with.
+        let sizes = |map: &Value| {
+            let why = map["maps"][0]["profile"]["why"].as_array().unwrap().clone();
+            why.iter().map(|why| (why["module"].clone(), why["bytes"].clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&planned), sizes(&recorded), "{name}");
+        assert!(sizes(&planned).len() > map, "{planned}");
+        let loaded = world.good(&["load", "old", "--json"]).json();
+        assert!(loaded["tensors"].as_u64().unwrap() >= 9, "{loaded}");
+        // It is of its version: a field of a later one makes no manifest of it.
+        let text = fs::read_to_string(world.path("old/mgpack.json")).unwrap();
+        let with = text.replacen("  \"device_maps\":", "  \"modules\": [],\n  \"device_maps\":", 1);
+        assert_ne!(text, with);
+        fs::write(world.path("old/mgpack.json"), with).unwrap();
+        let ran = world.run(&["verify", "old"]);
+        assert!(ran.code == 1 && ran.out.contains("unknown field `modules`"), "{ran:?}");
+    }
 }

@@ -5,7 +5,7 @@ use mgpack::device_map::{
     TensorKind, TreeModule, TreeTensor, Working, broken_rules, plan_accelerate, plan_mgm,
 };
 use mgpack::error::DeviceMapError;
-use mgpack::structure::{Role, role_of_module};
+use mgpack::structure::Role;
 use mgpack::tensor::Dtype;
 use proptest::prelude::*;
 
@@ -95,7 +95,7 @@ fn table(gpus: &[u64]) -> MemoryTable {
 }
 
 fn module(name: &str, bytes: u64) -> Module {
-    Module { name: name.to_owned(), bytes, role: role_of_module(name) }
+    Module::new(name.to_owned(), bytes)
 }
 
 /// `most_layers` and `most_gpus` keep the exhaustive search small.

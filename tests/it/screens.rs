@@ -169,7 +169,7 @@ fn plan_ends_with_its_totals_and_verdict_and_folds_layers() {
     let config = config.replace("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 513");
     fs::write(world.path("odd/config.json"), config).unwrap();
     let odd = world.good(&["plan", "odd", "--int8"]).out;
-    assert!(odd.ends_with("\ncan be converted, with 1 note above; nothing was written\n"), "{odd}");
+    assert!(odd.ends_with("\ncan be converted, with 1 note at the top; nothing was written\n"), "{odd}");
     assert!(odd.contains("\nnote: taken as mgm-7b, but its shapes differ: "), "{odd}");
 }
 

@@ -28,7 +28,7 @@ use crate::size::gib;
 use crate::structure::Role;
 
 /// Name and version of this planner.
-pub const MGM: (&str, u32) = ("mgm", 2);
+pub const MGM: (&str, u32) = ("mgm", 3);
 
 /// Keys that a map of an MGM model always has: its loader creates these modules after the map is made, and a
 /// checkpoint key without an entry is a `KeyError` (rule R4).
@@ -156,9 +156,9 @@ impl<'a> Problem<'a> {
         let (mut pinned, mut flow) = (Vec::new(), Vec::new());
         let mut listed_head = false;
         for module in req.modules {
-            let is_layer = matches!(module.role, Role::Layer(_));
             let is_head = module.role == Role::Head && !std::mem::replace(&mut listed_head, true);
-            let item = Item { module, kv: if is_layer { req.reserves.kv_per_layer } else { 0 }, is_head };
+            let item =
+                Item { module, kv: if module.has_cache { req.reserves.kv_per_layer } else { 0 }, is_head };
             let is_pinned = match module.role {
                 Role::Embedding | Role::Projector | Role::Tower | Role::Uni => true,
                 Role::Head => req.tied_head,
@@ -431,12 +431,11 @@ mod tests {
     use crate::device::MemoryTable;
     use crate::device_map::Alternatives;
     use crate::error::{DoesNotFit, Remedy};
-    use crate::structure::role_of_module;
 
     pub(super) const GIB: u64 = 1 << 30;
 
     fn module(name: &str, bytes: u64) -> Module {
-        Module { name: name.to_owned(), bytes, role: role_of_module(name) }
+        Module::new(name.to_owned(), bytes)
     }
 
     /// Embedding 1, `layers` of 2 each, norm 0, projector 1, head 1 (GiB).

@@ -198,7 +198,7 @@ mod tests {
             experts: None,
             experts_in_all: 1,
             vocab: 32000,
-            cached: 2 * 8 * 128,
+            cache_bytes_per_token: 4 * 8 * 128,
             masked_from: u64::MAX,
             is_int8: false,
             has_sdpa: true,
