@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,12 @@ fn quiet(mut command: Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+/// True while the process has this file open.
+fn has_open(child: &Child, path: &Path) -> bool {
+    let files = fs::read_dir(format!("/proc/{}/fd", child.id())).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == path)
+}
+
 /// Runs a shell's line with the binary as `$0` in this world.
 fn shell(world: &World, line: &str) -> Command {
     let mut command = world.command(&[]);
@@ -54,6 +61,7 @@ fn the_first_signal_ends_a_command_that_writes_nothing_within_a_second() {
     // Once, these read on for up to 18 seconds and then answered with 0, 1 or 2.
     let world = World::new();
     save_many_tensors(&world);
+    let header = fs::canonicalize(world.path("many/model.safetensors")).unwrap();
     let commands: [&[&str]; 3] = [
         &["plan", "many", "--int8", "--max-memory", "8GiB"],
         &["inspect", "many"],
@@ -62,8 +70,15 @@ fn the_first_signal_ends_a_command_that_writes_nothing_within_a_second() {
     for command in commands {
         for kind in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
             let mut child = quiet(world.interruptible(command));
-            std::thread::sleep(Duration::from_millis(400));
-            assert!(child.try_wait().unwrap().is_none(), "{command:?} was over before it could be stopped");
+            let started = Instant::now();
+            while !has_open(&child, &header) {
+                assert!(
+                    child.try_wait().unwrap().is_none(),
+                    "{command:?} was over before it could be stopped"
+                );
+                assert!(started.elapsed() < Duration::from_secs(30));
+                std::thread::sleep(Duration::from_millis(1));
+            }
             kill_process(Pid::from_child(&child), kind).unwrap();
             let asked = Instant::now();
             let output = child.wait_with_output().unwrap();

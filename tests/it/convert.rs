@@ -425,7 +425,9 @@ fn a_value_beyond_f16_is_an_error_clamped_or_infinite_as_asked() {
             assert_eq!(world.names(), ["ckpt"], "nothing is left");
         }
         // A quantized row cannot hold an infinity.
-        assert_eq!(world.run(&args(&["--int8", "--format", "bnb", "--on-overflow", "inf"], "out")).code, 1);
+        let refused = world.run(&args(&["--int8", "--format", "bnb", "--on-overflow", "inf"], "out"));
+        assert_eq!(refused.code, 1);
+        assert!(refused.err.contains("beyond the range of fp16"), "{}", refused.err);
         for (policy, end) in [("clamp", 65504.0), ("inf", f64::INFINITY)] {
             world.good(&args(&["--fp16", "--on-overflow", policy], "out"));
             let (stored_dtype, _, bytes) = &stored(&world.path("out"))[name];
@@ -573,15 +575,20 @@ fn an_existing_target_is_refused_and_replaced_only_by_force() {
     assert_eq!(world.names(), ["ckpt", "fresh", "out"], "the old bundle is gone");
     // A failure with --force leaves the old one.
     with_value(&world.path("bad"), Dtype::F32, 8, 3, f64::NAN);
-    assert_eq!(world.run(&["convert", "bad", "--int8", "-o", "out", "--force"]).code, 1);
+    let bad = world.run(&["convert", "bad", "--int8", "-o", "out", "--force"]);
+    assert_eq!(bad.code, 1);
+    assert!(bad.err.contains(" holds NaN"), "{}", bad.err);
     assert_same(&world.path("out"), &world.path("fresh/out"), "the old bundle is whole");
     assert_eq!(world.names(), ["bad", "ckpt", "fresh", "out"]);
 
     fs::write(world.path("file"), "mine").unwrap();
-    assert_eq!(world.run(&args(&["--bf16"], "file")).code, 1);
+    let over = world.run(&args(&["--bf16"], "file"));
+    assert_eq!(over.code, 1);
+    assert!(over.err.contains("error: the target exists already\nwhere: file\n"), "{}", over.err);
     assert_eq!(fs::read_to_string(world.path("file")).unwrap(), "mine");
     let below = world.run(&args(&["--bf16"], "file/out"));
     assert_eq!(below.code, 2, "{below:?}");
+    assert!(below.err.contains("Not a directory"), "{}", below.err);
     assert_eq!(fs::read_to_string(world.path("file")).unwrap(), "mine");
     world.good(&args(&["--bf16"], "new/folders/out"));
 }
@@ -629,6 +636,10 @@ fn a_target_inside_the_checkpoint_or_around_it_is_refused() {
             let args = [&["convert", "models/ckpt", "--bf16", "-o", target], force].concat();
             let ran = world.run(&args);
             assert!(ran.code == 1 || ran.code == 2, "{target} {force:?}: {ran:?}");
+            let read = ["error: the target lies inside what is read", "error: the target holds what is read"];
+            let inside = read.iter().any(|error| ran.err.contains(error));
+            let there = force.is_empty() && ran.err.contains("error: the target exists already");
+            assert!(inside || there, "{target} {force:?}: {}", ran.err);
             assert!(contents(&world.path("models/ckpt")) == before, "{target} {force:?}");
         }
     }
@@ -638,12 +649,16 @@ fn a_target_inside_the_checkpoint_or_around_it_is_refused() {
 fn start(world: &World, args: &[&str]) -> std::process::Child {
     let mut child = world.interruptible(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();
-    while !world.names().iter().any(|name| name.starts_with('.')) {
+    let is_begun = || {
+        let staging = world.names().into_iter().find(|name| name.starts_with('.'));
+        let files = staging.and_then(|name| fs::read_dir(world.path(&name)).ok()).into_iter().flatten();
+        files.flatten().any(|file| file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0))
+    };
+    while !is_begun() {
         assert!(child.try_wait().unwrap().is_none(), "it was over before it could be stopped");
         assert!(started.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(2));
     }
-    std::thread::sleep(Duration::from_millis(50));
     child
 }
 

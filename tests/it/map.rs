@@ -94,7 +94,9 @@ fn a_refusal_tells_what_is_missing_and_that_much_more_fits() {
     // Sizes have units of at least a kilobyte: the first KiB that covers the shortfall, and the one before.
     let kib = ((24 << 30) + missing).div_ceil(1024);
     assert_eq!(ask(&format!("{kib}KiB,24GiB")).code, 0);
-    assert_eq!(ask(&format!("{}KiB,24GiB", kib - 1)).code, 1);
+    let short = ask(&format!("{}KiB,24GiB", kib - 1));
+    assert_eq!(short.code, 1);
+    assert!(short.err.contains(" missing on gpu 0"), "{}", short.err);
 }
 
 #[test]
@@ -199,7 +201,9 @@ fn a_map_names_the_longest_prompt_it_holds_and_holds_not_one_token_more() {
     };
     let memory = &planned(most).json()["maps"][0]["profile"]["memory"];
     assert_eq!(memory["longest_context"]["eager"], most);
-    assert_eq!(planned(most + 1).code, 1);
+    let over = planned(most + 1);
+    assert_eq!(over.code, 1);
+    assert!(over.err.contains("missing on gpu"), "{}", over.err);
 
     // Mixtral has no sdpa in transformers 4.36.2.
     let line = ["map", "8x7b", "--int8", "--gpus", "2x48GiB", "--attention", "sdpa", "--json"];

@@ -186,7 +186,9 @@ fn verify_takes_the_folder_of_a_release_and_finds_what_is_wrong_in_it() {
     }
     // Of an older release with more parts, one is left.
     fs::write(world.path(&format!("parts/{NAME}.tar.part-0099")), "old").unwrap();
-    assert_eq!(world.run(&["verify", "parts"]).code, 1);
+    let older = world.run(&["verify", "parts"]);
+    assert_eq!(older.code, 1);
+    assert!(older.out.contains(&format!("parts/{NAME}.tar.part-0099\n")), "{}", older.out);
     fs::remove_file(world.path(&format!("parts/{NAME}.tar.part-0099"))).unwrap();
     // Two releases in one folder: which is meant?
     fs::copy(world.path(&format!("whole/{NAME}.tar")), world.path("parts/other.tar")).unwrap();
