@@ -1,7 +1,7 @@
 //! Replays vectors of accelerate's device map through the planner and prints every difference.
 //!
 //! `cargo run --release --example replay -- VECTORS.jsonl[.gz] [--models DIR]`; the last line is
-//! `equal N of M`, and the exit code is 0 only if all are. The form of the vectors is told in
+//! `equal N of M`, and the exit code is 0 only if all are. The form of the vectors is in
 //! `tests/data/device_map/README.md`.
 
 // An example prints; the library does not.

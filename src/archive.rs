@@ -1,4 +1,4 @@
-//! The form of a released tar: what stands around its files, and how its parts are read as one.
+//! The form of a released tar: what is around its files, and how its parts are read as one.
 //!
 //! Knows no bundle: `release` writes this form and `bundle` insists on it. Carries out formats/bundle.md,
 //! "Release".
@@ -39,7 +39,7 @@ pub(crate) fn member_header(len: u64) -> tar::Header {
     header
 }
 
-/// The bytes that stand before a member's content in a released tar.
+/// The bytes before a member's content in a released tar.
 pub(crate) fn member_head(folder: &str, path: &str, len: u64) -> io::Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
     builder.append_data(&mut member_header(len), format!("{folder}/{path}"), io::empty())?;

@@ -26,7 +26,7 @@ pub(crate) struct Root(File);
 
 /// One entry of a folder, or of a folder below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub(crate) struct TreeEntry {
     /// Its path below the root with `/`. Bytes that are no UTF-8 are shown as `\xff`, which is no path of a bundle.
     pub(crate) path: String,
     /// What it is.
@@ -121,7 +121,7 @@ impl Root {
     ///
     /// # Errors
     /// The system's, with the path below the root that it is about.
-    pub(crate) fn list(&self, most: usize) -> Result<Option<Vec<Listed>>, (String, io::Error)> {
+    pub(crate) fn list(&self, most: usize) -> Result<Option<Vec<TreeEntry>>, (String, io::Error)> {
         let mut found = Vec::new();
         let mut folders: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
         while let Some(parts) = folders.pop() {
@@ -153,13 +153,13 @@ impl Root {
                     _ => Kind::Special,
                 };
                 let path = if kind == Kind::DeepFolder { format!("{path}/") } else { path };
-                found.push(Listed { path, kind });
+                found.push(TreeEntry { path, kind });
                 if found.len() + folders.len() > most {
                     return Ok(None);
                 }
             }
             if is_empty && !prefix.is_empty() {
-                found.push(Listed { path: prefix, kind: Kind::EmptyFolder });
+                found.push(TreeEntry { path: prefix, kind: Kind::EmptyFolder });
             }
         }
         Ok(Some(found))
@@ -252,7 +252,7 @@ mod tests {
             ("link", Kind::Link),
             ("lossy\u{fffd}", Kind::File(0)),
         ];
-        assert_eq!(listed, expected.map(|(path, kind)| Listed { path: path.to_owned(), kind }));
+        assert_eq!(listed, expected.map(|(path, kind)| TreeEntry { path: path.to_owned(), kind }));
         assert_eq!(root.list(4).unwrap(), None);
         let mut names = root.names().unwrap();
         names.sort();

@@ -31,7 +31,7 @@ impl Device {
         }
     }
 
-    /// The word that stands for the device in a map, except for accelerators, which are numbers.
+    /// The word for the device in a map, except for accelerators, which are numbers.
     pub(crate) fn word(self) -> Option<&'static str> {
         match self {
             Device::Gpu(_) => None,
@@ -101,7 +101,7 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// A table of the given entries, sorted. `None` if a device stands twice, or is the disk (which has no size).
+    /// A table of the given entries, sorted. `None` if a device occurs twice, or is the disk (which has no size).
     pub fn new(entries: impl IntoIterator<Item = (Device, u64)>) -> Option<Self> {
         let mut entries: Vec<_> = entries.into_iter().collect();
         entries.sort_by_key(|&(device, _)| device);
@@ -120,7 +120,7 @@ impl MemoryTable {
         self.entries.iter().copied().filter(|(device, _)| device.gpu().is_some())
     }
 
-    /// Bytes of `device`, if it stands in the table.
+    /// Bytes of `device`, if it is in the table.
     pub fn get(&self, device: Device) -> Option<u64> {
         self.entries.iter().find(|(entry, _)| *entry == device).map(|&(_, bytes)| bytes)
     }

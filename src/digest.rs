@@ -16,7 +16,7 @@ use crate::progress::{Progress, Stop};
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Sixty-four zeros: stands where a digest is yet to be written.
+    /// Sixty-four zeros, in the place of a digest that is yet to be written.
     pub const ZERO: Self = Self([0; 32]);
 
     /// The digest of `bytes`.

@@ -18,7 +18,7 @@ use crate::devices::Devices;
 use crate::environment::MGM;
 use crate::family::{self, Failure, Family};
 use crate::gpu_models;
-use crate::manifest::{Manifest, Requirement};
+use crate::manifest::{Manifest, RequiredPackage};
 use crate::program::shell_word;
 use crate::python::Python;
 use crate::size::{counted, gib};
@@ -28,7 +28,7 @@ const PIP: &str = " -m pip install '";
 
 /// Something that would fail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct Problem {
     /// What is wrong, in one sentence.
     pub what: String,
     /// The exception it ends in and the call that raises it where that is known, and the reason.
@@ -42,7 +42,7 @@ pub struct Finding {
 
 /// One package, as wanted and as found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Package {
+pub struct FoundPackage {
     /// Its name; `python` for the interpreter.
     pub package: String,
     /// The version found.
@@ -57,24 +57,24 @@ pub struct Package {
 
 /// Memory of one device, as the map wants it and as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Room {
+pub struct DeviceMemory {
     /// The device.
     pub device: Device,
     /// Bytes the map takes there, reserve included.
     pub needed: u64,
-    /// Bytes free there now; `None` where nobody tells.
+    /// Bytes free there now; `None` where it is unknown.
     pub free: Option<u64>,
 }
 
 /// Every requirement against what is installed. `failures`: of a package, what is known of other versions.
 pub fn packages<'a>(
     python: &Python,
-    requirements: &[Requirement],
+    requirements: &[RequiredPackage],
     failures: impl Fn(&str) -> Vec<Failure> + 'a,
-) -> (Vec<Package>, Vec<Finding>) {
+) -> (Vec<FoundPackage>, Vec<Problem>) {
     let mut findings = Vec::new();
     let mut packages = Vec::new();
-    for Requirement { package, pin, range, reason, .. } in requirements {
+    for RequiredPackage { package, pin, range, reason, .. } in requirements {
         let found = python.version_of(package);
         let stand_in = python.has_stand_in(package).then_some("a stand-in");
         let good = found.is_some_and(|found| contains(range, found)) || stand_in.is_some();
@@ -98,9 +98,9 @@ pub fn packages<'a>(
                 format!("{} -m pip install '{package}=={pin}'", python.path.display())
             };
             let absent = found.is_none().then(|| package.to_string());
-            findings.push(Finding { what, why, help, absent });
+            findings.push(Problem { what, why, help, absent });
         }
-        packages.push(Package {
+        packages.push(FoundPackage {
             package: package.to_string(),
             found: found.or(stand_in).map(str::to_owned),
             pin: pin.to_string(),
@@ -115,13 +115,13 @@ pub fn packages<'a>(
 pub fn known_failures(manifest: &Manifest, package: &str) -> Vec<Failure> {
     let requirements = manifest.model.facts.get("requirements").and_then(serde_json::Value::as_array);
     let of_package = requirements.and_then(|list| list.iter().find(|entry| entry["package"] == package));
-    // Facts of another version of mgpack may have another form: then the reason is told.
+    // Facts of another version of mgpack may have another form: then the reason is shown.
     of_package.and_then(|entry| serde_json::from_value(entry["failures"].clone()).ok()).unwrap_or_default()
 }
 
 /// A finding where MGM itself is neither installed nor on PYTHONPATH.
-pub fn mgm(python: &Python) -> Option<Finding> {
-    (!python.has_mgm()).then(|| Finding {
+pub fn mgm(python: &Python) -> Option<Problem> {
+    (!python.has_mgm()).then(|| Problem {
         what: "mgm is neither installed nor on PYTHONPATH".to_owned(),
         why: "`from mgm.model.builder import load_pretrained_model` raises ModuleNotFoundError: No module named \
               'mgm', unless MGM's folder is the working directory"
@@ -133,7 +133,7 @@ pub fn mgm(python: &Python) -> Option<Finding> {
 
 /// What MGM's programs make of the folder's name: a finding where its loader picks another class than the bundle's, and
 /// notes on what its command line takes from the path as it was typed.
-pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Finding>, Vec<String>) {
+pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Problem>, Vec<String>) {
     let mut notes = Vec::new();
     let path = bundle::full_path(dir);
     let misnamed = bundle::misnamed(manifest, dir);
@@ -153,7 +153,7 @@ pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Finding>, Vec<Str
             shell_word(template),
         ));
     }
-    let finding = misnamed.map(|misnamed| Finding {
+    let finding = misnamed.map(|misnamed| Problem {
         what: misnamed.what(),
         why: misnamed.consequence().to_owned(),
         help: misnamed.mend(&path),
@@ -164,7 +164,7 @@ pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Finding>, Vec<Str
 
 /// The findings with those of absent packages as one, first: an environment without anything lacks one thing, and one
 /// line mends it.
-pub fn joined(findings: Vec<Finding>) -> Vec<Finding> {
+pub fn joined(findings: Vec<Problem>) -> Vec<Problem> {
     let names: Vec<&str> = findings.iter().filter_map(|finding| finding.absent.as_deref()).collect();
     if names.len() < 2 {
         return findings;
@@ -183,13 +183,13 @@ pub fn joined(findings: Vec<Finding>) -> Vec<Finding> {
         }
     }
     let why = absent.first().map(|finding| finding.why.clone()).unwrap_or_default();
-    let first = Finding { what, why, help: lines.join(" && "), absent: None };
+    let first = Problem { what, why, help: lines.join(" && "), absent: None };
     std::iter::once(first).chain(others).collect()
 }
 
 /// Whether the GPUs have kernels: a finding where the torch that loads an MGM bundle has none for one of them, and notes on
 /// what vLLM has none for.
-pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (Vec<Finding>, Vec<String>) {
+pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (Vec<Problem>, Vec<String>) {
     let torch = manifest.requirements.iter().find(|need| need.package == "torch");
     let installed = python.version_of("torch").map(str::to_owned);
     let version = installed.or_else(|| torch.map(|need| need.pin.to_string()));
@@ -207,7 +207,7 @@ pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (
                 None => "load it on another GPU: no torch that serves this bundle has them".to_owned(),
             };
             let why = "the first kernel ends in CUDA error: no kernel image is available for execution on the device".to_owned();
-            findings.push(Finding { what, why, help, absent: None });
+            findings.push(Problem { what, why, help, absent: None });
         }
         notes.extend(gpu_models::scheme_notice(manifest.scheme.name, capability));
     }
@@ -228,7 +228,7 @@ pub fn families_served(python: &Python) -> Vec<String> {
 
 /// The map of a bundle against the memory that is free: of its profiles the first that fits, or the first. Without
 /// a GPU there is nothing to compare.
-pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<Room>, Vec<Finding>) {
+pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<DeviceMemory>, Vec<Problem>) {
     let profiles = &manifest.device_maps;
     let fitting = Profile::choose(profiles, &devices.free_memory(), None);
     let used = fitting.or_else(|| profiles.first()).into_iter().flat_map(|profile| &profile.used);
@@ -247,14 +247,14 @@ pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<Room>, Vec<Finding
                 Some(free) => format!("{device} has {} free, and the map takes {}", gib(free), gib(needed)),
                 None => format!("the map uses {device}, which is not here"),
             };
-            findings.push(Finding {
+            findings.push(Problem {
                 what,
                 why: "loading ends in an out-of-memory or invalid-device error of CUDA".to_owned(),
                 help: "free the memory; `mgpack map BUNDLE --gpus auto` plans for what is free".to_owned(),
                 absent: None,
             });
         }
-        rooms.push(Room { device, needed, free });
+        rooms.push(DeviceMemory { device, needed, free });
     }
     (rooms, findings)
 }
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn absent_packages_are_one_finding_with_one_line() {
-        let finding = |name: &str, help: &str, is_absent: bool| Finding {
+        let finding = |name: &str, help: &str, is_absent: bool| Problem {
             what: format!("{name} is wrong"),
             why: format!("why {name}"),
             help: help.to_owned(),

@@ -15,7 +15,7 @@ const BAR_HEIGHT: f64 = 30.0;
 const ROW_HEIGHT: f64 = 78.0;
 const TOP: f64 = 84.0;
 
-/// Colours for light and dark pages. `l0` and `l1` alternate, so that neighbouring layers can be told apart.
+/// Colours for light and dark pages. `l0` and `l1` alternate, so that neighbouring layers differ.
 pub(crate) const STYLE: &str = "\
 .mgpack{--ink:#1f2430;--soft:#5d6675;--track:#e6e9ee;--l0:#3b6fd4;--l1:#5b8ae6;--edge:#8a5bc9;--vision:#1f9d78;\
 --kv:#e0a11b;--act:#d9772f;--reserve:#b3bac6;font:13px system-ui,sans-serif}\

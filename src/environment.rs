@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::family::Family;
-use crate::manifest::Requirement;
+use crate::manifest::RequiredPackage;
 use crate::names::{Line, PackageName, Pin, Range};
 use crate::scheme::Scheme;
 
@@ -14,8 +14,8 @@ use crate::scheme::Scheme;
 pub const MGM: &str = "git+https://github.com/dvlab-research/MGM@769820c";
 
 /// What a family needs, as its bundles' manifests say it.
-pub fn requirements(family: &Family) -> Vec<Requirement> {
-    let of = |requirement: &crate::family::Requirement| Requirement {
+pub fn requirements(family: &Family) -> Vec<RequiredPackage> {
+    let of = |requirement: &crate::family::Requirement| RequiredPackage {
         package: requirement.package.clone(),
         pin: requirement.pin.clone(),
         range: requirement.range.clone(),
@@ -26,10 +26,10 @@ pub fn requirements(family: &Family) -> Vec<Requirement> {
 }
 
 /// What a bundle of no known family needs, by its scheme.
-pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
+pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<RequiredPackage> {
     // Words of ours, all of which have their forms: a test below asks for each.
     let need = |package: &str, pin: &str, range: &str, reason: &str| {
-        Some(Requirement {
+        Some(RequiredPackage {
             package: PackageName::new(package)?,
             pin: Pin::new(pin)?,
             range: Range::new(range)?,
@@ -56,7 +56,7 @@ pub(crate) fn generic_requirements(scheme: Scheme) -> Vec<Requirement> {
 }
 
 /// requirements.txt: one pin a line with its reason above it. `family`: its name, or `generic`.
-pub fn requirements_txt(requirements: &[Requirement], family: &str) -> String {
+pub fn requirements_txt(requirements: &[RequiredPackage], family: &str) -> String {
     let of = if family == "generic" { "this bundle".to_owned() } else { format!("family {family}") };
     let mut text =
         format!("# The environment of {of}. One environment per family: no single set serves all.\n");
@@ -64,7 +64,7 @@ pub fn requirements_txt(requirements: &[Requirement], family: &str) -> String {
         let _ = writeln!(text, "# MGM itself is on no package index: pip install --no-deps {MGM}");
     }
     for requirement in requirements {
-        let Requirement { package, pin, range, reason, .. } = requirement;
+        let RequiredPackage { package, pin, range, reason, .. } = requirement;
         // Writing into a String cannot fail.
         if package == "python" {
             let _ = writeln!(text, "# python {pin} (works: {range}): {reason}");
@@ -76,7 +76,7 @@ pub fn requirements_txt(requirements: &[Requirement], family: &str) -> String {
 }
 
 /// environment.yml for conda: the interpreter from conda-forge, the packages by pip.
-pub fn environment_yml(requirements: &[Requirement], family: &str) -> String {
+pub fn environment_yml(requirements: &[RequiredPackage], family: &str) -> String {
     let mut text = format!("name: {family}\nchannels:\n  - conda-forge\ndependencies:\n");
     let _ = writeln!(text, "  - python={}\n  - pip\n  - pip:", python(requirements));
     for requirement in requirements.iter().filter(|requirement| requirement.package != "python") {
@@ -86,7 +86,7 @@ pub fn environment_yml(requirements: &[Requirement], family: &str) -> String {
 }
 
 /// The line that makes the environment with pip, and the one with uv, beside a requirements.txt.
-pub fn install_lines(requirements: &[Requirement]) -> [String; 2] {
+pub fn install_lines(requirements: &[RequiredPackage]) -> [String; 2] {
     let python = python(requirements);
     [
         format!("python{python} -m venv .venv && .venv/bin/pip install -r requirements.txt"),
@@ -95,7 +95,7 @@ pub fn install_lines(requirements: &[Requirement]) -> [String; 2] {
 }
 
 /// The Python version that is pinned; 3.11 where a bundle names none.
-fn python(requirements: &[Requirement]) -> &str {
+fn python(requirements: &[RequiredPackage]) -> &str {
     requirements
         .iter()
         .find(|requirement| requirement.package == "python")

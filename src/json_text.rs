@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 pub struct JsonText(IndexMap<String, Box<RawValue>>);
 
 impl JsonText {
-    /// Reads an object; a key that stands twice is an error.
+    /// Reads an object; a key that occurs twice is an error.
     pub fn parse(text: &str) -> serde_json::Result<Self> {
         serde_json::from_str(text)
     }

@@ -223,7 +223,7 @@ fn missing_of_tower(tower: &Tower, dir: &Path) -> Vec<String> {
 }
 
 /// Bytes that the used part of a tower takes in 16 bits: counted where its weights are safetensors, otherwise
-/// as the family tells (MGM fixes the auxiliary tower's size by its name).
+/// as the family says (MGM fixes the auxiliary tower's size by its name).
 ///
 /// # Errors
 /// [`crate::error::CheckpointError`] where that file is none.

@@ -180,7 +180,7 @@ impl Python {
         self.version_of("mgm").is_some() || self.bare.iter().any(|name| name == "mgm")
     }
 
-    /// True for deepspeed where a module of that name stands in for it: MGM imports it and calls nothing of it.
+    /// True for deepspeed where a module of that name replaces it: MGM imports it and calls nothing of it.
     pub fn has_stand_in(&self, package: &str) -> bool {
         package == "deepspeed" && self.bare.iter().any(|name| name == package)
     }

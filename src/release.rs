@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::archive::{MAX_PARTS, member_header, part_name};
-use crate::bundle::{self, Folder};
+use crate::bundle::{self, BundleFolder};
 use crate::digest::{Digest, Hasher};
 use crate::error::{BundleError, Error, IoError, OutputError, Result};
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME};
@@ -60,7 +60,7 @@ pub fn release(
     if let Some(part_len) = part_len.filter(|len| *len < MIN_PART_LEN) {
         return Err(BundleError::PartTooSmall { part_len }.into());
     }
-    let bundle = Folder::open(dir)?;
+    let bundle = BundleFolder::open(dir)?;
     let (report, manifest) = bundle::examine(&bundle, false, progress, stop)?;
     let (Some(manifest), Some(id), []) = (manifest, report.id, report.findings.as_slice()) else {
         return Err(BundleError::Broken { path: dir.to_owned(), findings: report.findings.len() }.into());
@@ -114,7 +114,7 @@ fn is_empty(out: &Path) -> Result<()> {
 }
 
 fn write_tar(
-    bundle: &Folder,
+    bundle: &BundleFolder,
     name: &str,
     members: &BTreeMap<String, Option<Digest>>,
     out: &mut PartWriter,

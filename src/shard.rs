@@ -61,7 +61,7 @@ impl SealedFile {
         let file = File::options().write(true).create_new(true).open(path)?;
         if len > 0 {
             // Reserving the room early turns a full disk into an error before the work; where a file system
-            // cannot, the writes themselves will tell.
+            // cannot, the writes themselves will fail.
             let reserved = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len);
             if reserved == Err(rustix::io::Errno::NOSPC) {
                 return Err(rustix::io::Errno::NOSPC.into());

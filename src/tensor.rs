@@ -70,7 +70,7 @@ impl From<TensorName> for String {
 }
 
 /// Bytes that `shape` takes at `dtype`; `None` on overflow, on a dimension above [`MAX_DIM`], or where the
-/// bits do not fill whole bytes. A zero dimension gives 0 wherever it stands.
+/// bits do not fill whole bytes. A zero dimension gives 0 wherever it is.
 pub fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     if shape.iter().any(|&dim| dim > MAX_DIM) {
         return None;

@@ -1,6 +1,6 @@
 //! The tiny checkpoint: an MGM-7B in structure, small enough to make anywhere.
 //!
-//! Owns a checkpoint of random weights that mgpack and MGM take for a real one: the class, the tensor names,
+//! Owns a checkpoint of random weights that mgpack and MGM read as a real one: the class, the tensor names,
 //! the sharding, the tokenizer's kind and both towers are MGM-7B's. It serves tests, examples and a first try
 //! of the commands without a download. The plain files lie in src/tiny/; the weights are made here, from
 //! integer and basic IEEE arithmetic only, so that a seed gives the same bytes on every machine.
@@ -127,7 +127,7 @@ fn file(path: impl Into<String>, bytes: impl AsRef<[u8]>) -> TinyFile {
     TinyFile { path: path.into(), bytes: bytes.as_ref().to_vec() }
 }
 
-/// A tensor as it stands in a safetensors file.
+/// A tensor as it is in a safetensors file.
 struct Tensor {
     name: String,
     shape: Vec<usize>,

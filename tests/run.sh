@@ -41,7 +41,7 @@ provide
 PATH="$PWD/.venv/bin:$PATH" CARGO_TARGET_DIR="$PWD/target" .venv/bin/pip install --quiet --no-deps --no-build-isolation \
     --force-reinstall --disable-pip-version-check ./bindings/python
 
-# One run for each folder: each has a conftest.py of its own. -rs tells which tests were left out and why.
+# One run for each folder: each has a conftest.py of its own. -rs lists which tests were left out and why.
 for tests in tests/python bindings/python/tests; do
     MGPACK=${MGPACK:-$PWD/target/release/mgpack} .venv/bin/python -m pytest -q -rs "$tests"
 done

@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mgpack::checkpoint::index::{Listed, parse};
+use mgpack::checkpoint::index::{ShardKind, parse};
 
 fuzz_target!(|text: &[u8]| {
-    let Ok(index) = parse(text, Listed::Safetensors) else { return };
+    let Ok(index) = parse(text, ShardKind::Safetensors) else { return };
     assert!(!index.entries.is_empty());
     assert!(index.entries.windows(2).all(|pair| pair[0].name < pair[1].name));
     for shard in index.shards() {

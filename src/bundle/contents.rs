@@ -47,13 +47,13 @@ pub(crate) enum Entry {
 
 /// A bundle in a folder, which is opened once: all that is read is of that folder.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct BundleFolder {
     root: Root,
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
 }
 
-impl Folder {
+impl BundleFolder {
     /// Opens the folder at `path` and lists all that lies in it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let root = Root::open(path).map_err(|cause| match regular::is_of_environment(&cause) {
@@ -114,7 +114,7 @@ fn failed(path: PathBuf, cause: io::Error) -> Error {
     IoError::new("listing the bundle", path, cause).into()
 }
 
-impl Contents for Folder {
+impl Contents for BundleFolder {
     fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
     }

@@ -14,7 +14,7 @@ mod replace;
 mod small;
 mod verify;
 
-pub(crate) use contents::Folder;
+pub(crate) use contents::BundleFolder;
 pub use finding::{Finding, FindingKind};
 pub use naming::{full_path, misnamed, misnamed_as_given};
 pub(crate) use open::Coded;
@@ -22,4 +22,4 @@ pub use open::{Bundle, Weight, weights};
 pub use replace::may_replace;
 pub use small::{SMALL_LEN, verify_small};
 pub(crate) use verify::examine;
-pub use verify::{Report, is_at, read_manifest, verify};
+pub use verify::{Verification, is_at, read_manifest, verify};

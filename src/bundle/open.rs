@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::contents::Folder;
+use super::contents::BundleFolder;
 use super::verify::examine;
 use crate::digest::{self, Digest};
 use crate::error::{BundleError, Error, IoError, Result};
@@ -28,7 +28,7 @@ const DECODE_LEN: usize = 1 << 16;
 /// A bundle, open.
 #[derive(Debug)]
 pub struct Bundle {
-    folder: Folder,
+    folder: BundleFolder,
     id: Digest,
     manifest: Manifest,
     shards: HashMap<BundlePath, File>,
@@ -59,7 +59,7 @@ impl Bundle {
     /// [`BundleError::NotABundle`]; [`BundleError::Broken`] where a file is missing, has another size, or a
     /// shard's header is not what the manifest says.
     pub fn open(dir: &Path) -> Result<Self> {
-        let folder = Folder::open(dir)?;
+        let folder = BundleFolder::open(dir)?;
         let (report, manifest) = examine(&folder, true, &Silent, &Stop::new())?;
         let (Some(manifest), Some(id)) = (manifest, report.id) else {
             let why = report.findings.into_iter().next().map(|finding| finding.found).unwrap_or_default();

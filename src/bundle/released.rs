@@ -55,7 +55,7 @@ impl<'a> Released<'a> {
             Ok(true) | Err(_) => return Ok(None),
         }
         let names = root.names().map_err(|cause| IoError::new("listing the release", dir, cause))?;
-        // Any part tells of a release: the first may be the one that is missing.
+        // Any part is a sign of a release: the first may be the one that is missing.
         let stem = |name: &String| {
             let one = name.strip_suffix(".tar").map(|stem| (stem.to_owned(), true));
             let part = || name.split_once(".tar.part-").map(|(stem, _)| (stem.to_owned(), false));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::contents::{Contents as _, Folder};
+use super::contents::{BundleFolder, Contents as _};
 use crate::error::{Error, Explain as _, IoError, OutputError, Result};
 use crate::legible::legible;
 use crate::manifest::{MANIFEST_NAME, SIGNATURE_NAME};
@@ -26,7 +26,7 @@ pub fn may_replace(dir: &Path) -> Result<()> {
         }
         _ => return refused("it is not a folder".into()),
     }
-    let folder = Folder::open(dir)?;
+    let folder = BundleFolder::open(dir)?;
     if folder.entries().is_empty() {
         return Ok(());
     }

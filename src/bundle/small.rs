@@ -3,8 +3,8 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use super::contents::{Contents as _, Folder};
-use super::verify::{Report, check_digest, is_at, verify};
+use super::contents::{BundleFolder, Contents as _};
+use super::verify::{Verification, check_digest, is_at, verify};
 use crate::error::Result;
 use crate::manifest::{MANIFEST_NAME, MAX_MANIFEST_LEN, Manifest};
 use crate::progress::{Progress, Silent, Stop};
@@ -17,13 +17,13 @@ pub const SMALL_LEN: u64 = 16 << 20;
 ///
 /// # Errors
 /// As [`verify`].
-pub fn verify_small(path: &Path, progress: &dyn Progress, stop: &Stop) -> Result<Report> {
+pub fn verify_small(path: &Path, progress: &dyn Progress, stop: &Stop) -> Result<Verification> {
     let mut report = verify(path, true, progress, stop)?;
     // A tar, or a manifest that cannot be read.
     if report.name.is_none() || !path.is_dir() || !is_at(path)? {
         return Ok(report);
     }
-    let folder = Folder::open(path)?;
+    let folder = BundleFolder::open(path)?;
     let mut bytes = Vec::new();
     let read =
         folder.open(MANIFEST_NAME).and_then(|file| file.take(MAX_MANIFEST_LEN).read_to_end(&mut bytes));

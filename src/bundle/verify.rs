@@ -1,4 +1,4 @@
-//! A bundle, opened and checked: every byte against the seal, every finding told.
+//! A bundle, opened and checked: every byte against the seal, with every finding.
 //!
 //! The check is closed-world: the manifest's files are all that may be there, as regular files without links;
 //! the only file it need not list is a later signature. Owns the checks, through which a folder and a released tar go
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::contents::{Contents, Entry, Folder, Tar};
+use super::contents::{BundleFolder, Contents, Entry, Tar};
 use super::finding::{Finding, FindingKind};
 use super::headers::check_headers;
 use super::lists::check_lists;
@@ -33,7 +33,7 @@ const MAX_SIGNATURE_LEN: u64 = 1 << 20;
 
 /// What a check found out.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct Verification {
     /// The bundle's id: the digest of its manifest; null where there is none.
     pub id: Option<Digest>,
     /// Name of the bundle by its manifest.
@@ -56,7 +56,7 @@ pub struct Report {
 /// # Errors
 /// [`BundleError::NotABundle`] where there is no manifest to check against; [`Error::Io`] names a file that the
 /// system could not read. Everything else is a finding.
-pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) -> Result<Report> {
+pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) -> Result<Verification> {
     let root = match Root::open(path) {
         Ok(root) => root,
         Err(cause) if cause.kind() == ErrorKind::NotADirectory => {
@@ -67,7 +67,7 @@ pub fn verify(path: &Path, quick: bool, progress: &dyn Progress, stop: &Stop) ->
     if let Some(released) = Released::find(&root, path)? {
         return verify_release(&root, &released, path, quick, progress, stop);
     }
-    let (mut report, manifest) = examine(&Folder::of(root, path)?, quick, progress, stop)?;
+    let (mut report, manifest) = examine(&BundleFolder::of(root, path)?, quick, progress, stop)?;
     // Not of a tar: what is unpacked from it has the bundle's name.
     let misnamed = manifest.and_then(|manifest| super::misnamed(&manifest, path));
     report.notes.extend(misnamed.map(|misnamed| misnamed.note()));
@@ -81,7 +81,7 @@ fn verify_tar(
     quick: bool,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<Report> {
+) -> Result<Verification> {
     let not_a_bundle = |why: String| BundleError::NotABundle { path: path.to_owned(), why };
     let listed = parts.and_then(|parts| Tar::list(parts, path));
     let tar = listed.map_err(|cause| unopened(path, cause, "it is no tar of a bundle: "))?;
@@ -96,7 +96,7 @@ fn verify_release(
     quick: bool,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<Report> {
+) -> Result<Verification> {
     let inside = verify_tar(released.tar(), &released.tar_path(), quick, progress, stop);
     let id = inside.as_ref().ok().and_then(|report| report.id);
     let around = released.check(id, quick, progress, stop)?;
@@ -107,7 +107,7 @@ fn verify_release(
     let mut report = match inside {
         // A part that is missing says more than a tar that cannot be read for it.
         Err(Error::Bundle(BundleError::NotABundle { .. })) if !around.is_empty() => {
-            Report { id: None, name: None, files: 0, bytes: 0, findings: Vec::new(), notes: Vec::new() }
+            Verification { id: None, name: None, files: 0, bytes: 0, findings: Vec::new(), notes: Vec::new() }
         }
         inside => inside?,
     };
@@ -165,11 +165,11 @@ pub(super) fn read_manifest_in(root: &Root, dir: &Path) -> Result<(Manifest, Dig
 /// As [`verify`]; [`BundleError::Replaced`] where something is wrong and the folder has lost its place: what was not found
 /// there says nothing of a bundle.
 pub(crate) fn examine(
-    folder: &Folder,
+    folder: &BundleFolder,
     quick: bool,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<(Report, Option<Manifest>)> {
+) -> Result<(Verification, Option<Manifest>)> {
     let path = || folder.path().to_owned();
     let not_a_bundle = |why: String| BundleError::NotABundle { path: path(), why };
     let examined = check(folder, &not_a_bundle, quick, progress, stop);
@@ -187,7 +187,7 @@ fn check(
     quick: bool,
     progress: &dyn Progress,
     stop: &Stop,
-) -> Result<(Report, Option<Manifest>)> {
+) -> Result<(Verification, Option<Manifest>)> {
     let bytes = match contents.entries().get(MANIFEST_NAME) {
         Some(Entry::File { .. }) => contents
             .open(MANIFEST_NAME)
@@ -210,7 +210,8 @@ fn check(
         Err(fault) => {
             let finding = Finding::new(MANIFEST_NAME, FindingKind::Manifest, "a canonical manifest", fault);
             let findings = vec![finding];
-            let report = Report { id: Some(id), name: None, files: 1, bytes: 0, findings, notes: Vec::new() };
+            let report =
+                Verification { id: Some(id), name: None, files: 1, bytes: 0, findings, notes: Vec::new() };
             return Ok((report, None));
         }
     };
@@ -237,7 +238,7 @@ fn check(
     findings.extend(check_lists(&manifest, contents)?);
     findings.sort();
     findings.dedup();
-    let report = Report {
+    let report = Verification {
         id: Some(id),
         name: Some(manifest.model.name.to_string()),
         files: manifest.files.len() as u64 + 1,

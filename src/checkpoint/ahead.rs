@@ -50,7 +50,7 @@ impl Ahead {
         Ok(self.left.clone().take_text(len)?)
     }
 
-    /// Adds a safetensors file: its path below the root, its length, its SHA-256 as whoever sends it tells, and its
+    /// Adds a safetensors file: its path below the root, its length, its SHA-256 as the sender says, and its
     /// first bytes, the eight of the length and the header.
     ///
     /// # Errors

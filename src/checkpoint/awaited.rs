@@ -2,7 +2,7 @@
 //!
 //! All that a conversion must know beforehand is in a safetensors file's head, which a hub gives by itself. So a
 //! checkpoint can be opened with the heads of files that are yet to come; each is held against its head when it
-//! arrives. Torch files tell nothing before they are whole.
+//! arrives. Torch files cannot be read before they are whole.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,7 +24,7 @@ pub(super) struct Awaited {
     pub(super) path: String,
     /// Length in bytes.
     pub(super) len: u64,
-    /// SHA-256 in lower-case hexadecimal digits, as whoever sends it tells.
+    /// SHA-256 in lower-case hexadecimal digits, as the sender says.
     pub(super) sha256: Option<String>,
     pub(super) header: safetensors::Header,
     pub(super) head: Head,
@@ -91,7 +91,7 @@ impl Checkpoint {
     /// Opens a file that was awaited and lies at its path now.
     ///
     /// # Errors
-    /// [`CheckpointError::NotAsAwaited`] where its length or its head is another than was told.
+    /// [`CheckpointError::NotAsAwaited`] where its length or its head is another than was announced.
     pub fn arrived(&self, file: usize) -> Result<()> {
         let Some(source) = self.files.get(file) else { return Ok(()) };
         let mut held = source.handle.set();

@@ -2,7 +2,7 @@
 //!
 //! Owns every touch of the file system but the hub's `refs/`. Links are followed where they stay in the
 //! folder or lead to contents of the same hub cache (`blobs`), which is how a download looks there. Pipes,
-//! sockets and devices are never read. Files that are yet to come to the folder stand in for themselves (`ahead`).
+//! sockets and devices are never read. Files that are yet to come to the folder are listed as they will be (`ahead`).
 //! Knows no file format.
 
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 
 use super::ahead::Coming;
 use super::blobs::{self, Blobs};
-use super::hub::Listing;
+use super::hub::CachedListing;
 use super::{SkipReason, Skipped};
 use crate::error::{Change, CheckpointError, Error, IoError, NodeKind, Result};
 
@@ -25,7 +25,7 @@ pub const MAX_FILES: usize = 100_000;
 /// Deepest nesting listed.
 pub const MAX_DEPTH: usize = 32;
 
-/// What tells that a file is still the one that was opened.
+/// What shows that a file is still the one that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     dev: u64,
@@ -82,7 +82,7 @@ pub(super) struct Root {
     /// The contents that links may lead to, where this is a snapshot of a hub cache.
     blobs: Option<Blobs>,
     /// What the commit has, where this is a snapshot of a hub cache that keeps its listing.
-    listing: Option<Listing>,
+    listing: Option<CachedListing>,
     /// Files that are yet to come.
     ahead: Coming,
 }
@@ -94,7 +94,7 @@ impl Root {
         if !real.is_dir() {
             return Err(CheckpointError::NotAFolder { path: given.to_owned() }.into());
         }
-        let (blobs, listing) = (Blobs::of(given, &real), Listing::of(&real));
+        let (blobs, listing) = (Blobs::of(given, &real), CachedListing::of(&real));
         Ok(Self { given: given.to_owned(), real, blobs, listing, ahead: Coming::default() })
     }
 
@@ -122,7 +122,7 @@ impl Root {
         self.given.join(path)
     }
 
-    /// Checks what stands at `path`: a regular file, reached without leaving the folder but for `blobs`.
+    /// Checks what is at `path`: a regular file, reached without leaving the folder but for `blobs`.
     /// `Ok(None)` where there is nothing.
     pub(super) fn find(&self, path: &str) -> Result<Option<Found>> {
         let shown = self.shown(path);

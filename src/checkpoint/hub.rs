@@ -35,7 +35,7 @@ const MAX_TREE_LEN: u64 = 64 << 20;
 /// The form of those listings that is known.
 const TREE_VERSION: u64 = 1;
 
-/// Most shards that a shard's name may tell of.
+/// Most shards that a shard's name may count.
 const MAX_SHARDS: u32 = 10_000;
 
 /// The hub's cache.
@@ -63,7 +63,7 @@ impl HubCache {
 
     /// The cache that huggingface_hub would use, given the environment: `HF_HUB_CACHE`, else
     /// `HUGGINGFACE_HUB_CACHE` (its old name), else `HF_HOME`/hub, else `XDG_CACHE_HOME`/huggingface/hub,
-    /// else `HOME`/.cache/huggingface/hub. A leading `~` stands for `HOME`. An empty value counts as none.
+    /// else `HOME`/.cache/huggingface/hub. A leading `~` is `HOME`. An empty value counts as none.
     ///
     /// # Errors
     /// [`CacheError::NoCacheFolder`] where no value says.
@@ -112,7 +112,7 @@ impl HubCache {
     }
 
     /// Finds a downloaded checkpoint, whole: config.json, its weights in one format, and all else that belongs to
-    /// it, as far as the cache tells what that is. The ref and the snapshot exist before the files where another
+    /// it, as far as the cache says what that is. The ref and the snapshot exist before the files where another
     /// program downloads, or where only some files were wanted.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl Snapshot {
 
     /// Files of a checkpoint that the snapshot lacks, sorted.
     fn missing(&self) -> Result<Vec<String>> {
-        let paths = match Listing::of(&self.dir) {
+        let paths = match CachedListing::of(&self.dir) {
             Some(listing) => listing.paths,
             None => self.told()?,
         };
@@ -154,10 +154,10 @@ impl Snapshot {
     /// knows whether there is one: `AutoModel.from_pretrained` fetches the weights alone.
     pub fn may_lack_tokenizer(&self) -> bool {
         let names = self.top_names().unwrap_or_default();
-        !needed::has_tokenizer(names.iter().map(String::as_str)) && Listing::of(&self.dir).is_none()
+        !needed::has_tokenizer(names.iter().map(String::as_str)) && CachedListing::of(&self.dir).is_none()
     }
 
-    /// All paths that the snapshot itself tells of: what is there, what an index lists, what a shard's name counts.
+    /// All paths that the snapshot itself names: what is there, what an index lists, what a shard's name counts.
     fn told(&self) -> Result<BTreeSet<String>> {
         let mut paths = self.top_names()?;
         for name in paths.clone() {
@@ -174,7 +174,7 @@ impl Snapshot {
         Ok(paths)
     }
 
-    /// Shards in an index. One that cannot be read lists none: opening the checkpoint tells why.
+    /// Shards in an index. One that cannot be read lists none: opening the checkpoint says why.
     fn listed_shards(&self, path: &Path) -> Option<BTreeSet<String>> {
         let text = read_small(&open_regular(path, path).ok()?, path, MAX_INDEX_LEN).ok()?;
         let index: Map<String, Value> = serde_json::from_slice(&text).ok()?;
@@ -198,13 +198,13 @@ impl Snapshot {
 
 /// The files of a commit, as huggingface_hub lists them beside its snapshot: `trees/COMMIT.json` of version 1.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(super) struct CachedListing {
     paths: BTreeSet<String>,
     /// Where the folder lies in the snapshot: empty, or with `/` at its end.
     below: String,
 }
 
-impl Listing {
+impl CachedListing {
     /// That of the snapshot that `folder` is, or lies in; `None` where there is none of a form that is known.
     pub(super) fn of(folder: &Path) -> Option<Self> {
         #[derive(Deserialize)]
@@ -317,7 +317,7 @@ impl Asked<'_> {
     }
 }
 
-/// The folder that an environment variable names. A leading `~` stands for `HOME`; an empty value counts as none.
+/// The folder that an environment variable names. A leading `~` is `HOME`; an empty value counts as none.
 pub(crate) fn hub_path(var: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(var(name).filter(|value| !value.is_empty())?);
     match (path.strip_prefix("~"), var("HOME").filter(|value| !value.is_empty())) {

@@ -46,7 +46,7 @@ pub struct IndexEntry {
 
 /// Which files an index lists; they end in its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listed {
+pub enum ShardKind {
     /// `.safetensors`.
     Safetensors,
     /// `.bin`.
@@ -81,11 +81,11 @@ impl Index {
 ///
 /// # Errors
 /// The first fault found.
-pub fn parse(text: &[u8], listed: Listed) -> Result<Index, IndexFault> {
+pub fn parse(text: &[u8], listed: ShardKind) -> Result<Index, IndexFault> {
     parse_within(text, listed, Limits::default())
 }
 
-pub(super) fn parse_within(text: &[u8], listed: Listed, limits: Limits) -> Result<Index, IndexFault> {
+pub(super) fn parse_within(text: &[u8], listed: ShardKind, limits: Limits) -> Result<Index, IndexFault> {
     let text = std::str::from_utf8(text).map_err(|source| IndexFault::NotUtf8 { source })?;
     let faults = Faults::new();
     let mut json = serde_json::Deserializer::from_str(text);
@@ -125,7 +125,7 @@ pub(super) fn parse_within(text: &[u8], listed: Listed, limits: Limits) -> Resul
 /// Checks that `name` is a plain path below the checkpoint, on Windows too: `C:x` and `..\x` are refused
 /// everywhere. The rule is huggingface_hub's (`PureWindowsPath`, no drive, root or `..`), and backslashes
 /// are refused besides, for they mean two things.
-pub fn check_shard_name(name: &str, listed: Listed) -> Result<(), ShardNameRule> {
+pub fn check_shard_name(name: &str, listed: ShardKind) -> Result<(), ShardNameRule> {
     let separator = |c| c == '/' || c == '\\';
     if name.is_empty() {
         return Err(ShardNameRule::Empty);
@@ -152,9 +152,9 @@ pub fn check_shard_name(name: &str, listed: Listed) -> Result<(), ShardNameRule>
         return Err(ShardNameRule::TooLong);
     }
     match listed {
-        Listed::Safetensors if !name.ends_with(".safetensors") => Err(ShardNameRule::Extension),
-        Listed::Torch if !name.ends_with(".bin") => Err(ShardNameRule::BinExtension),
-        Listed::Safetensors | Listed::Torch => Ok(()),
+        ShardKind::Safetensors if !name.ends_with(".safetensors") => Err(ShardNameRule::Extension),
+        ShardKind::Torch if !name.ends_with(".bin") => Err(ShardNameRule::BinExtension),
+        ShardKind::Safetensors | ShardKind::Torch => Ok(()),
     }
 }
 
@@ -306,10 +306,10 @@ mod tests {
             ("x.SAFETENSORS", Err(Extension)),
         ];
         let long = format!("{}.safetensors", "x".repeat(244));
-        assert_eq!(check_shard_name("pytorch_model-00001-of-00002.bin", Listed::Torch), Ok(()));
-        assert_eq!(check_shard_name("x.safetensors", Listed::Torch), Err(BinExtension));
+        assert_eq!(check_shard_name("pytorch_model-00001-of-00002.bin", ShardKind::Torch), Ok(()));
+        assert_eq!(check_shard_name("x.safetensors", ShardKind::Torch), Err(BinExtension));
         for (name, wanted) in cases.into_iter().chain([(long.as_str(), Err(TooLong)), (&long[1..], Ok(()))]) {
-            assert_eq!(check_shard_name(name, Listed::Safetensors), wanted, "{name:?}");
+            assert_eq!(check_shard_name(name, ShardKind::Safetensors), wanted, "{name:?}");
         }
     }
 
@@ -318,7 +318,7 @@ mod tests {
         let total = |text: &str| {
             let json =
                 format!(r#"{{"metadata":{{"total_size":{text}}},"weight_map":{{"a":"m.safetensors"}}}}"#);
-            parse(json.as_bytes(), Listed::Safetensors).expect("a sound index").total_size
+            parse(json.as_bytes(), ShardKind::Safetensors).expect("a sound index").total_size
         };
         assert_eq!(total("12"), TotalSize::Bytes(12));
         assert_eq!(total("1.2e1"), TotalSize::Bytes(12));

@@ -1,6 +1,6 @@
 //! How much the metadata of one checkpoint may hold: tensors, and bytes of text, in all its files together.
 //!
-//! Counted before memory is taken for it, so that many files that are each within bounds are not too much together.
+//! Counted before memory is allocated for it, so that many files that are each within bounds are not too much together.
 
 use crate::error::OverLimit;
 

@@ -37,7 +37,7 @@ use crate::tensor::{Dtype, TensorName, element_len};
 use awaited::{Handle, Held};
 use beside::Sets;
 use files::{Fingerprint, Found, Root};
-use index::{Listed, TORCH_INDEX_NAME};
+use index::{ShardKind, TORCH_INDEX_NAME};
 
 pub use ahead::Ahead;
 pub use files::{MAX_DEPTH, MAX_FILES};
@@ -73,7 +73,7 @@ pub struct SourceFile {
     /// The header's `__metadata__`; empty where there is none, as in torch files.
     pub metadata: BTreeMap<String, String>,
     /// Those of a torch file that tensors are views of.
-    storages: Vec<torch::Storage>,
+    storages: Vec<torch::TorchStorage>,
     handle: Handle,
 }
 
@@ -266,7 +266,7 @@ impl Checkpoint {
     }
 
     /// What lies below the root and is no part of the checkpoint, sorted by path. A folder passed over
-    /// stands for all that is in it.
+    /// counts for all that is in it.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
@@ -313,7 +313,7 @@ impl Checkpoint {
             return file.read_exact_at(buf, tensor.offset + start).map_err(failed);
         };
         storage.read(file, view, (tensor.dtype, &tensor.shape), first, buf).map_err(|fault| match fault {
-            torch::ReadFault::Io(error) => failed(error),
+            torch::TorchReadFault::Io(error) => failed(error),
             fault => fault.at(&self.root.shown(&source.path)),
         })
     }
@@ -322,7 +322,7 @@ impl Checkpoint {
     /// read one after the other.
     pub fn is_compressed(&self, tensor: &SourceTensor) -> bool {
         let storage = |view: &torch::View| self.files.get(tensor.file)?.storages.get(view.storage);
-        tensor.view.as_deref().and_then(storage).is_some_and(torch::Storage::is_compressed)
+        tensor.view.as_deref().and_then(storage).is_some_and(torch::TorchStorage::is_compressed)
     }
 
     /// Bytes that one thread takes while it reads, beside the buffer it fills.
@@ -369,15 +369,15 @@ impl SideFile {
 }
 
 /// Why a file is neither weights that are read nor a side file.
-fn skip_reason(path: &str, read: Listed) -> Option<SkipReason> {
+fn skip_reason(path: &str, read: ShardKind) -> Option<SkipReason> {
     let is_torch = shards::is_torch_weights(path);
     match read {
-        Listed::Safetensors if is_torch || path == TORCH_INDEX_NAME => Some(SkipReason::TorchWeights),
-        Listed::Safetensors if path.ends_with(".safetensors") && !path.contains('/') => {
+        ShardKind::Safetensors if is_torch || path == TORCH_INDEX_NAME => Some(SkipReason::TorchWeights),
+        ShardKind::Safetensors if path.ends_with(".safetensors") && !path.contains('/') => {
             Some(SkipReason::UnlistedWeights)
         }
-        Listed::Torch if is_torch => Some(SkipReason::UnlistedWeights),
-        Listed::Safetensors | Listed::Torch => None,
+        ShardKind::Torch if is_torch => Some(SkipReason::UnlistedWeights),
+        ShardKind::Safetensors | ShardKind::Torch => None,
     }
 }
 

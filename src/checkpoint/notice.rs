@@ -1,4 +1,4 @@
-//! What a person may want to know of a checkpoint: what was passed over, and what is odd but sound.
+//! What a person may want to know about a checkpoint: what was passed over, and what is odd but sound.
 
 use std::fmt;
 

@@ -29,7 +29,7 @@ pub const PREFIX_LEN: u64 = 8;
 /// Bytes that an entry of `__metadata__` takes in memory beside its text, more or less.
 const METADATA_LEN: u64 = 128;
 
-/// Bytes looked at to tell what a file that is not safetensors is.
+/// Bytes that are read to find out what a file is that is not safetensors.
 const SNIFF_LEN: usize = 512;
 
 /// What one header says, checked against the file's length.
@@ -110,7 +110,7 @@ pub(super) fn parse_head(head: &[u8], file_len: u64, left: &mut Left) -> Result<
     parse_within(text, file_len - head.len() as u64, left)
 }
 
-/// Checks the length that a file's first eight bytes tell, before anything is allocated.
+/// Checks the length in a file's first eight bytes, before anything is allocated.
 fn header_len(len: u64, file_len: u64) -> Result<usize, HeaderFault> {
     let out_of_range = HeaderFault::HeaderLen { len, limit: MAX_HEADER_LEN };
     if !(2..=MAX_HEADER_LEN).contains(&len) {
@@ -125,7 +125,7 @@ fn header_len(len: u64, file_len: u64) -> Result<usize, HeaderFault> {
 
 /// Parses the header `text` (without the eight bytes before it) of a file with `data_len` bytes of data.
 ///
-/// The tensors' ranges must cover the data exactly once, in any order; a zero-size tensor may stand at any
+/// The tensors' ranges must cover the data exactly once, in any order; a zero-size tensor may be at any
 /// border. Bytes that no tensor covers could hide a second file, and two tensors on one range let a small
 /// file claim endless memory.
 ///
@@ -224,7 +224,7 @@ fn check_cover(tensors: &[HeaderTensor], data_len: u64) -> Result<(), HeaderFaul
     Ok(())
 }
 
-/// Tells by its first bytes what a file is that cannot be safetensors. A file that cannot be read is not told.
+/// Finds by its first bytes what a file is that cannot be safetensors. `None` for a file that cannot be read.
 fn sniff(file: &File, file_len: u64) -> Option<HeaderFault> {
     let mut start = vec![0; usize::try_from(file_len).unwrap_or(SNIFF_LEN).min(SNIFF_LEN)];
     file.read_exact_at(&mut start, 0).ok()?;

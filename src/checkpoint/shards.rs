@@ -12,7 +12,7 @@ use std::path::Path;
 use super::awaited::{Awaited, Handle, Held};
 use super::beside::Sets;
 use super::files::{self, Found, Root};
-use super::index::{self, INDEX_NAME, Index, IndexEntry, Listed, TORCH_INDEX_NAME, TotalSize};
+use super::index::{self, INDEX_NAME, Index, IndexEntry, ShardKind, TORCH_INDEX_NAME, TotalSize};
 use super::limits::{Left, Limits};
 use super::safetensors;
 use super::torch;
@@ -31,7 +31,7 @@ const SNIFF_LEN: u64 = 512;
 /// The weights of a folder.
 #[derive(Debug)]
 pub(super) struct Weights {
-    pub(super) kind: Listed,
+    pub(super) kind: ShardKind,
     /// Sorted by path.
     pub(super) files: Vec<SourceFile>,
     /// Sorted by name.
@@ -52,9 +52,9 @@ pub(super) fn open(
         .cloned()
         .collect();
     let (kind, index_name, single_name, loose) = if has(INDEX_NAME) || !safetensors.is_empty() {
-        (Listed::Safetensors, INDEX_NAME, SINGLE_NAME, safetensors)
+        (ShardKind::Safetensors, INDEX_NAME, SINGLE_NAME, safetensors)
     } else {
-        (Listed::Torch, TORCH_INDEX_NAME, TORCH_SINGLE_NAME, torch_files(&root.given, names, sets)?)
+        (ShardKind::Torch, TORCH_INDEX_NAME, TORCH_SINGLE_NAME, torch_files(&root.given, names, sets)?)
     };
     let (files, tensors) = if has(index_name) {
         let index = read_index(root, index_name, kind, awaited.1.limits())?;
@@ -88,7 +88,7 @@ pub(super) fn open_single(root: &Root, found: Found, notices: &mut Vec<Notice>) 
 
 /// The same of a file that is open.
 pub(super) fn of_opened(root: &Root, found: Found, file: File, notices: &mut Vec<Notice>) -> Result<Weights> {
-    let kind = if is_torch_file(&found.path) { Listed::Torch } else { Listed::Safetensors };
+    let kind = if is_torch_file(&found.path) { ShardKind::Torch } else { ShardKind::Safetensors };
     let shard = read_shard(root, kind, (found, file), &mut Left::of(Limits::default()), notices)?;
     let (files, tensors) = merge(root, vec![shard])?;
     Ok(Weights { kind, files, tensors })
@@ -97,7 +97,7 @@ pub(super) fn of_opened(root: &Root, found: Found, file: File, notices: &mut Vec
 /// Reads the index and the shards it names, and holds them against each other.
 fn open_indexed(
     root: &Root,
-    (index_name, kind): (&str, Listed),
+    (index_name, kind): (&str, ShardKind),
     index: &Index,
     awaited: (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
@@ -168,7 +168,7 @@ type Shard = (SourceFile, Vec<SourceTensor>);
 /// Opens shards in the order given. `missing` makes the error for one that is not there.
 fn open_shards(
     root: &Root,
-    kind: Listed,
+    kind: ShardKind,
     shards: &[String],
     (awaited, mut left): (Vec<Awaited>, Left),
     notices: &mut Vec<Notice>,
@@ -197,7 +197,7 @@ fn open_shards(
 
 fn read_shard(
     root: &Root,
-    kind: Listed,
+    kind: ShardKind,
     (found, file): (Found, File),
     left: &mut Left,
     notices: &mut Vec<Notice>,
@@ -205,13 +205,13 @@ fn read_shard(
     let Found { path, len, sha256, fingerprint } = found;
     let shown = root.shown(&path);
     let shard = match kind {
-        Listed::Safetensors => {
+        ShardKind::Safetensors => {
             let header = safetensors::read_header(&file, len, left).map_err(|fault| fault.at(&shown))?;
             let (metadata, tensors) = of_header(header);
             let held = Handle::new(Held::Open(file, fingerprint));
             (SourceFile { path, len, sha256, metadata, storages: Vec::new(), handle: held }, tensors)
         }
-        Listed::Torch => {
+        ShardKind::Torch => {
             let content = torch::open(&file, len, left).map_err(|fault| fault.at(&shown))?;
             if !content.path.is_empty() || !content.left.is_empty() {
                 let (file, path) = (path.clone(), content.path.join("."));
@@ -284,7 +284,7 @@ fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<Source
     Ok((files, tensors))
 }
 
-fn read_index(root: &Root, name: &str, kind: Listed, limits: Limits) -> Result<Index> {
+fn read_index(root: &Root, name: &str, kind: ShardKind, limits: Limits) -> Result<Index> {
     let at = |fault: IndexFault| CheckpointError::index(root.shown(name), fault);
     if let Some(found) = root.find(name)? {
         Left::of(limits).take_text(found.len).map_err(|over| at(over.into()))?;
@@ -370,7 +370,7 @@ impl safetensors::ReadFault {
     }
 }
 
-impl torch::ReadFault {
+impl torch::TorchReadFault {
     /// The error of a fault in the file at `path`.
     pub(super) fn at(self, path: &Path) -> Error {
         match self {

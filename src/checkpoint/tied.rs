@@ -10,7 +10,7 @@ use super::{Notice, SourceTensor};
 use crate::config;
 use crate::structure::{Role, role_of};
 
-/// Takes tied heads out of `tensors` and tells of what is shared. `config`: the text of config.json.
+/// Takes tied heads out of `tensors` and returns what is shared. `config`: the text of config.json.
 pub(super) fn resolve(tensors: &mut Vec<SourceTensor>, config: Option<&str>) -> Vec<Notice> {
     let mut notices = Vec::new();
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();

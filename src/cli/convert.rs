@@ -123,7 +123,7 @@ fn totals(conversion: &Conversion) -> String {
 }
 
 /// The tensors in layer order; those that differ in the numbers of their names alone are one row. The reasons why
-/// some stay float stand below, each once.
+/// some stay float are below, each once.
 fn show_tensors(conversion: &Conversion, screen: &mut ui::Screen) {
     let tensors = &conversion.plan.tensors;
     let why = |tensor: &TensorPlan| tensor.skip.as_ref().map(ToString::to_string);

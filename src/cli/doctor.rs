@@ -2,7 +2,7 @@
 
 use mgpack::Result;
 use mgpack::devices::Devices;
-use mgpack::doctor::{Finding, Package, Room};
+use mgpack::doctor::{DeviceMemory, FoundPackage, Problem};
 use mgpack::python::Python;
 use mgpack::verbs::doctor::{self, Diagnosis, DoctorCall, PACKAGES};
 
@@ -56,11 +56,11 @@ fn show(found: &Diagnosis) {
     for note in notes {
         screen.labelled(Tone::Doubtful, "note", note);
     }
-    for Finding { what, why, help, .. } in findings {
+    for Problem { what, why, help, .. } in findings {
         screen.gap();
         screen.labelled(Tone::Bad, "finding", what);
         screen.labelled(Tone::Label, "    why", why);
-        // A command stands alone, without backticks.
+        // A command is alone on its line, without backticks.
         if help.contains('`') {
             screen.labelled(Tone::Label, "   help", help);
         } else {
@@ -70,7 +70,7 @@ fn show(found: &Diagnosis) {
     screen.print();
 }
 
-fn packages_table<'a>(python: &'a Python, packages: &'a [Package]) -> Table<'a> {
+fn packages_table<'a>(python: &'a Python, packages: &'a [FoundPackage]) -> Table<'a> {
     if packages.is_empty() {
         let rows = PACKAGES.iter().map(|name| {
             let version = python.version_of(name);
@@ -93,7 +93,7 @@ fn packages_table<'a>(python: &'a Python, packages: &'a [Package]) -> Table<'a> 
     Table::new(&["package", "installed", "pin", "works", ""]).with_rows(rows)
 }
 
-fn devices_table(devices: &Devices, rooms: &[Room]) -> Table<'static> {
+fn devices_table(devices: &Devices, rooms: &[DeviceMemory]) -> Table<'static> {
     let known = |bytes: Option<u64>| bytes.map_or_else(|| Cell::Number("unknown".to_owned()), Cell::Size);
     let needed = |device: &str| {
         let room = rooms.iter().find(|room| room.device.to_string() == device);

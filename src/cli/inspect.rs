@@ -34,7 +34,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<Verdict> {
 fn show_checkpoint(checkpoint: &Checkpoint) {
     let (tensors, files) = (checkpoint.tensors(), checkpoint.files());
     let mut screen = ui::Screen::new();
-    // The name of a file stands once; the tensors have its number.
+    // The name of a file is written once; the tensors have its number.
     let is_one = files.len() == 1;
     let mut counts = vec![0_usize; files.len()];
     tensors.iter().for_each(|tensor| counts[tensor.file] += 1);
@@ -88,7 +88,7 @@ fn show_bundle(manifest: &Manifest, id: &str) {
     let weights = bundle::weights(manifest).filter_map(|weight| {
         let parts = weight.parts;
         let main = weight.part(PartKind::Codes).or(parts.first())?;
-        // Nothing stands where nothing was measured: at copies, and without figures.
+        // Nothing is written where nothing was measured: at copies, and without figures.
         let error = parts.iter().find_map(|part| part.error.as_ref());
         let sqnr = error.and_then(|error| match error.sqnr_db {
             Some(sqnr) => Some(format!("{sqnr:.2}")),

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use mgpack::device_map::{MemoryTable, Profile};
-use mgpack::devices::Devices as Machine;
+use mgpack::devices::Devices;
 use mgpack::error::LoadError;
-use mgpack::load::{Devices, LoadOptions, LoadStage, Loader, Place, StageReport};
+use mgpack::load::{BundleLoader, LoadDevices, LoadOptions, LoadPlace, LoadStage, StageReport};
 use mgpack::size::counted;
 use mgpack::structure::Role;
 use mgpack::{Bundle, Result, bundle};
@@ -16,7 +16,7 @@ use super::{STOP, Verdict, ui};
 
 /// Sums over the stages.
 #[derive(Default)]
-struct Totals {
+struct StageTotals {
     read: u64,
     checked: u64,
     tensors: usize,
@@ -29,15 +29,15 @@ pub(super) fn run(args: &LoadArgs) -> Result<Verdict> {
         let path = bundle::full_path(&args.bundle);
         ui::say(&format!("note: {}; {}", misnamed.note(), misnamed.mend(&path)));
     }
-    let machine = Machine::detect(|name| std::env::var_os(name));
+    let machine = Devices::detect(|name| std::env::var_os(name));
     let profile = choose(&bundle, args.profile, &machine.free_memory())?;
     let devices = devices(profile, &machine);
     let stages = upto(&bundle, args.until.as_deref())?;
     let options = LoadOptions { form: args.form.into(), verify: !args.no_verify, ..LoadOptions::default() };
 
     let bars = ui::Bars::new(args.talk.progress);
-    let mut loader = Loader::new(&bundle, profile, &devices, options);
-    let (mut totals, mut reports) = (Totals::default(), Vec::new());
+    let mut loader = BundleLoader::new(&bundle, profile, &devices, options);
+    let (mut totals, mut reports) = (StageTotals::default(), Vec::new());
     let start = Instant::now();
     for stage in &stages {
         let report = loader.load(stage, &bars, &STOP)?;
@@ -84,9 +84,9 @@ fn choose<'a>(bundle: &'a Bundle, number: Option<usize>, free: &MemoryTable) -> 
 }
 
 /// The GPUs where candle can use them, else host memory in their place.
-fn devices(profile: &Profile, machine: &Machine) -> Devices {
+fn devices(profile: &Profile, machine: &Devices) -> LoadDevices {
     if machine.gpu_memory().is_some() {
-        match Devices::accelerators(&machine.free_memory()) {
+        match LoadDevices::accelerators(&machine.free_memory()) {
             Ok(devices) => return devices,
             Err(error) => ui::say(&format!(
                 "note: the GPUs cannot be used ({error}): host memory is used in their place"
@@ -95,7 +95,7 @@ fn devices(profile: &Profile, machine: &Machine) -> Devices {
     } else if profile.map.values().any(|device| device.gpu().is_some()) {
         ui::say("note: no GPU here: host memory is used in place of the devices of the map");
     }
-    Devices::host(profile, machine.host.map_or(u64::MAX, |host| host.free))
+    LoadDevices::host(profile, machine.host.map_or(u64::MAX, |host| host.free))
 }
 
 /// The stages, up to and with the one named.
@@ -112,7 +112,7 @@ fn upto<'a>(bundle: &'a Bundle, until: Option<&str>) -> Result<Vec<LoadStage<'a>
     Ok(stages)
 }
 
-fn stage_text(stage: &LoadStage<'_>, report: &StageReport, places: &[Place], used: &[u64]) -> String {
+fn stage_text(stage: &LoadStage<'_>, report: &StageReport, places: &[LoadPlace], used: &[u64]) -> String {
     let each = report.places.iter().filter_map(|&at| Some((places.get(at)?, *used.get(at)?)));
     let each: Vec<String> = each
         .map(|(place, used)| {
@@ -129,7 +129,7 @@ fn stage_text(stage: &LoadStage<'_>, report: &StageReport, places: &[Place], use
     )
 }
 
-fn stage_json(stage: &LoadStage<'_>, report: &StageReport, devices: &Devices, used: &[u64]) -> Value {
+fn stage_json(stage: &LoadStage<'_>, report: &StageReport, devices: &LoadDevices, used: &[u64]) -> Value {
     let places: Vec<Value> = devices
         .places()
         .iter()
@@ -147,7 +147,7 @@ fn stage_json(stage: &LoadStage<'_>, report: &StageReport, devices: &Devices, us
     })
 }
 
-fn summary(bundle: &Bundle, totals: &Totals, time: Duration, stages: usize) -> String {
+fn summary(bundle: &Bundle, totals: &StageTotals, time: Duration, stages: usize) -> String {
     format!(
         "{}: {} in {}, {} in {:.2} s, {:.2} GB/s; {} checked against the seal",
         bundle.manifest().model.name,

@@ -1,7 +1,7 @@
 //! `mgpack verify`.
 
 use mgpack::Result;
-use mgpack::bundle::{FindingKind, Report};
+use mgpack::bundle::{FindingKind, Verification};
 use mgpack::size::counted;
 use mgpack::verbs::verify::{self, Depth, VerifyCall};
 
@@ -32,7 +32,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<Verdict> {
     Ok(if report.findings.is_empty() { Verdict::Good } else { Verdict::Findings })
 }
 
-fn show(report: &Report, quick: bool, screen: &mut ui::Screen) {
+fn show(report: &Verification, quick: bool, screen: &mut ui::Screen) {
     if report.findings.is_empty() {
         let name = report.name.as_deref().unwrap_or("bundle");
         let what = if quick { "sizes and headers agree" } else { "every byte agrees" };

@@ -267,7 +267,7 @@ fn resized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 /// Widens a row to f32. A finite F64 beyond f32's range becomes the largest f32 of its sign, not an infinity: it
-/// overflows whatever it is converted to, and must be told apart from an infinity of the checkpoint.
+/// overflows whatever it is converted to, and must differ from an infinity of the checkpoint.
 fn widen<'a>(isa: Isa, from: Float, source: &[u8], buffer: &'a mut Vec<f32>) -> &'a mut [f32] {
     let row = resized(buffer, source.len() / from.byte_len());
     isa.widen(from, source, row);

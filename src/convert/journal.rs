@@ -29,7 +29,7 @@ pub(super) struct Finished {
     pub(super) figures: Vec<(usize, Figures)>,
 }
 
-/// The same as it stands in the journal. Sums are kept as their bits: JSON has no infinities.
+/// The same as it is in the journal. Sums are kept as their bits: JSON has no infinities.
 #[derive(Serialize, Deserialize)]
 struct Line {
     shard: usize,
@@ -65,7 +65,7 @@ impl Line {
 pub(super) struct Head {
     /// What the conversion is made from and how.
     pub(super) conversion: Digest,
-    /// The commit of its checkpoint, where a hub told one: the branch may have moved when the conversion goes on.
+    /// The commit of its checkpoint, where a hub named one: the branch may have moved when the conversion goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) revision: Option<String>,
 }
@@ -150,7 +150,7 @@ impl Journal {
     }
 }
 
-/// The shards that a journal in `dir` tells to be finished, which is not yet checked.
+/// The shards that are finished by a journal in `dir`, which is not yet checked.
 pub(super) fn told(dir: &Path, conversion: Digest) -> Vec<usize> {
     let text = fs::read_to_string(dir.join(JOURNAL_NAME)).unwrap_or_default();
     let lines = parse(&text, conversion).unwrap_or_default();

@@ -281,7 +281,7 @@ impl Conversion {
     }
 
     /// The packages that the bundle needs, with their reasons.
-    pub fn requirements(&self) -> Vec<manifest::Requirement> {
+    pub fn requirements(&self) -> Vec<manifest::RequiredPackage> {
         match self.subject.family() {
             Some(family) => environment::requirements(family),
             None => environment::generic_requirements(self.plan.scheme),

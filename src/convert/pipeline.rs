@@ -157,7 +157,7 @@ impl<'a> Pipeline<'a> {
                 let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 match outcome {
                     Ok(finished) => results.0.push((shard, finished)),
-                    // The first in the order of the bundle is told, whichever came first in time.
+                    // The first in the order of the bundle is reported, whichever came first in time.
                     Err(error) => {
                         if results.1.as_ref().is_none_or(|(earlier, _)| shard < *earlier) {
                             results.1 = Some((shard, error));

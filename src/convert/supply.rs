@@ -77,7 +77,7 @@ impl Readers {
         &self.reads[shard]
     }
 
-    /// A shard is on the disk: tells the supply of files that nothing else will read.
+    /// A shard is on the disk: reports to the supply the files that nothing else will read.
     pub(super) fn finished(&self, shard: usize, supply: &dyn Supply) -> Result<()> {
         for &file in self.of(shard) {
             if self.left[file].fetch_sub(1, Ordering::AcqRel) == 1 {

@@ -244,7 +244,7 @@ impl Source {
 fn lay_out(used: &[(usize, &SourceTensor)]) -> Option<(Vec<Source>, Vec<NewTensor>)> {
     let mut groups: BTreeMap<(usize, usize), Vec<&SourceTensor>> = BTreeMap::new();
     for (index, tensor) in used {
-        // A tensor without a storage of its own stands for itself.
+        // A tensor without a storage of its own is its own.
         let key = match &tensor.view {
             Some(view) if tensor.byte_len > 0 => (view.storage, 0),
             _ => (usize::MAX, *index),

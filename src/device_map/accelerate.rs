@@ -259,7 +259,7 @@ impl<'a> Graph<'a> {
         params.chain(self.children(module).iter().filter_map(|&child| self.node(child))).collect()
     }
 
-    /// What stands at the root: its parameters, its children, its buffers.
+    /// What is at the root: its parameters, its children, its buffers.
     fn roots(&self) -> VecDeque<Node> {
         let buffers = self.tree.tensors.iter().filter(|tensor| {
             matches!(tensor.kind, super::TensorKind::Buffer { .. }) && !tensor.name.contains('.')

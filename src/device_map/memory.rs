@@ -113,7 +113,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 
 /// The text of a size, cut before its unit as accelerate 0.25.0 does.
 pub(super) struct Unit<'a> {
-    /// What stands before the unit.
+    /// What is before the unit.
     pub(super) number: &'a str,
     /// Bytes, or bits, of one unit.
     pub(super) bytes: f64,

@@ -126,7 +126,7 @@ pub struct DeviceUse {
     pub weights: u64,
     /// Key-value cache of the layers that run here.
     pub kv: u64,
-    /// The most that what stands here works in at one time, and the buffer through which offloaded layers pass.
+    /// The most that the modules here work in at one time, and the buffer through which offloaded layers pass.
     pub activations: u64,
     /// Kept free on request.
     pub reserve: u64,
@@ -141,7 +141,7 @@ impl DeviceUse {
     }
 }
 
-/// Why a module stands where it stands.
+/// Why a module is where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
     /// The module.

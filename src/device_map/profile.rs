@@ -74,7 +74,7 @@ impl Profile {
         Self { planner, map, used, why, memory }
     }
 
-    /// Where a module of the model stands: by its own entry, or by that of the root.
+    /// Where a module of the model is: by its own entry, or by that of the root.
     pub fn device_of(&self, module: &str) -> Option<Device> {
         self.map.get(module).or_else(|| self.map.get("")).copied()
     }

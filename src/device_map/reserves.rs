@@ -16,7 +16,7 @@ pub const IMAGE_TOKENS: u64 = 576;
 /// Image tokens that one picture adds in the HD variants: four tiles and the whole picture, 576 each.
 pub const IMAGE_TOKENS_HD: u64 = 5 * IMAGE_TOKENS;
 
-/// Tokens up to which a longest context is looked for where config.json tells no positions.
+/// Tokens up to which a longest context is looked for where config.json has no positions.
 const MOST_CONTEXT: u64 = 1 << 20;
 
 /// Bytes kept beside the weights.
@@ -37,7 +37,7 @@ pub struct Working {
     pub home: u64,
     /// Decoder layers.
     pub layers: u64,
-    /// On top of decoder layers where they stand on the first accelerator: the embedded prompt.
+    /// On top of decoder layers where they are on the first accelerator: the embedded prompt.
     pub embedded: u64,
     /// The head and its logits.
     pub head: u64,

@@ -13,15 +13,15 @@ use crate::device::Device;
 pub struct BrokenRule {
     /// `R1` to `R6`.
     pub rule: &'static str,
-    /// The module that stands wrongly.
+    /// The module in the wrong place.
     pub module: String,
-    /// Where it stands; `None` if the map gives it no place.
+    /// Where it is; `None` if the map gives it no place.
     pub device: Option<Device>,
-    /// What comes of it.
+    /// What goes wrong.
     pub consequence: &'static str,
 }
 
-/// The modules that must stand together, with the rule that says so.
+/// The modules that must be together, with the rule that says so.
 const TOGETHER: [(&str, &str); 7] = [
     ("model.embed_tokens", "R3"),
     ("model.mm_projector", "R1"),
@@ -105,7 +105,7 @@ fn is_inside(name: &str, module: &str) -> bool {
         || name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// The devices on which `module` or parts of it stand, in the order of the map.
+/// The devices on which `module` or parts of it are, in the order of the map.
 fn places(map: &IndexMap<String, Device>, module: &str) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     for (key, &device) in map {

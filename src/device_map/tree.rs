@@ -50,7 +50,7 @@ pub enum TensorKind {
 /// A model as accelerate sees it.
 ///
 /// Every tensor is listed once, under the first name that holds it: parameters in the order of the tree, then
-/// buffers. Further names of a shared tensor stand in `direct_params` and `tied` only, and count nothing.
+/// buffers. Further names of a shared tensor are in `direct_params` and `tied` only, and count nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelTree {
     /// Modules before their children, children in the order of registration; the root is first.

@@ -8,7 +8,7 @@ use super::Memory;
 /// Limits at and above this are none: version 1 writes the largest whole number of pages.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Free and total memory of the host, or of the container this process is in. `None` where `/proc` does not tell.
+/// Free and total memory of the host, or of the container this process is in. `None` where `/proc` does not say.
 pub fn memory() -> Option<Memory> {
     memory_below(Path::new("/"))
 }

@@ -1,9 +1,9 @@
 //! The devices of this machine: its GPUs, numbered as CUDA numbers them, and the host, with free memory.
 //!
 //! Owns the asking: NVML, `nvidia-smi` where NVML cannot be used, `/proc` and the control groups. Leaves to
-//! [`crate::device_map`] what is placed on them, reserves included: free memory is told as it is.
+//! [`crate::device_map`] what is placed on them, reserves included: free memory is as reported.
 //!
-//! **Order.** GPUs stand in PCI order, as under `CUDA_DEVICE_ORDER=PCI_BUS_ID`. CUDA's default puts the fastest
+//! **Order.** GPUs are in PCI order, as under `CUDA_DEVICE_ORDER=PCI_BUS_ID`. CUDA's default puts the fastest
 //! first; which that is only CUDA knows. Among GPUs of one model the two orders are the same, and otherwise a
 //! note says what to set.
 
@@ -29,7 +29,7 @@ pub struct Devices {
     pub gpus: Vec<Gpu>,
     /// GPUs that the machine has, hidden ones included.
     pub gpus_present: usize,
-    /// Who told; `None` where nobody knows of a GPU.
+    /// Who reported them; `None` where nobody found a GPU.
     pub source: Option<DeviceSource>,
     /// The host's memory, within the limits of this process's control groups.
     pub host: Option<Memory>,
@@ -61,7 +61,7 @@ pub struct Memory {
     pub total: u64,
 }
 
-/// Who told of the GPUs.
+/// Who reported the GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum DeviceSource {
     /// The driver's library.
@@ -74,7 +74,7 @@ pub enum DeviceSource {
 
 /// A GPU as the driver lists it, in PCI order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Listed {
+struct ListedGpu {
     name: Option<String>,
     uuid: Option<String>,
     memory: Option<Memory>,
@@ -137,7 +137,7 @@ impl Devices {
 }
 
 /// Numbers what the driver lists as CUDA does.
-fn number(listed: &[Listed], visible_value: Option<&str>, order: Option<&str>) -> Devices {
+fn number(listed: &[ListedGpu], visible_value: Option<&str>, order: Option<&str>) -> Devices {
     let listed = &listed[..listed.len().min(MAX_DEVICES as usize)];
     let uuids: Vec<Option<&str>> = listed.iter().map(|gpu| gpu.uuid.as_deref()).collect();
     let mut notes = Vec::new();
@@ -147,7 +147,7 @@ fn number(listed: &[Listed], visible_value: Option<&str>, order: Option<&str>) -
         let name = gpu.name.clone();
         if let Some(fault) = &gpu.fault {
             let named = name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
-            notes.push(format!("GPU {index}{named} does not tell its memory and is left out: {fault}"));
+            notes.push(format!("GPU {index}{named} does not report its memory and is left out: {fault}"));
         }
         let (uuid, memory, compute_capability) = (gpu.uuid.clone(), gpu.memory, gpu.capability);
         gpus.push(Gpu { index, name, uuid, memory, compute_capability });
@@ -170,7 +170,7 @@ fn number(listed: &[Listed], visible_value: Option<&str>, order: Option<&str>) -
     Devices { gpus, gpus_present: listed.len(), source: None, host: None, notes }
 }
 
-/// Why nobody knows of a GPU.
+/// Why nobody found a GPU.
 fn no_driver(nvml: &nvml_wrapper::error::NvmlError, nvidia_smi: &str) -> String {
     use nvml_wrapper::error::NvmlError;
     match nvml {
@@ -187,8 +187,8 @@ fn no_driver(nvml: &nvml_wrapper::error::NvmlError, nvidia_smi: &str) -> String 
 mod tests {
     use super::*;
 
-    fn gpu(name: &str, uuid: &str) -> Listed {
-        Listed {
+    fn gpu(name: &str, uuid: &str) -> ListedGpu {
+        ListedGpu {
             name: Some(name.to_owned()),
             uuid: Some(uuid.to_owned()),
             memory: Some(Memory { free: 5, total: 9 }),

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Listed, Memory};
+use super::{ListedGpu, Memory};
 use crate::gpu_models::GpuModel;
 use crate::program;
 use crate::progress::Stop;
@@ -12,7 +12,7 @@ use crate::progress::Stop;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Every GPU that nvidia-smi lists, in PCI order; or one line that says why there are none.
-pub(super) fn list() -> Result<Vec<Listed>, String> {
+pub(super) fn list() -> Result<Vec<ListedGpu>, String> {
     let query = ["--query-gpu=uuid,memory.free,memory.total,name", "--format=csv,noheader,nounits"];
     let ran = program::run(Command::new("nvidia-smi").args(query), LIMIT, &Stop::new())
         .map_err(|fault| fault.to_string())?;
@@ -20,14 +20,14 @@ pub(super) fn list() -> Result<Vec<Listed>, String> {
         let said = ran.out.lines().chain(ran.err.lines()).find(|line| !line.trim().is_empty());
         return Err(said.map_or_else(|| ran.status.to_string(), str::to_owned));
     }
-    let gpus: Option<Vec<Listed>> =
+    let gpus: Option<Vec<ListedGpu>> =
         ran.out.lines().filter(|line| !line.trim().is_empty()).map(parse_line).collect();
     gpus.ok_or_else(|| "its answer is not the list that was asked for".to_owned())
 }
 
 /// `GPU-5a1c…, 24210, 24564, NVIDIA GeForce RTX 3090`: UUID, free and total MiB, name. A figure that a GPU does not
 /// tell is `[N/A]` or an error in brackets. `None` for any other text.
-fn parse_line(line: &str) -> Option<Listed> {
+fn parse_line(line: &str) -> Option<ListedGpu> {
     let mut fields = line.splitn(4, ',').map(str::trim);
     let (uuid, free, total, name) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let told = |field: &str| (!field.starts_with('[')).then(|| field.to_owned());
@@ -40,7 +40,7 @@ fn parse_line(line: &str) -> Option<Listed> {
         (None, _) => Err(free),
         (_, None) => Err(total),
     };
-    Some(Listed {
+    Some(ListedGpu {
         name: told(name),
         uuid: told(uuid),
         // Drivers before 470 do not know the field; the name does.

@@ -6,7 +6,7 @@
 /// Positions, in the order of `uuids`, of the GPUs that are visible, in CUDA's order.
 ///
 /// `value`: the variable, `None` where it is not set. A list of numbers or of beginnings of UUIDs (`GPU-…`); it
-/// ends at the first entry that names no GPU, and an entry that stands twice makes the whole list void. An empty
+/// ends at the first entry that names no GPU, and an entry that occurs twice makes the whole list void. An empty
 /// value and `-1` hide all. `uuids`: of every GPU in PCI order, `None` where it could not be read.
 pub(super) fn visible(value: Option<&str>, uuids: &[Option<&str>]) -> Vec<usize> {
     let Some(value) = value else { return (0..uuids.len()).collect() };

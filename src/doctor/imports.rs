@@ -1,6 +1,6 @@
 //! What importing shows that package metadata does not: packages that are there and fail, and whether torch sees a GPU.
 
-use super::Finding;
+use super::Problem;
 use crate::devices::Devices;
 use crate::manifest::Manifest;
 use crate::python::{Imports, Python};
@@ -36,7 +36,7 @@ fn module_of(package: &str) -> String {
 }
 
 /// One finding for each reason for which modules do not import, with the modules that share it.
-pub fn failed(manifest: &Manifest, python: &Python, imports: &Imports) -> Vec<Finding> {
+pub fn failed(manifest: &Manifest, python: &Python, imports: &Imports) -> Vec<Problem> {
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for (module, raised) in &imports.failed {
         // A chain of imports ends in one cause, in the last line; each link says so in words of its own.
@@ -61,7 +61,7 @@ pub fn failed(manifest: &Manifest, python: &Python, imports: &Imports) -> Vec<Fi
             None => "-r requirements.txt".to_owned(),
         };
         let again = if missing.is_some() { "" } else { "--force-reinstall " };
-        Finding {
+        Problem {
             what,
             why: format!("`import {}` raises {cause}", first.replace(':', "; ")),
             help: format!("{} -m pip install {again}{wanted}", python.path.display()),
@@ -77,11 +77,11 @@ pub fn int8_without_gpu(
     manifest: &Manifest,
     devices: &Devices,
     imports: Option<&Imports>,
-) -> Option<Finding> {
+) -> Option<Problem> {
     let is_int8 = !manifest.model.facts.is_null() && manifest.scheme.name.layout() == Some(Layout::Bnb);
     let seen = imports.and_then(|imports| imports.cuda);
     let is_there = seen.unwrap_or(!devices.gpus.is_empty());
-    (is_int8 && !is_there).then(|| Finding {
+    (is_int8 && !is_there).then(|| Problem {
         what: if devices.gpus.is_empty() {
             "an int8 bundle of MGM loads on a GPU only, and there is none here".to_owned()
         } else {

@@ -4,26 +4,27 @@
 
 use std::collections::HashMap;
 
-use super::listing::{Listed, Listing};
+use super::listing::{HubFile, Listing};
 use crate::checkpoint::needed;
 use crate::family::Tower;
 
 /// Files of a checkpoint.
-pub(super) fn checkpoint(listing: &Listing) -> Vec<Listed> {
+pub(super) fn checkpoint(listing: &Listing) -> Vec<HubFile> {
     let paths: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
-    let files: HashMap<&str, &Listed> = listing.files.iter().map(|file| (file.path.as_str(), file)).collect();
+    let files: HashMap<&str, &HubFile> =
+        listing.files.iter().map(|file| (file.path.as_str(), file)).collect();
     let needed = needed::checkpoint_files(&paths).into_iter();
     needed.filter_map(|path| files.get(path).copied().cloned()).collect()
 }
 
 /// Files of one of MGM's towers: those it opens, its weights once, and the texts about its licence.
-pub(super) fn tower(listing: &Listing, tower: &Tower) -> Vec<Listed> {
+pub(super) fn tower(listing: &Listing, tower: &Tower) -> Vec<HubFile> {
     let is_listed = |name: &&String| listing.files.iter().any(|file| file.path == **name);
     let mut weights: Vec<&String> = tower.weights_one_of.iter().filter(is_listed).collect();
     // safetensors before others, else in the family's order.
     weights.sort_by_key(|name| !name.ends_with(".safetensors"));
     let weight = weights.first().map(|name| name.as_str());
-    let wanted = |file: &&Listed| {
+    let wanted = |file: &&HubFile| {
         let path = file.path.as_str();
         tower.files.iter().any(|name| name == path)
             || Some(path) == weight
@@ -33,7 +34,7 @@ pub(super) fn tower(listing: &Listing, tower: &Tower) -> Vec<Listed> {
     listing.files.iter().filter(wanted).cloned().collect()
 }
 
-/// True where `pattern`, in which `*` stands for any run of characters, fits the whole of `path`.
+/// True where `pattern`, in which `*` matches any run of characters, fits the whole of `path`.
 pub fn fits(pattern: &str, path: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::http::Subject;
 use super::job::Job;
-use super::listing::Listed;
+use super::listing::HubFile;
 use super::patience::Halt;
 use super::store::Store;
 use super::transfer::Transfer;
@@ -32,9 +32,9 @@ pub struct Download<'a> {
     /// The commit that it is now.
     pub commit: String,
     /// All files that are wanted.
-    pub files: Vec<Listed>,
+    pub files: Vec<HubFile>,
     /// Those whose content is not in the cache, each content once.
-    pub missing_files: Vec<Listed>,
+    pub missing_files: Vec<HubFile>,
     /// Bytes that are still to be fetched.
     pub missing: u64,
     pub(super) store: Store,
@@ -62,7 +62,7 @@ impl Download<'_> {
     }
 
     /// Fetches these files.
-    pub(super) fn fetch(&self, files: &[Listed], progress: &dyn Progress, stop: &Stop) -> Result<()> {
+    pub(super) fn fetch(&self, files: &[HubFile], progress: &dyn Progress, stop: &Stop) -> Result<()> {
         if files.is_empty() {
             return Ok(());
         }
@@ -76,7 +76,7 @@ impl Download<'_> {
     }
 
     /// Makes the snapshot lead to these files, as far as their contents are there.
-    pub(super) fn link(&self, files: &[Listed]) -> Result<()> {
+    pub(super) fn link(&self, files: &[HubFile]) -> Result<()> {
         let mut left: HashMap<&str, usize> = HashMap::new();
         files.iter().for_each(|file| *left.entry(file.hash.name()).or_default() += 1);
         for file in files {
@@ -90,10 +90,10 @@ impl Download<'_> {
     }
 
     /// Those of these files that are not in the cache, each content once.
-    pub(super) fn missing_of(&self, files: &[Listed]) -> Vec<Listed> {
+    pub(super) fn missing_of(&self, files: &[HubFile]) -> Vec<HubFile> {
         let mut seen = std::collections::HashSet::new();
         let is_missing =
-            |file: &&Listed| !self.store.has(&self.commit, file) && seen.insert(file.hash.name().to_owned());
+            |file: &&HubFile| !self.store.has(&self.commit, file) && seen.insert(file.hash.name().to_owned());
         files.iter().filter(is_missing).cloned().collect()
     }
 
@@ -103,7 +103,7 @@ impl Download<'_> {
         Snapshot { dir, repo_id: self.repo_id.clone(), commit: self.commit.clone() }
     }
 
-    fn fetch_all(&self, files: &[Listed], progress: &dyn Progress, stop: &Stop) -> Result<()> {
+    fn fetch_all(&self, files: &[HubFile], progress: &dyn Progress, stop: &Stop) -> Result<()> {
         let next = AtomicUsize::new(0);
         let first: Mutex<Option<Error>> = Mutex::new(None);
         let failed = AtomicBool::new(false);
@@ -135,7 +135,7 @@ impl Download<'_> {
     /// Fetches the content of one file. `at_once`: requests for it at once, where it is large.
     pub(super) fn fetch_file(
         &self,
-        file: &Listed,
+        file: &HubFile,
         at_once: usize,
         progress: &dyn Progress,
         halt: Halt<'_>,
@@ -147,7 +147,7 @@ impl Download<'_> {
 
     pub(super) fn transfer<'b>(
         &'b self,
-        file: &'b Listed,
+        file: &'b HubFile,
         url: &'b str,
         progress: &'b dyn Progress,
         halt: Halt<'b>,
@@ -156,7 +156,7 @@ impl Download<'_> {
         Transfer { client: &self.hub.client, subject, url, size: file.size, progress, halt }
     }
 
-    pub(super) fn url(&self, file: &Listed) -> String {
+    pub(super) fn url(&self, file: &HubFile) -> String {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
         let mut path = String::new();
         for byte in file.path.bytes() {

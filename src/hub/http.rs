@@ -124,7 +124,7 @@ impl Client {
         Ok(Self { config, agent, endpoint, token, proxies, patience, is_reached })
     }
 
-    /// How long a transfer is kept up while nothing comes of it; little where no server was ever reached, for then there
+    /// How long a transfer goes on while no bytes arrive; little where no server was ever reached, for then there
     /// is no network, or a name is wrong.
     pub(super) fn patience(&self) -> Duration {
         if self.is_reached.load(Ordering::Relaxed) {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use sha1::Digest as _;
 
-use super::listing::{BlobHash, Listed};
+use super::listing::{BlobHash, HubFile};
 use super::ranges;
 use super::store::{Store, io_error};
 use super::transfer::{Sink, Transfer};
@@ -32,7 +32,7 @@ const MAX_WRONG: u32 = 2;
 /// One content to fetch.
 pub(super) struct Job<'a> {
     pub(super) store: &'a Store,
-    pub(super) file: &'a Listed,
+    pub(super) file: &'a HubFile,
     pub(super) transfer: Transfer<'a>,
     /// Requests for it at once.
     pub(super) at_once: usize,
@@ -72,17 +72,17 @@ impl Job<'_> {
 
 /// The unfinished file, and the digest of what is in it.
 pub(super) struct Content<'a> {
-    listed: &'a Listed,
+    listed: &'a HubFile,
     file: File,
     path: PathBuf,
     digest: Running,
     progress: &'a dyn Progress,
-    /// Bytes that progress was told of: those that come a second time are nothing new.
+    /// Bytes that were reported to progress: those that come a second time are nothing new.
     told: u64,
 }
 
 impl<'a> Content<'a> {
-    fn new(listed: &'a Listed, file: File, path: PathBuf, progress: &'a dyn Progress) -> Self {
+    fn new(listed: &'a HubFile, file: File, path: PathBuf, progress: &'a dyn Progress) -> Self {
         Self { listed, file, path, digest: Running::new(listed), progress, told: 0 }
     }
 
@@ -139,7 +139,7 @@ enum Kind {
 }
 
 impl Running {
-    fn new(file: &Listed) -> Self {
+    fn new(file: &HubFile) -> Self {
         let kind = match file.hash {
             BlobHash::Sha256(_) => Kind::Sha256(Box::default()),
             BlobHash::Git(_) => {

@@ -19,12 +19,12 @@ pub struct Listing {
     /// The commit: 40 lower-case hexadecimal digits.
     pub commit: String,
     /// Its files.
-    pub files: Vec<Listed>,
+    pub files: Vec<HubFile>,
 }
 
 /// One file of a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct HubFile {
     /// Path in the repository, safe to join to a folder.
     pub path: String,
     /// Bytes.
@@ -108,7 +108,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Listing, String> {
         if !seen.insert(path.clone()) {
             return Err(format!("the path {path:?} is listed twice"));
         }
-        files.push(Listed { path, size, hash });
+        files.push(HubFile { path, size, hash });
     }
     Ok(Listing { commit: info.sha, files })
 }

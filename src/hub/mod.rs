@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 pub use choice::fits;
 pub use download::Download;
-pub use listing::{BlobHash, Listed, Listing};
+pub use listing::{BlobHash, HubFile, Listing};
 pub use stream::{Arrivals, Stream};
 
 use crate::checkpoint::hub::{HubCache, checked_revision};
@@ -147,13 +147,13 @@ impl Hub {
             Wanted::Checkpoint => choice::checkpoint(&listing),
             Wanted::Tower(tower) => choice::tower(&listing, tower),
             Wanted::Patterns { include, exclude } => {
-                let any = |patterns: &[String], file: &Listed| {
+                let any = |patterns: &[String], file: &HubFile| {
                     patterns.iter().any(|pattern| fits(pattern, &file.path))
                 };
                 let base =
                     if include.is_empty() { choice::checkpoint(&listing) } else { listing.files.clone() };
                 let chosen =
-                    |file: &Listed| (include.is_empty() || any(include, file)) && !any(exclude, file);
+                    |file: &HubFile| (include.is_empty() || any(include, file)) && !any(exclude, file);
                 base.into_iter().filter(chosen).collect()
             }
         };

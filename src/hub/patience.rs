@@ -1,4 +1,4 @@
-//! How long a transfer is kept up while nothing comes of it, and the waits between its attempts.
+//! How long a transfer goes on while no bytes arrive, and the waits between its attempts.
 //!
 //! Patience is one total: the time since the last byte that stayed, waits that a server asks for included. Attempts
 //! are not counted, so an outage of a minute ends nothing, and bytes that are thrown away do not renew it.
@@ -28,7 +28,7 @@ pub(super) const UNREACHED: Duration = Duration::from_secs(5);
 /// Longest wait that a header is taken to name: more is more than any patience.
 const MAX_ASKED: Duration = Duration::from_secs(1 << 20);
 
-/// Waits from which on the user is told of them: of every sixth attempt's, whatever its jitter, and of no earlier one's.
+/// Waits from which on the user is notified: of every sixth attempt's, whatever its jitter, and of no earlier one's.
 const TOLD_WAIT: Duration = Duration::from_secs(4);
 
 /// Time between two looks at a request to stop.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::listing::Listed;
+use super::listing::HubFile;
 use super::patience::Halt;
 use super::place::Place;
 use crate::checkpoint::hub::{HubCache, repo_folder};
@@ -49,33 +49,33 @@ impl Store {
     }
 
     /// Where the content of a file is to lie.
-    pub(super) fn blob(&self, file: &Listed) -> PathBuf {
+    pub(super) fn blob(&self, file: &HubFile) -> PathBuf {
         self.repo.join("blobs").join(file.hash.name())
     }
 
     /// Where the unfinished bytes of a content lie.
-    pub(super) fn unfinished(&self, file: &Listed) -> PathBuf {
+    pub(super) fn unfinished(&self, file: &HubFile) -> PathBuf {
         self.repo.join("blobs").join(unfinished_name(file))
     }
 
     /// True where the content of a file is in `blobs`, whole by its length.
-    pub(super) fn has_blob(&self, file: &Listed) -> bool {
+    pub(super) fn has_blob(&self, file: &HubFile) -> bool {
         is_of_len(&self.blob(file), file.size)
     }
 
     /// True where a file of a commit is in the cache: its content, or the file itself.
-    pub(super) fn has(&self, commit: &str, file: &Listed) -> bool {
+    pub(super) fn has(&self, commit: &str, file: &HubFile) -> bool {
         self.has_blob(file) || is_of_len(&self.snapshot(commit).join(&file.path), file.size)
     }
 
     /// Bytes that are still to be fetched of a file that is not in the cache.
-    pub(super) fn left(&self, file: &Listed) -> u64 {
+    pub(super) fn left(&self, file: &HubFile) -> u64 {
         let meta = fs::symlink_metadata(self.unfinished(file)).ok().filter(fs::Metadata::is_file);
         file.size - meta.map_or(0, |meta| meta.len().min(file.size))
     }
 
     /// True where the snapshot leads to a file's content as it should.
-    pub(super) fn is_linked(&self, commit: &str, file: &Listed) -> bool {
+    pub(super) fn is_linked(&self, commit: &str, file: &HubFile) -> bool {
         let path = self.snapshot(commit).join(&file.path);
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_symlink() => {
@@ -97,7 +97,7 @@ impl Store {
 
     /// Makes the snapshot lead to the content of a file. Where the file system has no links, the file itself comes
     /// there; `is_last`: no other file of the commit needs the content in `blobs`.
-    pub(super) fn link(&self, commit: &str, file: &Listed, is_last: bool) -> Result<()> {
+    pub(super) fn link(&self, commit: &str, file: &HubFile, is_last: bool) -> Result<()> {
         // Another program finished the content that an earlier run began. Best effort.
         let _ = Place::open(&self.repo.join("blobs")).and_then(|blobs| blobs.remove(&unfinished_name(file)));
         if self.is_linked(commit, file) {
@@ -137,7 +137,7 @@ impl Store {
 
     /// Waits for the lock on a content, so that whoever has it may finish the file: huggingface_hub takes the same.
     /// `None` where the file system has no locks.
-    pub(super) fn lock(&self, file: &Listed, halt: Halt<'_>) -> Result<Option<File>> {
+    pub(super) fn lock(&self, file: &HubFile, halt: Halt<'_>) -> Result<Option<File>> {
         let folder = self.place(&self.cache)?.make(&format!(".locks/{}", self.folder))?;
         let name = format!("{}.lock", file.hash.name());
         let lock = folder.file(&name, "locking")?;
@@ -152,12 +152,12 @@ impl Store {
     }
 
     /// Opens the unfinished bytes of a content.
-    pub(super) fn open_unfinished(&self, file: &Listed) -> Result<File> {
+    pub(super) fn open_unfinished(&self, file: &HubFile) -> Result<File> {
         self.blobs()?.file(&unfinished_name(file), "opening the unfinished file")
     }
 
     /// Gives the finished content its name.
-    pub(super) fn finish(&self, file: &Listed) -> Result<()> {
+    pub(super) fn finish(&self, file: &HubFile) -> Result<()> {
         let blobs = self.blobs()?;
         let named = blobs.rename(&unfinished_name(file), &blobs, file.hash.name());
         Ok(named.map_err(io_error("naming the finished file", &self.unfinished(file)))?)
@@ -175,7 +175,7 @@ impl Store {
     }
 
     /// Removes a file of a snapshot, and its content unless something else in the cache leads to it.
-    pub(super) fn remove(&self, commit: &str, file: &Listed) -> Result<()> {
+    pub(super) fn remove(&self, commit: &str, file: &HubFile) -> Result<()> {
         let (inside, name) = inside(commit, file);
         if let Some(folder) = Place::open(&self.repo)?.find(&inside)? {
             folder.remove(name)?;
@@ -199,12 +199,12 @@ impl Store {
 }
 
 /// Where a file of a commit lies below the repository, and its name there.
-fn inside<'a>(commit: &str, file: &'a Listed) -> (String, &'a str) {
+fn inside<'a>(commit: &str, file: &'a HubFile) -> (String, &'a str) {
     let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
     (format!("snapshots/{commit}/{folder}"), name)
 }
 
-fn unfinished_name(file: &Listed) -> String {
+fn unfinished_name(file: &HubFile) -> String {
     format!("{}.incomplete", file.hash.name())
 }
 

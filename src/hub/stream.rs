@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::listing::{BlobHash, Listed};
+use super::listing::{BlobHash, HubFile};
 use super::patience::Halt;
 use super::{Download, PARALLEL};
 use crate::checkpoint::index::INDEX_NAME;
@@ -74,7 +74,7 @@ impl<'a> Stream<'a> {
     ) -> Result<Self> {
         let (weights, rest) = parts(&download)?;
         let mut ahead = Ahead::within(limits);
-        let texts: Vec<&Listed> =
+        let texts: Vec<&HubFile> =
             rest.iter().filter(|file| !download.store.is_linked(&download.commit, file)).collect();
         progress.begin(Stage::Download, texts.iter().map(|file| file.size).sum());
         for file in texts {
@@ -85,8 +85,8 @@ impl<'a> Stream<'a> {
             ahead.add_text(&file.path, &text, file.size).map_err(failed)?;
         }
         progress.finish();
-        let linked = |file: &&Listed| !download.store.is_linked(&download.commit, file);
-        let weights: Vec<Listed> = weights.iter().filter(linked).cloned().collect();
+        let linked = |file: &&HubFile| !download.store.is_linked(&download.commit, file);
+        let weights: Vec<HubFile> = weights.iter().filter(linked).cloned().collect();
         download.heads(&weights, &mut ahead, progress, stop)?;
         Ok(Self { download, ahead: Some(ahead) })
     }
@@ -114,8 +114,8 @@ impl<'a> Stream<'a> {
     }
 
     /// The checkpoint's files of weights as the hub lists them.
-    fn listed(&self, checkpoint: &Checkpoint) -> Vec<Option<&Listed>> {
-        let by_path: HashMap<&str, &Listed> =
+    fn listed(&self, checkpoint: &Checkpoint) -> Vec<Option<&HubFile>> {
+        let by_path: HashMap<&str, &HubFile> =
             self.download.files.iter().map(|file| (file.path.as_str(), file)).collect();
         checkpoint.files().iter().map(|file| by_path.get(file.path.as_str()).copied()).collect()
     }
@@ -220,8 +220,8 @@ fn room(lens: &[u64], reads: &[Vec<usize>]) -> u64 {
 }
 
 /// The files of weights, which come later, and all others.
-fn parts(download: &Download<'_>) -> Result<(Vec<Listed>, Vec<Listed>)> {
-    let is_weights = |file: &Listed| file.path.ends_with(".safetensors") && !file.path.contains('/');
+fn parts(download: &Download<'_>) -> Result<(Vec<HubFile>, Vec<HubFile>)> {
+    let is_weights = |file: &HubFile| file.path.ends_with(".safetensors") && !file.path.contains('/');
     let (weights, rest): (Vec<_>, Vec<_>) = download.files.iter().cloned().partition(is_weights);
     if weights.is_empty() {
         return Err(HubError::NotStreamable { repo_id: download.repo_id.clone() }.into());
@@ -300,7 +300,7 @@ impl Shared {
 pub struct Arrivals<'a> {
     download: &'a Download<'a>,
     checkpoint: &'a Checkpoint,
-    listed: Vec<Option<&'a Listed>>,
+    listed: Vec<Option<&'a HubFile>>,
     discard: bool,
     progress: &'a dyn Progress,
     stop: &'a Stop,
@@ -403,7 +403,7 @@ impl Download<'_> {
     /// The heads of those files that are not in the cache, one after the other: each may have 100 MB.
     fn heads(
         &self,
-        weights: &[Listed],
+        weights: &[HubFile],
         ahead: &mut Ahead,
         progress: &dyn Progress,
         stop: &Stop,
@@ -415,7 +415,7 @@ impl Download<'_> {
     }
 
     /// The first bytes of a safetensors file: its length and its header.
-    fn head(&self, file: &Listed, ahead: &mut Ahead, progress: &dyn Progress, stop: &Stop) -> Result<()> {
+    fn head(&self, file: &HubFile, ahead: &mut Ahead, progress: &dyn Progress, stop: &Stop) -> Result<()> {
         let fault = |fault| CheckpointError::header(&file.path, fault);
         let mut head = self.first(file, FIRST_LEN.min(file.size), progress, stop)?;
         let prefix = head.first_chunk::<{ PREFIX_LEN as usize }>();
@@ -435,7 +435,7 @@ impl Download<'_> {
     }
 
     /// The first `len` bytes of a file.
-    fn first(&self, file: &Listed, len: u64, progress: &dyn Progress, stop: &Stop) -> Result<Vec<u8>> {
+    fn first(&self, file: &HubFile, len: u64, progress: &dyn Progress, stop: &Stop) -> Result<Vec<u8>> {
         let (url, halt, mut bytes) = (self.url(file), Halt::of(stop), Vec::new());
         self.hub.until(halt, || self.transfer(file, &url, progress, halt).fetch(0, len, &mut bytes))?;
         Ok(bytes)
@@ -443,7 +443,7 @@ impl Download<'_> {
 
     /// Removes a file of the snapshot, and its content unless something else in the cache leads to it. Nobody else is
     /// about to use it meanwhile: whoever fetches it has its lock.
-    fn discard(&self, file: &Listed, halt: Halt<'_>) -> Result<()> {
+    fn discard(&self, file: &HubFile, halt: Halt<'_>) -> Result<()> {
         let _lock = self.store.lock(file, halt)?;
         self.store.remove(&self.commit, file)
     }

@@ -7,7 +7,7 @@ use crate::device_map::Profile;
 
 /// One memory that tensors are placed in.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct LoadPlace {
     /// What to call it in reports: `gpu 0`, `host`.
     pub name: String,
     /// Candle's handle of it.
@@ -16,17 +16,17 @@ pub struct Place {
     pub room: u64,
 }
 
-/// Places, and which device of a map stands for which.
+/// Places, and which place each device of a map is.
 #[derive(Clone, Debug)]
-pub struct Devices {
-    places: Vec<Place>,
+pub struct LoadDevices {
+    places: Vec<LoadPlace>,
     of: BTreeMap<Device, usize>,
 }
 
-impl Devices {
+impl LoadDevices {
     /// Every device of the map is host memory of `room` bytes in all: for machines without accelerators.
     pub fn host(profile: &Profile, room: u64) -> Self {
-        let host = Place { name: "host".to_owned(), device: candle_core::Device::Cpu, room };
+        let host = LoadPlace { name: "host".to_owned(), device: candle_core::Device::Cpu, room };
         let of = profile.map.values().map(|&device| (device, 0)).collect();
         Self { places: vec![host], of }
     }
@@ -43,17 +43,17 @@ impl Devices {
                 _ => candle_core::Device::Cpu,
             };
             devices.of.insert(device, devices.places.len());
-            devices.places.push(Place { name: device.to_string(), device: handle, room });
+            devices.places.push(LoadPlace { name: device.to_string(), device: handle, room });
         }
         Ok(devices)
     }
 
     /// The places.
-    pub fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &[LoadPlace] {
         &self.places
     }
 
-    /// Index of the place that stands for a device of a map.
+    /// Index of the place of a device of a map.
     pub fn place_of(&self, device: Device) -> Option<usize> {
         self.of.get(&device).copied()
     }

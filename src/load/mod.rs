@@ -12,7 +12,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 pub use candle_core::DType;
-pub use devices::{Devices, Place};
+pub use devices::{LoadDevices, LoadPlace};
 pub use tensors::{Form, Stored};
 
 use serde_json::Value;
@@ -86,10 +86,10 @@ impl Default for LoadOptions {
 }
 
 /// Loads a bundle stage by stage.
-pub struct Loader<'a> {
+pub struct BundleLoader<'a> {
     bundle: &'a Bundle,
     profile: &'a Profile,
-    devices: &'a Devices,
+    devices: &'a LoadDevices,
     options: LoadOptions,
     used: Vec<u64>,
     checked: HashSet<&'a str>,
@@ -101,10 +101,10 @@ impl Bundle {
     ///
     /// # Errors
     /// [`LoadError`], [`crate::error::BundleError`].
-    pub fn load(&self, devices: &Devices) -> Result<Loaded> {
+    pub fn load(&self, devices: &LoadDevices) -> Result<Loaded> {
         let profile =
             self.manifest().device_maps.first().ok_or(LoadError::NoProfile { number: 1, count: 0 })?;
-        let mut loader = Loader::new(self, profile, devices, LoadOptions::default());
+        let mut loader = BundleLoader::new(self, profile, devices, LoadOptions::default());
         for stage in self.stages() {
             loader.load(&stage, &Silent, &Stop::new())?;
         }
@@ -152,9 +152,14 @@ impl LoadStage<'_> {
     }
 }
 
-impl<'a> Loader<'a> {
+impl<'a> BundleLoader<'a> {
     /// Nothing loaded yet.
-    pub fn new(bundle: &'a Bundle, profile: &'a Profile, devices: &'a Devices, options: LoadOptions) -> Self {
+    pub fn new(
+        bundle: &'a Bundle,
+        profile: &'a Profile,
+        devices: &'a LoadDevices,
+        options: LoadOptions,
+    ) -> Self {
         let used = vec![0; devices.places().len()];
         Self { bundle, profile, devices, options, used, checked: HashSet::new(), loaded: Loaded::default() }
     }
@@ -237,7 +242,7 @@ impl<'a> Loader<'a> {
         Ok(StageReport { tensors, read: stage.byte_len(), placed, places, time: start.elapsed(), checked })
     }
 
-    /// Bytes taken at every place, in the order of [`Devices::places`].
+    /// Bytes taken at every place, in the order of [`LoadDevices::places`].
     pub fn used(&self) -> &[u64] {
         &self.used
     }

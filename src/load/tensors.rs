@@ -40,7 +40,7 @@ pub enum Stored {
         /// `[rows, columns]` in U8, each a signed byte in two's complement (candle has no signed bytes); for
         /// W8A16 `[rows, columns / 4]` in I32, four codes plus 128 in each.
         codes: Tensor,
-        /// The scales in their own type and shape: schemes.md tells how codes are multiplied with them.
+        /// The scales in their own type and shape: schemes.md says how codes are multiplied with them.
         scales: Tensor,
     },
     /// A quantized weight for candle's matrix products.

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// Most entries of a folder that are looked at: a hub's cache or a home has hundreds.
 const MAX_ENTRIES: usize = 10_000;
-/// Likeness from which a name is taken for the other mistyped: `minlm` and `minilm` have 0.83.
+/// Likeness from which a name counts as the other mistyped: `minlm` and `minilm` have 0.83.
 const RESEMBLES: f64 = 0.7;
 
 /// A path that is there and resembles `path`, which is not: each part that is missing is replaced by the entry that is

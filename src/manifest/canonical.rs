@@ -84,7 +84,7 @@ fn number(value: f64) -> String {
     }
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let digits = mantissa.replace('.', "");
-    // Where the point stands: so many digits from the left.
+    // Where the point is: so many digits from the left.
     let point = exponent + 1;
     let (whole, part) = match usize::try_from(point) {
         Ok(0) | Err(_) => (String::new(), format!("{}{digits}", "0".repeat(point.unsigned_abs() as usize))),

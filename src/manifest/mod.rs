@@ -50,7 +50,7 @@ pub const MAX_MANIFEST_LEN: u64 = 256 << 20;
 /// True where a folder holds what begins as every manifest does: another file of this name makes no bundle.
 ///
 /// # Errors
-/// The system's, and where it is no regular file: what cannot be read is not taken for absent.
+/// The system's, and where it is no regular file: what cannot be read does not count as absent.
 pub fn is_in(folder: &Path) -> io::Result<bool> {
     is_one(regular::open(&folder.join(MANIFEST_NAME)))
 }
@@ -84,7 +84,7 @@ pub struct Manifest {
     /// How they are stored.
     pub scheme: SchemeRecord,
     /// What the family needs installed.
-    pub requirements: Vec<Requirement>,
+    pub requirements: Vec<RequiredPackage>,
     /// Sums.
     pub totals: Totals,
     /// Every file but the manifest itself and a later signature, sorted by path.
@@ -188,7 +188,7 @@ pub struct SchemeRecord {
 /// A package that the family needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Requirement {
+pub struct RequiredPackage {
     /// Name on the package index, or `python`.
     pub package: PackageName,
     /// The version pinned.
@@ -287,7 +287,7 @@ pub struct ErrorFigures {
 }
 
 impl ErrorFigures {
-    /// Whether every value is the checkpoint's, as far as the figures tell: one that cannot be told from 0 beside the
+    /// Whether every value is the checkpoint's, as far as the figures show: one that cannot be distinguished from 0 beside the
     /// largest is counted as flushed.
     pub fn is_exact(&self) -> bool {
         self.sqnr_db.is_none() && self.max_abs_error == 0.0 && self.flushed == 0 && self.overflowed == 0

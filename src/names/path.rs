@@ -53,7 +53,7 @@ impl AsRef<Path> for BundlePath {
     }
 }
 
-/// True for what may stand between two `/` of a bundle's path.
+/// True for what may be between two `/` of a bundle's path.
 fn is_part(part: &str) -> bool {
     // Lossy conversions put U+FFFD for bytes that are no UTF-8: a name with it could mean several files.
     let is_bad =
@@ -66,7 +66,7 @@ fn is_part(part: &str) -> bool {
         && !is_device(part)
 }
 
-/// True for a name that Windows takes for a device: `CON`, `nul.txt`, `Com1.tar.gz`.
+/// True for a name that is a device to Windows: `CON`, `nul.txt`, `Com1.tar.gz`.
 fn is_device(part: &str) -> bool {
     let stem = part.split('.').next().unwrap_or(part).trim_end_matches(' ').to_lowercase();
     let is_numbered = |device: &str| {

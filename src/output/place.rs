@@ -26,7 +26,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// What a user should know of it.
+    /// What a user should know about it.
     pub fn notice(&self) -> Option<String> {
         let (path, cause) = self.left.as_ref()?;
         Some(format!("what was at the target before could not be removed: {cause}; it is {}", path.display()))
@@ -64,7 +64,7 @@ pub(super) fn place(work: &mut Work, target: &Path, replace: Replace<'_>) -> Res
     Ok(Placed { left })
 }
 
-/// The work folder stays, with what tells the next run that its content is finished.
+/// The work folder stays, with a mark by which the next run knows that its content is finished.
 fn stays(work: &mut Work, target: &Path, cause: io::Error) -> crate::Error {
     // Best effort: without the mark the folder is a leftover to the next run, and this error is the warning.
     let _ = mark(work, target);

@@ -21,7 +21,7 @@ pub(super) fn kind_of(module: &str) -> String {
     kind.join(".")
 }
 
-/// The kinds as they stand beside a drawing: without what is before the layer's number, where that is the same in all.
+/// The kinds as labels beside a drawing: without what is before the layer's number, where that is the same in all.
 pub(super) fn labels<'a>(kinds: impl Iterator<Item = &'a str> + Clone) -> impl Fn(&str) -> String {
     let stacks: BTreeSet<&str> = kinds.filter_map(|kind| Some(kind.split_once("*.")?.0)).collect();
     let only = stacks.first().filter(|_| stacks.len() == 1).map(|stack| format!("{stack}*."));

@@ -8,7 +8,7 @@ use super::{Work, words};
 use crate::bundle;
 use crate::devices::Devices;
 use crate::disk;
-use crate::doctor::{self, Finding, Package, Room};
+use crate::doctor::{self, DeviceMemory, FoundPackage, Problem};
 use crate::error::{Error, PythonError, Result};
 use crate::family::Family;
 use crate::manifest::Manifest;
@@ -37,18 +37,18 @@ pub struct Diagnosis {
     /// The interpreter and what is installed for it.
     pub python: Python,
     /// The packages that the bundle needs.
-    pub packages: Vec<Package>,
+    pub packages: Vec<FoundPackage>,
     /// Families of MGM whose packages are all there.
     pub families_served: Vec<String>,
     /// What the machine has.
     pub devices: Devices,
     /// The bundle's device map against free memory.
-    pub memory: Vec<Room>,
+    pub memory: Vec<DeviceMemory>,
     /// Folders that fill up, with the bytes free there.
     #[serde(serialize_with = "disks_json")]
     pub disks: Vec<(PathBuf, u64)>,
     /// What would fail.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Problem>,
     /// What came of importing the bundle's packages; `None` where nothing was imported.
     pub imports: Option<Imports>,
     /// What is no fault and worth knowing.
@@ -96,7 +96,7 @@ pub fn doctor(call: &DoctorCall, work: Work<'_>) -> Result<Diagnosis> {
     let path = python::choose(call.python.as_deref(), work.variables);
     let python = Python::read(&path, names, work.stop).map_err(stopped)?;
     let devices = Devices::detect(work.variables);
-    let mut findings: Vec<Finding> = Vec::new();
+    let mut findings: Vec<Problem> = Vec::new();
     let (mut packages, mut memory, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     let mut imports = None;
     if let Some(manifest) = &manifest {

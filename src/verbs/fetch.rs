@@ -36,7 +36,7 @@ pub(super) fn missing(model: &str, places: &Places, work: Work<'_>) -> Result<()
             true
         }
         Err(Error::Cache(CacheError::NotInCache { .. } | CacheError::IncompleteSnapshot { .. })) => true,
-        // Whatever it is, it is no download; the conversion tells it.
+        // Whatever it is, it is no download; the conversion reports it.
         Err(_) => return Ok(()),
     };
     let Some(hub) = hub(places, work)? else { return Ok(()) };
@@ -70,7 +70,7 @@ pub(super) fn missing(model: &str, places: &Places, work: Work<'_>) -> Result<()
         }
     }
     fetch(&hub, &downloads, work)?;
-    // Towers of a checkpoint that only its config.json tells to be MGM.
+    // Towers of a checkpoint that only its config.json says to be MGM.
     if known.is_some() {
         return Ok(());
     }

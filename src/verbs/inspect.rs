@@ -71,13 +71,13 @@ fn serialize_checkpoint<S: Serializer>(
             "file": checkpoint.files()[tensor.file].path, "offset": tensor.offset,
         })
     });
-    Listing { files: Each(files), tensors: Each(tensors) }.serialize(serializer)
+    CheckpointContents { files: Each(files), tensors: Each(tensors) }.serialize(serializer)
 }
 
 /// A checkpoint's files and tensors.
 #[derive(Serialize)]
 #[serde(bound = "")]
-struct Listing<F: Iterator<Item = Value> + Clone, T: Iterator<Item = Value> + Clone> {
+struct CheckpointContents<F: Iterator<Item = Value> + Clone, T: Iterator<Item = Value> + Clone> {
     files: Each<F>,
     tensors: Each<T>,
 }

@@ -76,7 +76,7 @@ pub struct PullableFile {
 impl From<&Download<'_>> for Pullable {
     fn from(download: &Download<'_>) -> Self {
         let missing: HashSet<&str> = download.missing_files.iter().map(|file| file.hash.name()).collect();
-        let file = |file: &crate::hub::Listed| PullableFile {
+        let file = |file: &crate::hub::HubFile| PullableFile {
             path: file.path.clone(),
             bytes: file.size,
             hash: file.hash.name().to_owned(),

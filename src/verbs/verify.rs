@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Work, on_threads};
-use crate::bundle::{self, Finding, FindingKind, Report};
+use crate::bundle::{self, Finding, FindingKind, Verification};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::manifest::MANIFEST_NAME;
@@ -37,7 +37,7 @@ pub struct VerifyCall {
 ///
 /// # Errors
 /// As [`bundle::verify`].
-pub fn verify(call: &VerifyCall, work: Work<'_>) -> Result<Report> {
+pub fn verify(call: &VerifyCall, work: Work<'_>) -> Result<Verification> {
     let Work { progress, stop, .. } = work;
     let mut report = on_threads(call.threads, || match call.depth {
         Depth::Full => bundle::verify(&call.bundle, false, progress, stop),

@@ -160,7 +160,7 @@ pub fn named_isa(name: &str) -> Result<Isa, String> {
     Isa::by_name(name).ok_or_else(|| format!("this CPU has: {}", names.join(", ")))
 }
 
-/// A bundle's id: `sha256:` and 64 lower-case hexadecimal digits, which may stand alone. `None` where it is none.
+/// A bundle's id: `sha256:` and 64 lower-case hexadecimal digits, which may be alone. `None` where it is none.
 pub fn id(text: &str) -> Option<Digest> {
     Digest::from_hex(text.strip_prefix("sha256:").unwrap_or(text))
 }

@@ -134,3 +134,21 @@ fn no_text_counts_by_itself() {
     }
     assert!(texts > 40, "only {texts} texts with a count were found");
 }
+
+/// `Finding` was what `verify` found and what `doctor` found: a reader had to look at the imports.
+#[test]
+fn no_two_public_types_share_a_name() {
+    // Named anew with the modules that they are of.
+    let yet = ["Model", "Output", "Sizes", "Totals", "Workload"];
+    let named = Regex::new(r"(?m)^pub (?:struct|enum) (\w+)").unwrap();
+    let mut types: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for file in sources(&root("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for name in named.captures_iter(&text).map(|found| found[1].to_owned()) {
+            if let Some(other) = types.insert(name.clone(), file.clone()) {
+                assert!(yet.contains(&&*name), "`{name}`: {} and {}", other.display(), file.display());
+            }
+        }
+    }
+    assert!(types.len() > 100, "only {} types were found", types.len());
+}

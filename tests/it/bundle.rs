@@ -229,7 +229,7 @@ fn two_hundred_random_bits_are_found_in_the_file_they_are_in() {
 
 #[test]
 fn no_bit_of_the_manifest_can_change_unseen() {
-    // Once, a version or a reason could change and the bundle verified: only its id told.
+    // Once, a version or a reason could change and the bundle verified: only its id changed.
     let world = World::new();
     let dir = world.tiny();
     let whole = fs::read(dir.join(MANIFEST)).unwrap();

@@ -161,7 +161,7 @@ fn fits_what_accelerate_offloads() {
     }
     assert_eq!((with_gpu, offloaded, rescued), (738, 314, 26));
     // Where accelerate's map has no offload and `mgm` refuses, that map cannot be used with MGM, or it tears a
-    // decoder layer apart because it was told that it may.
+    // decoder layer apart because that was allowed.
     assert_eq!(fitted - lost.len(), 420);
     for vector in &lost {
         let map: IndexMap<String, Device> = vector.device_map.clone().unwrap().into_iter().collect();

@@ -43,7 +43,7 @@ impl Case {
             || (module.role == Role::Head && self.tied_head)
     }
 
-    /// What a module puts on the device where it stands.
+    /// What a module puts on its device.
     fn load(&self, module: &Module) -> Load {
         let has_layers = matches!(module.role, Role::Layer(_));
         let kept = if has_layers { self.reserves.kv_per_layer } else { 0 };

@@ -128,8 +128,8 @@ fn a_gpu_whose_query_fails_is_left_out_and_the_others_keep_their_numbers() {
         + &gpu(13000, 14000, UUIDS[2]);
     let (table, said) = Machine::new().nvml(&script).var("CUDA_DEVICE_ORDER", "PCI_BUS_ID").auto();
     assert_eq!(table, json!({ "0": 11000 * MIB, "3": 13000 * MIB }));
-    assert!(said.contains("GPU 1 (NVIDIA Broken) does not tell its memory and is left out"), "{said}");
-    assert!(said.contains("GPU 2 does not tell its memory and is left out"), "{said}");
+    assert!(said.contains("GPU 1 (NVIDIA Broken) does not report its memory and is left out"), "{said}");
+    assert!(said.contains("GPU 2 does not report its memory and is left out"), "{said}");
     let (table, said) = Machine::new().nvml("gpu 11000 12000 999 GPU-a A\n").auto();
     assert_eq!(table, Value::Null);
     assert!(said.contains("no GPU here says how much of its memory is free"), "{said}");
@@ -157,7 +157,7 @@ fn nvidia_smi_is_asked_for_what_nvml_would_tell() {
     let machine = Machine::new().nvidia_smi(&format!("{query}\n{listing}"));
     let (table, said) = machine.auto();
     assert_eq!(table, json!({ "0": 7100 * MIB, "2": 7300 * MIB }));
-    assert!(said.contains("GPU 1 (NVIDIA X) does not tell its memory"), "{said}");
+    assert!(said.contains("GPU 1 (NVIDIA X) does not report its memory"), "{said}");
     let (table, _) = machine.var("CUDA_VISIBLE_DEVICES", "2,0").auto();
     assert_eq!(table, json!({ "0": 7300 * MIB, "1": 7100 * MIB }));
 }

@@ -11,7 +11,7 @@ use crate::world::{Random, Tensor, World, save, tensor};
 use candle_core::{DType, Device, Tensor as Candle};
 use mgpack::Bundle;
 use mgpack::kernels::Isa;
-use mgpack::load::{Devices, Form, LoadOptions, Loader, Stored};
+use mgpack::load::{BundleLoader, Form, LoadDevices, LoadOptions, Stored};
 use mgpack::progress::{Progress, Silent, Stage, Stop};
 use safetensors::Dtype;
 
@@ -39,9 +39,9 @@ fn bundle(world: &World, options: &[&str], columns: usize) -> (Bundle, Vec<f32>)
 
 fn load(bundle: &Bundle, form: Form) -> std::collections::HashMap<String, Stored> {
     let profile = &bundle.manifest().device_maps[0];
-    let devices = Devices::host(profile, u64::MAX);
+    let devices = LoadDevices::host(profile, u64::MAX);
     let options = LoadOptions { form, verify: true, isa: Isa::detect() };
-    let mut loader = Loader::new(bundle, profile, &devices, options);
+    let mut loader = BundleLoader::new(bundle, profile, &devices, options);
     for stage in bundle.stages() {
         loader.load(&stage, &Silent, &Stop::new()).unwrap();
     }
@@ -62,7 +62,7 @@ fn codes_and_scales_are_the_bytes_of_the_bundle() {
     let world = World::new();
     let (bundle, values) = bundle(&world, SCHEMES[0], COLUMNS);
     let profile = &bundle.manifest().device_maps[0];
-    let loaded = bundle.load(&Devices::host(profile, u64::MAX)).unwrap().tensors;
+    let loaded = bundle.load(&LoadDevices::host(profile, u64::MAX)).unwrap().tensors;
     assert_eq!(loaded.len(), 4);
     let Stored::Codes { codes, scales } = &loaded[NAME] else { panic!("not codes") };
     assert_eq!((codes.dims(), codes.dtype()), (&[8, COLUMNS][..], DType::U8));
@@ -173,8 +173,8 @@ fn a_stage_that_does_not_fit_is_not_begun() {
     let stages = bundle.stages();
     // Codes and scales of one layer: 8 rows.
     let layer = (8 * COLUMNS + 8 * 4) as u64;
-    let devices = Devices::host(profile, 2 * layer);
-    let mut loader = Loader::new(&bundle, profile, &devices, LoadOptions::default());
+    let devices = LoadDevices::host(profile, 2 * layer);
+    let mut loader = BundleLoader::new(&bundle, profile, &devices, LoadOptions::default());
     for stage in &stages[..2] {
         assert_eq!(loader.load(stage, &Silent, &Stop::new()).unwrap().placed, layer);
     }
@@ -186,7 +186,7 @@ fn a_stage_that_does_not_fit_is_not_begun() {
     assert_eq!(loader.finish().tensors.len(), 2);
 }
 
-/// Puts another file in the place of `path` when the first bytes of a stage are told.
+/// Puts another file in the place of `path` when the first bytes of a stage are reported.
 struct Swap {
     path: PathBuf,
     other: PathBuf,
@@ -210,11 +210,11 @@ fn what_is_loaded_of_a_tower_is_what_was_checked() {
     world.tiny();
     let bundle = Bundle::open(&world.path("tiny-bundle")).unwrap();
     let profile = &bundle.manifest().device_maps[0];
-    let devices = Devices::host(profile, u64::MAX);
+    let devices = LoadDevices::host(profile, u64::MAX);
     let stages = bundle.stages();
     let towers = stages.last().unwrap();
     let load = |progress: &dyn Progress| {
-        let mut loader = Loader::new(&bundle, profile, &devices, LoadOptions::default());
+        let mut loader = BundleLoader::new(&bundle, profile, &devices, LoadOptions::default());
         loader.load(towers, progress, &Stop::new()).unwrap();
         let bytes = |stored: Stored| match stored {
             Stored::Values(tensor) => {

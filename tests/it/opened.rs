@@ -56,13 +56,13 @@ fn two() -> (World, [String; 2]) {
 
 #[test]
 fn a_bundle_that_is_replaced_while_it_is_checked_has_no_findings_that_never_were() {
-    // Once, `verify` during `convert --force` told 13 findings, and not one of either bundle.
+    // Once, `verify` during `convert --force` reported 13 findings, and not one of either bundle.
     for quick in [true, false] {
         let (world, _) = two();
         let at = if quick { Stage::Files } else { Stage::Verify };
         let swap = Swap::new(&world, at, true);
         if quick {
-            // Nothing is told before the headers are read: the swap comes before all.
+            // Nothing is reported before the headers are read: the swap comes before all.
             swap.begin(at, 0);
         }
         match bundle::verify(&world.path("tiny-bundle"), quick, &swap, &Stop::new()) {

@@ -1,4 +1,4 @@
-//! What `mgpack report` claims: the figures are the errors, and the page stands by itself.
+//! What `mgpack report` claims: the figures are the errors, and the page needs nothing else.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 const ROWS: usize = 24;
 const COLUMNS: usize = 256;
 
-/// A linear of f32 values and the values, all told apart by the seed.
+/// A linear of f32 values and the values, all made different by the seed.
 fn linear(name: &str, seed: u64) -> (Tensor, Vec<f32>) {
     let mut random = Random(seed);
     let values: Vec<f32> = (0..ROWS * COLUMNS).map(|_| random.unit() as f32).collect();

@@ -276,7 +276,7 @@ fn leaves(value: &mut Value, visit: &mut impl FnMut(&mut Value)) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever stands in whatever place: a manifest that is accepted has paths that stay in the folder, and texts that
+    /// Whatever is in whatever place: a manifest that is accepted has paths that stay in the folder, and texts that
     /// end no line and steer no terminal.
     #[test]
     fn an_accepted_manifest_has_no_text_that_a_command_could_obey(place in any::<prop::sample::Index>(), text in text()) {

@@ -94,7 +94,7 @@ fn no_line_is_wider_than_the_screen() {
             for line in ran.out.lines().chain(ran.err.lines()) {
                 seen += 1;
                 let is_id = line.contains("sha256:") && line.split(' ').count() <= 2;
-                // A path or a word that is longer than the line stands whole, alone or behind its label.
+                // A path or a word that is longer than the line is whole, alone or behind its label.
                 let words: Vec<&str> = line.split_whitespace().filter(|word| !word.ends_with(':')).collect();
                 let is_word = words.len() == 1;
                 assert!(
@@ -160,7 +160,7 @@ fn plan_ends_with_its_totals_and_verdict_and_folds_layers() {
     assert_eq!((of_layers.count(), rows.len()), (36, 9), "{}", plan.out);
     assert!(rows.iter().all(|row| row.split_whitespace().nth(1) == Some("4")), "{rows:?}");
 
-    // What is worth a look stands above the verdict, which counts it.
+    // What is worth a look is above the verdict, which counts it.
     fs::create_dir(world.path("odd")).unwrap();
     for file in mgpack::tiny::files(7) {
         write(&world.path("odd").join(&file.path), &file.bytes);

@@ -1,6 +1,6 @@
 //! A model gives the same bundle from torch files as from safetensors, however the torch files hold it.
 //!
-//! The manifests differ in `source`, which tells the files that were read, and so in seal and id; in nothing else.
+//! The manifests differ in `source`, which names the files that were read, and so in seal and id; in nothing else.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -149,7 +149,7 @@ fn big_endian(tensors: &[Tensor]) -> Vec<Member> {
     all
 }
 
-/// A checkpoint of torch files, with what stands beside the weights the same as `save` writes.
+/// A checkpoint of torch files, with what is beside the weights the same as `save` writes.
 fn save_torch(dir: &Path, files: &[(&str, Vec<Member>)]) {
     save(dir, &[]);
     for (name, all) in files {
@@ -157,7 +157,7 @@ fn save_torch(dir: &Path, files: &[(&str, Vec<Member>)]) {
     }
 }
 
-/// Every file but the manifest is the same, and the manifest but for what tells the source.
+/// Every file but the manifest is the same, and the manifest but for what names the source.
 fn assert_same_bundle(torch: &Path, safetensors: &Path, what: &str) {
     let (mut ours, mut theirs) = (contents(torch), contents(safetensors));
     let manifest = |files: &mut BTreeMap<String, Vec<u8>>| {

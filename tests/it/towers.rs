@@ -23,7 +23,7 @@ fn checkpoint(world: &World) -> PathBuf {
     dir
 }
 
-/// Bytes read of a tensor: the tiny tower's views stand for 400 MB.
+/// Bytes read of a tensor: the tiny tower's views cover 400 MB.
 const MOST: u64 = 200_000;
 
 /// Names, types, shapes and values of one file of weights; of large tensors the first values.
@@ -88,7 +88,7 @@ fn the_clip_tower_is_its_visual_part_as_float16() {
         ("vision_model.post_layernorm.weight".to_owned(), (Dtype::F16, vec![2, 3], halves(&by_rows))),
     ]);
     assert_eq!(found, expected);
-    // What the manifest tells of it.
+    // What the manifest says about it.
     let manifest: Value = serde_json::from_slice(&fs::read(world.path("out/mgpack.json")).unwrap()).unwrap();
     let files = manifest["source"]["files"].as_array().unwrap();
     let path = format!("tower:{CLIP}/pytorch_model.bin");

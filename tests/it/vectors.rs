@@ -79,7 +79,7 @@ fn linears(vectors: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
     weights.map(|(name, tensor)| (layer_name(name), tensor.clone())).collect()
 }
 
-/// A case's tensor as one of a decoder layer. A module called "normal" would be taken for a norm.
+/// A case's tensor as one of a decoder layer. A module called "normal" would count as a norm.
 fn layer_name(name: &str) -> String {
     format!("model.layers.0.{}", name.replace("norm", "n-rm"))
 }

@@ -15,7 +15,7 @@ use mgpack::verbs::report::{Pages, ReportCall, report};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Keeps what it is told.
+/// Keeps what is reported.
 #[derive(Default)]
 struct Heard {
     announced: Mutex<Vec<String>>,

@@ -26,8 +26,8 @@ class Hub:
         self.asked = []  # (path, authorization) of every request
         self.ranges = []  # (path, Range header) of every GET of a file's bytes
         self.times = []  # (path, monotonic time) of the same
-        self.sizes = {}  # path to the size that the listing tells instead of the true one
-        self.lengthless = False  # answers tell no length: only their end does
+        self.sizes = {}  # path to the size in the listing instead of the true one
+        self.lengthless = False  # answers have no length: only their end does
         self.insists = 1 << 60  # files of this length are refused without a range
         self.connections = 0
         self.rate = None

@@ -42,7 +42,7 @@ def sounds(length):
 
 
 def save(model, folder):
-    """With weights that tell a right load from a random one: each tensor has a mean of its own."""
+    """With weights by which a right load differs from a random one: each tensor has a mean of its own."""
     with torch.no_grad():
         for at, parameter in enumerate(model.parameters()):
             parameter.add_(0.001 * (at % 7))

@@ -36,7 +36,7 @@ FAMILIES = {
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
 }
 
-# What model_free_ptq must be told to leave alone: it goes by names, and would quantise embeddings and routers too.
+# What model_free_ptq must leave alone: it goes by names, and would quantise embeddings and routers too.
 # Its entries are whole module names, or regexes that match from the start; never substrings.
 IGNORE = ["lm_head", "re:.*embed_tokens", "re:.*gate$"]
 

@@ -173,7 +173,7 @@ def test_fused_experts_with_bitsandbytes_are_refused(made, mgpack, tmp_path):
 @pytest.mark.parametrize("place", ["top", "text_config"])
 @pytest.mark.parametrize("options", [("--bf16",), ("--int8",)], ids=" ".join)
 def test_experts_in_int4_are_refused_wherever_the_config_says_so(made, mgpack, tmp_path, place, options):
-    # Kimi K2.5 is released with its experts packed to int4, and its config.json tells so in the part for text.
+    # Kimi K2.5 is released with its experts packed to int4, and its config.json says so in the part for text.
     name = "kimi_k25"
     ignore = [*NOT_LAYERS, "re:.*self_attn", "re:.*shared_experts", "re:.*mlp[.](gate|up|down)_proj"]
     folder = oracles.compressed_tensors(made.checkpoint(name), tmp_path / "int4", "W4A16", ignore)

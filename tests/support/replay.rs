@@ -1,6 +1,6 @@
 //! Replays vectors of accelerate's device map: reads them, plans each, and says what differs.
 //!
-//! Shared by `tests/it/device_map.rs` and `examples/replay.rs`. The form of the vectors is told in
+//! Shared by `tests/it/device_map.rs` and `examples/replay.rs`. The form of the vectors is in
 //! `tests/data/device_map/README.md`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -156,7 +156,7 @@ impl<'a> Models<'a> {
     }
 }
 
-/// How accelerate was told to count: `float16`, `none`, `int8`, or transformers' `int8_hf`, `int8_bnb`, `int4_hf`.
+/// How accelerate was asked to count: `float16`, `none`, `int8`, or transformers' `int8_hf`, `int8_bnb`, `int4_hf`.
 pub fn sizing(dtype: &str, listed: &[String]) -> Result<Sizing, Failure> {
     let target = match dtype.split('_').next().unwrap_or_default() {
         "none" => None,

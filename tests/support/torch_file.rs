@@ -2,12 +2,12 @@
 
 #![allow(dead_code)]
 
-/// One member of an archive. The builder writes what is told, true or not.
+/// One member of an archive. The builder writes what it is given, true or not.
 #[derive(Clone)]
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) content: Vec<u8>,
-    /// What the directory says; the local header too unless told otherwise.
+    /// What the directory says; the local header too by default.
     pub(crate) method: u16,
     pub(crate) flags: u16,
     pub(crate) crc: u32,

@@ -20,7 +20,7 @@ use mgpack::device_map::{self, Attention, MemoryTable};
 use mgpack::devices;
 use mgpack::doctor;
 use mgpack::error::DeviceMapError;
-use mgpack::manifest::Requirement;
+use mgpack::manifest::RequiredPackage;
 use mgpack::map::{Model, Workload};
 use mgpack::python::Python as Interpreter;
 use mgpack::subject;
@@ -301,7 +301,7 @@ fn are_served(
     mut installed: BTreeMap<String, String>,
     bare: Vec<String>,
 ) -> PyResult<Vec<bool>> {
-    let requirements: Vec<Requirement> = parsed(requirements)?;
+    let requirements: Vec<RequiredPackage> = parsed(requirements)?;
     let version = installed.remove("python").unwrap_or_default();
     let python = Interpreter { path: PathBuf::new(), version, packages: installed, bare };
     let (packages, _) = doctor::packages(&python, &requirements, |_| Vec::new());

@@ -1,8 +1,8 @@
-//! Long work beside the interpreter: other Python threads run, Ctrl-C works, and progress is told.
+//! Long work beside the interpreter: other Python threads run, Ctrl-C works, and progress is reported.
 //!
 //! The work runs on a thread of its own without the interpreter's lock. The calling thread waits, looks for
 //! signals and calls the progress function, so that function is never called from a foreign thread. A stage begins
-//! when its first state has been told: what the function raises then stops even the shortest work.
+//! when its first state has been reported: what the function raises then stops even the shortest work.
 
 use std::borrow::Cow;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 
 use crate::errors;
 
-/// How often signals are looked for and progress is told.
+/// How often signals are looked for and progress is reported.
 const POLL: Duration = Duration::from_millis(50);
 
 /// How far a stage is: label, bytes done, bytes in all.
@@ -34,7 +34,7 @@ pub(crate) struct Listeners<'a> {
     pub(crate) notice: Option<&'a Py<PyAny>>,
 }
 
-/// How far each stage is. Stages that were told to their end are removed, and so are notices.
+/// How far each stage is. Stages that were reported to their end are removed, and so are notices.
 #[derive(Debug, Default)]
 struct Meter {
     stages: Mutex<Vec<State>>,
@@ -50,7 +50,7 @@ impl Meter {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be told: the end of every stage that is over, then the state of the one that runs.
+    /// What is to be reported: the end of every stage that is over, then the state of the one that runs.
     fn take(&self) -> Vec<State> {
         let mut stages = self.stages();
         let told = stages.clone();
@@ -67,14 +67,14 @@ pub(crate) struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    /// Tells a notice, and waits until it has been told.
+    /// Passes a notice on, and waits until it has been shown.
     pub(crate) fn say(&self, notice: String) {
         self.meter.notices().push(notice);
         self.ring();
     }
 
     fn ring(&self) {
-        // The bell holds no message: the second ring is taken when what the first one was about has been told.
+        // The bell holds no message: the second ring is taken when what the first one was about has been reported.
         // Nobody is gone before the job ends, so neither can fail.
         let _ = self.bell.send(()).and_then(|()| self.bell.send(()));
     }

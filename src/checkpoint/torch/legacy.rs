@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use super::objects::{Arena, Object, StorageRef, Value};
 use super::pickle::{self, MAX_PICKLE_LEN, Pickle};
-use super::storage::Storage;
-use super::{ReadAt, ReadFault, TorchFile, join, width_of};
+use super::storage::TorchStorage;
+use super::{ReadAt, TorchFile, TorchReadFault, join, width_of};
 use crate::checkpoint::limits::Left;
 use crate::error::TorchFault;
 
@@ -23,7 +23,7 @@ const VERSION: i64 = 1001;
 const FIRST_LEN: u64 = 1 << 20;
 
 /// Reads the metadata of a legacy file.
-pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
+pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, TorchReadFault> {
     let limit = MAX_PICKLE_LEN.min(left.text());
     let mut len = FIRST_LEN.min(limit);
     loop {
@@ -94,15 +94,15 @@ fn read_storages(
     arena: &Arena,
     keys: &[String],
     mut at: u64,
-) -> Result<Found, ReadFault> {
-    // The length before a storage counts elements; only the state dict tells their type.
+) -> Result<Found, TorchReadFault> {
+    // The length before a storage counts elements; only the state dict has their type.
     let mut widths: HashMap<&str, u64> = HashMap::new();
     for storage in arena.storages() {
         widths.insert(&storage.key, width_of(storage.kind));
     }
     let mut found = Found::new();
     for key in keys {
-        let fault = |what| ReadFault::from(TorchFault::LegacyStorage { key: key.clone(), what });
+        let fault = |what| TorchReadFault::from(TorchFault::LegacyStorage { key: key.clone(), what });
         let width = *widths.get(key.as_str()).ok_or_else(|| fault("no tensor names it"))?;
         if at.checked_add(8).is_none_or(|start| start > file_len) {
             return Err(fault("the file ends before it"));
@@ -121,8 +121,8 @@ fn read_storages(
     if at == file_len { Ok(found) } else { Err(TorchFault::AfterStorages { extra: file_len - at }.into()) }
 }
 
-fn find(storages: &Found, told: &StorageRef) -> Result<Storage, TorchFault> {
+fn find(storages: &Found, told: &StorageRef) -> Result<TorchStorage, TorchFault> {
     let key = told.key.to_string();
     let Some(&(offset, len)) = storages.get(&key) else { return Err(TorchFault::StorageMissing { key }) };
-    Ok(Storage::stored(key, offset, len))
+    Ok(TorchStorage::stored(key, offset, len))
 }

@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 pub use storage::View;
-pub(crate) use storage::{SCRATCH_LEN, Storage};
+pub(crate) use storage::{SCRATCH_LEN, TorchStorage};
 
 use super::limits::{Left, Limits};
 use super::safetensors::disguise;
@@ -54,12 +54,12 @@ impl ReadAt for Vec<u8> {
 
 /// A read that failed: in the system, or on what was read.
 #[derive(Debug)]
-pub(super) enum ReadFault {
+pub(super) enum TorchReadFault {
     Io(io::Error),
     Torch(TorchFault),
 }
 
-impl From<TorchFault> for ReadFault {
+impl From<TorchFault> for TorchReadFault {
     fn from(fault: TorchFault) -> Self {
         Self::Torch(fault)
     }
@@ -68,7 +68,7 @@ impl From<TorchFault> for ReadFault {
 /// What one torch file holds.
 #[derive(Debug)]
 pub(super) struct TorchFile {
-    pub(super) storages: Vec<Storage>,
+    pub(super) storages: Vec<TorchStorage>,
     /// Sorted by name.
     pub(super) tensors: Vec<TorchTensor>,
     /// The keys that lead to the state dict, outermost first; empty where the root is it.
@@ -91,7 +91,7 @@ pub(super) struct TorchTensor {
 
 /// Reads the metadata of the torch file in `file`, which is `file_len` bytes long. `left`: what the checkpoint may
 /// still hold.
-pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
+pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, TorchReadFault> {
     let mut start = vec![0; file_len.min(512) as usize];
     file.read_exact_at(&mut start, 0)?;
     if start.starts_with(b"PK\x03\x04") {
@@ -131,13 +131,13 @@ pub fn probe_pickle(text: &[u8], data: Vec<u8>) -> Result<usize, TorchFault> {
     let find = |told: &StorageRef| {
         let len = told.len.checked_mul(width_of(told.kind)).filter(|len| *len <= data.len() as u64);
         let len = len.ok_or_else(|| TorchFault::StorageMissing { key: told.key.to_string() })?;
-        Ok(Storage::stored(told.key.to_string(), 0, len))
+        Ok(TorchStorage::stored(told.key.to_string(), 0, len))
     };
     let file = join(&pickle, &mut Left::of(Limits::default()), find)?;
     read_starts(&data, &file).map_err(only_fault)
 }
 
-fn read_starts(bytes: &dyn ReadAt, file: &TorchFile) -> Result<usize, ReadFault> {
+fn read_starts(bytes: &dyn ReadAt, file: &TorchFile) -> Result<usize, TorchReadFault> {
     let mut buffer = vec![0; 1 << 16];
     for tensor in &file.tensors {
         let Some(storage) = file.storages.get(tensor.view.storage) else { continue };
@@ -150,14 +150,14 @@ fn read_starts(bytes: &dyn ReadAt, file: &TorchFile) -> Result<usize, ReadFault>
 }
 
 /// Bytes in memory cannot fail to be read but at their end.
-fn only_fault(fault: ReadFault) -> TorchFault {
+fn only_fault(fault: TorchReadFault) -> TorchFault {
     match fault {
-        ReadFault::Torch(fault) => fault,
-        ReadFault::Io(_) => TorchFault::NotTorch { len: 0 },
+        TorchReadFault::Torch(fault) => fault,
+        TorchReadFault::Io(_) => TorchFault::NotTorch { len: 0 },
     }
 }
 
-fn open_zip(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
+fn open_zip(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, TorchReadFault> {
     let members = zip::read(file, file_len, left)?;
     let by_name: HashMap<&str, &Member> =
         members.iter().map(|member| (member.name.as_str(), member)).collect();
@@ -180,29 +180,29 @@ fn open_zip(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFi
     if pickle.len != text.len() {
         return Err(TorchFault::AfterPickle { extra: (text.len() - pickle.len) as u64 }.into());
     }
-    let find = |storage: &StorageRef| -> Result<Storage, TorchFault> {
+    let find = |storage: &StorageRef| -> Result<TorchStorage, TorchFault> {
         let member = by_name
             .get(format!("data/{}", storage.key).as_str())
             .ok_or_else(|| TorchFault::StorageMissing { key: storage.key.to_string() })?;
         if big_endian && storage.kind == StorageKind::Untyped {
             return Err(TorchFault::UntypedBigEndian { key: storage.key.to_string() });
         }
-        Ok(Storage { big_endian, ..to_storage(member) })
+        Ok(TorchStorage { big_endian, ..to_storage(member) })
     };
     Ok(join(&pickle, left, find)?)
 }
 
-fn to_storage(member: &Member) -> Storage {
-    Storage {
+fn to_storage(member: &Member) -> TorchStorage {
+    TorchStorage {
         method: member.method,
         stored_len: member.stored_len,
         crc: Some(member.crc),
-        ..Storage::stored(member.name.clone(), member.offset, member.len)
+        ..TorchStorage::stored(member.name.clone(), member.offset, member.len)
     }
 }
 
 /// The content of a small member, checked against its CRC.
-fn read_member(file: &dyn ReadAt, member: &Member, limit: u64) -> Result<Vec<u8>, ReadFault> {
+fn read_member(file: &dyn ReadAt, member: &Member, limit: u64) -> Result<Vec<u8>, TorchReadFault> {
     if member.len > limit {
         let what = if member.name == "data.pkl" { "the pickle" } else { "a record of the archive" };
         return Err(TorchFault::TooLarge { what, len: member.len, limit }.into());
@@ -228,10 +228,10 @@ fn read_member(file: &dyn ReadAt, member: &Member, limit: u64) -> Result<Vec<u8>
 fn join(
     pickle: &Pickle,
     left: &mut Left,
-    find: impl Fn(&StorageRef) -> Result<Storage, TorchFault>,
+    find: impl Fn(&StorageRef) -> Result<TorchStorage, TorchFault>,
 ) -> Result<TorchFile, TorchFault> {
     let chosen = state::choose(pickle)?;
-    let mut storages: Vec<Storage> = Vec::new();
+    let mut storages: Vec<TorchStorage> = Vec::new();
     let mut places: HashMap<&str, (usize, StorageKind, u64)> = HashMap::new();
     let mut tensors = Vec::with_capacity(chosen.tensors.len());
     for (name, value) in chosen.tensors {
@@ -292,7 +292,7 @@ fn to_tensor(
     told: &TensorRef,
     of: &StorageRef,
     place: usize,
-    storage: &Storage,
+    storage: &TorchStorage,
 ) -> Result<TorchTensor, TorchFault> {
     let (shape, strides) = (told.shape.to_vec(), told.strides.to_vec());
     let too_large = || TorchFault::ShapeTooLarge { tensor: name.to_string(), shape: told.shape.to_vec() };

@@ -40,7 +40,7 @@ pub(super) enum Object {
     Dict(Vec<(Value, Value)>),
     Global(Global),
     Storage(Box<StorageRef>),
-    /// The key of a tensor that is told elsewhere, in torch 0.1's files.
+    /// The key of a tensor that is described elsewhere, in torch 0.1's files.
     Key(Box<str>),
     Tensor(Box<TensorRef>),
 }
@@ -57,7 +57,7 @@ pub(super) struct StorageRef {
     pub(super) start: u64,
 }
 
-/// A tensor: a view of a storage. Numbers are as told, not yet checked against it.
+/// A tensor: a view of a storage. Numbers are as read, not yet checked against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TensorRef {
     /// An [`Object::Storage`].
@@ -365,7 +365,7 @@ impl Arena {
         let Some(Object::Storage(of)) = self.get(storage) else { return None };
         let element = match (dtype, of.kind) {
             (None, StorageKind::Of(element)) => element,
-            // torch always tells the type where the storage has none.
+            // torch always names the type where the storage has none.
             (None, StorageKind::Untyped) => return None,
             (Some(dtype), _) => match self.get(dtype)? {
                 Object::Global(Global::Dtype(element)) => *element,

@@ -59,7 +59,7 @@ struct Machine<'a> {
     at: usize,
     arena: Arena,
     stack: Vec<Value>,
-    /// Heights of the stack at which MARKs stand.
+    /// Heights of the stack at which MARKs are.
     marks: Vec<usize>,
     memo: Vec<Option<Value>>,
 }

@@ -1,7 +1,7 @@
 //! The state dict in a pickle: which of its dictionaries are the weights, chosen by rule.
 //!
 //! The root is the state dict where it holds tensors itself. Otherwise the first of [`WRAPPERS`] that it has is
-//! looked into, and so on inward; what stands beside it (optimizer, epoch) is not read, and said. A tensor
+//! looked into, and so on inward; what is beside it (optimizer, epoch) is not read, and a notice says so. A tensor
 //! anywhere else inside the state dict is refused: weights must not get lost in silence.
 
 use std::collections::HashSet;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::zip::Method;
-use super::{ReadAt, ReadFault};
+use super::{ReadAt, TorchReadFault};
 use crate::error::TorchFault;
 use crate::tensor::{Dtype, element_len};
 
@@ -32,7 +32,7 @@ const MAX_STREAMS: usize = 4;
 
 /// One storage of a torch file.
 #[derive(Debug)]
-pub(crate) struct Storage {
+pub(crate) struct TorchStorage {
     /// Its name for people: the member, or the key in a legacy file.
     pub(super) name: String,
     pub(super) method: Method,
@@ -63,8 +63,8 @@ pub struct View {
     pub is_contiguous: bool,
 }
 
-impl Storage {
-    /// A storage whose bytes stand in the file as they are, little-endian, with no CRC.
+impl TorchStorage {
+    /// A storage whose bytes are in the file unchanged, little-endian, with no CRC.
     pub(super) fn stored(name: String, offset: u64, len: u64) -> Self {
         Self {
             name,
@@ -92,7 +92,7 @@ impl Storage {
         (dtype, shape): (Dtype, &[u64]),
         first: u64,
         out: &mut [u8],
-    ) -> Result<(), ReadFault> {
+    ) -> Result<(), TorchReadFault> {
         self.check(file)?;
         // Views of packed types are never made.
         let width = element_len(dtype).unwrap_or(1);
@@ -123,7 +123,7 @@ impl Storage {
         first: u64,
         width: u64,
         out: &mut [u8],
-    ) -> Result<(), ReadFault> {
+    ) -> Result<(), TorchReadFault> {
         let count = out.len() as u64 / width;
         let mut places: Vec<(u64, u32)> = Vec::with_capacity(count as usize);
         let mut index = unravel(first, shape);
@@ -168,7 +168,12 @@ impl Storage {
     }
 
     /// Fills `out` with the content from byte `start` on.
-    pub(super) fn read_at(&self, file: &dyn ReadAt, start: u64, out: &mut [u8]) -> Result<(), ReadFault> {
+    pub(super) fn read_at(
+        &self,
+        file: &dyn ReadAt,
+        start: u64,
+        out: &mut [u8],
+    ) -> Result<(), TorchReadFault> {
         if out.is_empty() {
             return Ok(());
         }
@@ -198,7 +203,7 @@ impl Storage {
     }
 
     /// Holds all bytes against the CRC, the first time.
-    fn check(&self, file: &dyn ReadAt) -> Result<(), ReadFault> {
+    fn check(&self, file: &dyn ReadAt) -> Result<(), TorchReadFault> {
         if self.checked.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -270,10 +275,10 @@ impl Stream {
     /// Fills `out` with the next bytes of the content.
     pub(super) fn fill(
         &mut self,
-        storage: &Storage,
+        storage: &TorchStorage,
         file: &dyn ReadAt,
         mut out: &mut [u8],
-    ) -> Result<(), ReadFault> {
+    ) -> Result<(), TorchReadFault> {
         while !out.is_empty() {
             let wrote = self.step(storage, file, out)?;
             if wrote == 0 && self.ended {
@@ -285,7 +290,7 @@ impl Stream {
     }
 
     /// The content must end here, and the compressed bytes with it.
-    pub(super) fn finish(&mut self, storage: &Storage, file: &dyn ReadAt) -> Result<(), ReadFault> {
+    pub(super) fn finish(&mut self, storage: &TorchStorage, file: &dyn ReadAt) -> Result<(), TorchReadFault> {
         let mut more = [0; 1];
         while !self.ended {
             if self.step(storage, file, &mut more)? > 0 {
@@ -298,7 +303,12 @@ impl Stream {
         Ok(())
     }
 
-    fn step(&mut self, storage: &Storage, file: &dyn ReadAt, out: &mut [u8]) -> Result<usize, ReadFault> {
+    fn step(
+        &mut self,
+        storage: &TorchStorage,
+        file: &dyn ReadAt,
+        out: &mut [u8],
+    ) -> Result<usize, TorchReadFault> {
         if self.ended {
             return Ok(0);
         }
@@ -327,11 +337,11 @@ impl Stream {
     }
 }
 
-fn fault(storage: &Storage, what: &'static str) -> ReadFault {
+fn fault(storage: &TorchStorage, what: &'static str) -> TorchReadFault {
     TorchFault::Member { name: storage.name.clone(), what }.into()
 }
 
-impl From<io::Error> for ReadFault {
+impl From<io::Error> for TorchReadFault {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }

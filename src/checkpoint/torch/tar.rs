@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use super::objects::{Element, Global, Object, StorageKind, StorageRef, TensorRef, Value};
 use super::pickle::{self, MAX_PICKLE_LEN, Pickle};
-use super::storage::Storage;
-use super::{ReadAt, ReadFault, TorchFile, join, width_of};
+use super::storage::TorchStorage;
+use super::{ReadAt, TorchFile, TorchReadFault, join, width_of};
 use crate::checkpoint::limits::Left;
 use crate::error::TorchFault;
 use crate::tensor::MAX_RANK;
@@ -25,7 +25,7 @@ const SMALL_LEN: u64 = 4 << 20;
 const MAX_ENTRIES: i64 = 100_000;
 
 /// Reads the metadata of a tar file.
-pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, ReadFault> {
+pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<TorchFile, TorchReadFault> {
     let members = read_members(file, file_len)?;
     let find = |name: &'static str| {
         members
@@ -50,15 +50,15 @@ pub(super) fn open(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<
     }
     resolve(&mut state, &storages, &tensors)?;
     let found = |told: &StorageRef| match storages.get(told.key.as_ref()) {
-        Some(held) => Ok(Storage::stored(told.key.to_string(), held.offset, held.len)),
+        Some(held) => Ok(TorchStorage::stored(told.key.to_string(), held.offset, held.len)),
         None => Err(TorchFault::StorageMissing { key: told.key.to_string() }),
     };
     Ok(join(&state, left, found)?)
 }
 
 /// Where each member's bytes begin and end. Each name once; regular files only; nothing but zeros after them.
-fn read_members(file: &dyn ReadAt, file_len: u64) -> Result<HashMap<String, (u64, u64)>, ReadFault> {
-    let bad = |what| ReadFault::from(TorchFault::LegacyHead { what });
+fn read_members(file: &dyn ReadAt, file_len: u64) -> Result<HashMap<String, (u64, u64)>, TorchReadFault> {
+    let bad = |what| TorchReadFault::from(TorchFault::LegacyHead { what });
     let mut members = HashMap::new();
     let mut at = 0;
     while at + BLOCK_LEN <= file_len {
@@ -108,8 +108,11 @@ struct Held {
     len: u64,
 }
 
-fn read_storages(file: &dyn ReadAt, (mut at, end): (u64, u64)) -> Result<HashMap<String, Held>, ReadFault> {
-    let bad = |what| ReadFault::from(TorchFault::LegacyHead { what });
+fn read_storages(
+    file: &dyn ReadAt,
+    (mut at, end): (u64, u64),
+) -> Result<HashMap<String, Held>, TorchReadFault> {
+    let bad = |what| TorchReadFault::from(TorchFault::LegacyHead { what });
     let mut held: HashMap<String, Held> = HashMap::new();
     let count = count(&next(file, &mut at, end)?)?;
     for _ in 0..count {
@@ -161,7 +164,7 @@ fn read_storages(file: &dyn ReadAt, (mut at, end): (u64, u64)) -> Result<HashMap
     if at == end { Ok(held) } else { Err(bad("something follows the storages")) }
 }
 
-/// A tensor as `tensors` tells it.
+/// A tensor as `tensors` describes it.
 struct Told {
     storage: String,
     start: u64,
@@ -169,8 +172,11 @@ struct Told {
     strides: Box<[u64]>,
 }
 
-fn read_tensors(file: &dyn ReadAt, (mut at, end): (u64, u64)) -> Result<HashMap<String, Told>, ReadFault> {
-    let bad = |what| ReadFault::from(TorchFault::LegacyHead { what });
+fn read_tensors(
+    file: &dyn ReadAt,
+    (mut at, end): (u64, u64),
+) -> Result<HashMap<String, Told>, TorchReadFault> {
+    let bad = |what| TorchReadFault::from(TorchFault::LegacyHead { what });
     let mut tensors = HashMap::new();
     let count = count(&next(file, &mut at, end)?)?;
     for _ in 0..count {
@@ -222,7 +228,7 @@ fn resolve(
 }
 
 /// The next pickle between `at` and `end`; `at` moves behind it.
-fn next(file: &dyn ReadAt, at: &mut u64, end: u64) -> Result<Pickle, ReadFault> {
+fn next(file: &dyn ReadAt, at: &mut u64, end: u64) -> Result<Pickle, TorchReadFault> {
     let mut len = 4096;
     loop {
         let mut text = vec![0; (end - *at).min(len) as usize];
@@ -253,7 +259,7 @@ fn key_text(pickle: &Pickle, key: Value) -> Option<String> {
     }
 }
 
-fn read_number(file: &dyn ReadAt, at: &mut u64, end: u64) -> Result<u64, ReadFault> {
+fn read_number(file: &dyn ReadAt, at: &mut u64, end: u64) -> Result<u64, TorchReadFault> {
     if end - *at < 8 {
         return Err(TorchFault::LegacyHead { what: "it is cut off" }.into());
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::{ReadAt, ReadFault};
+use super::{ReadAt, TorchReadFault};
 use crate::checkpoint::limits::Left;
 use crate::error::TorchFault;
 
@@ -54,7 +54,7 @@ pub(super) enum Method {
 }
 
 /// Reads and checks the archive in `file`, which is `file_len` bytes long. Members are sorted by place.
-pub(super) fn read(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<Vec<Member>, ReadFault> {
+pub(super) fn read(file: &dyn ReadAt, file_len: u64, left: &mut Left) -> Result<Vec<Member>, TorchReadFault> {
     let end = read_end(file, file_len)?;
     left.take_text(end.directory_len).map_err(TorchFault::from)?;
     let mut directory = vec![0; end.directory_len as usize];
@@ -96,8 +96,8 @@ struct End {
 }
 
 /// Reads the end record, which must be the file's last bytes, and zip64's where it is there.
-fn read_end(file: &dyn ReadAt, file_len: u64) -> Result<End, ReadFault> {
-    let bad = |what| ReadFault::from(TorchFault::ZipDirectory { what });
+fn read_end(file: &dyn ReadAt, file_len: u64) -> Result<End, TorchReadFault> {
+    let bad = |what| TorchReadFault::from(TorchFault::ZipDirectory { what });
     let tail_len = file_len.min(END_LEN + LOCATOR_LEN);
     let mut tail = vec![0; tail_len as usize];
     file.read_exact_at(&mut tail, file_len - tail_len)?;
@@ -144,15 +144,15 @@ fn read_end(file: &dyn ReadAt, file_len: u64) -> Result<End, ReadFault> {
     Ok(End { members, directory_start, directory_len })
 }
 
-/// Reads zip64's end record, which must stand just before its locator. Gives members, length, start; and where
+/// Reads zip64's end record, which must be just before its locator. Gives members, length, start; and where
 /// the record begins.
 fn read_end64(
     file: &dyn ReadAt,
     locator: &[u8],
     locator_start: u64,
     small: (u64, u64, u64),
-) -> Result<((u64, u64, u64), u64), ReadFault> {
-    let bad = || ReadFault::from(TorchFault::ZipDirectory { what: "its zip64 records disagree" });
+) -> Result<((u64, u64, u64), u64), TorchReadFault> {
+    let bad = || TorchReadFault::from(TorchFault::ZipDirectory { what: "its zip64 records disagree" });
     let mut fields = Fields(locator.get(4..).unwrap_or_default());
     let (Some(0), Some(start), Some(1)) = (fields.u32(), fields.u64(), fields.u32()) else {
         return Err(bad());
@@ -320,9 +320,9 @@ fn check_names(entries: &mut [Entry]) -> Result<(), TorchFault> {
 
 /// Holds a member's local header against its directory entry and finds where its bytes begin. All must end at
 /// `next`, where the next member or the directory begins.
-fn read_local(file: &dyn ReadAt, entry: &mut Entry, next: u64) -> Result<(), ReadFault> {
+fn read_local(file: &dyn ReadAt, entry: &mut Entry, next: u64) -> Result<(), TorchReadFault> {
     let Entry { member, flags, local_start, raw_method, full_name } = entry;
-    let wrong = |name: &str, what| ReadFault::from(differs(name, what));
+    let wrong = |name: &str, what| TorchReadFault::from(differs(name, what));
     let reach = (LOCAL_LEN + full_name.len()) as u64;
     if local_start.checked_add(reach).is_none_or(|end| end > next) {
         return Err(wrong(&member.name, "its local header is cut off"));
@@ -375,8 +375,8 @@ fn read_local(file: &dyn ReadAt, entry: &mut Entry, next: u64) -> Result<(), Rea
 }
 
 /// The descriptor after a member's data: CRC and lengths, of 32 or 64 bits, with or without a signature.
-fn check_descriptor(file: &dyn ReadAt, member: &Member, start: u64, next: u64) -> Result<(), ReadFault> {
-    let fault = || ReadFault::from(differs(&member.name, "what follows it is not its descriptor"));
+fn check_descriptor(file: &dyn ReadAt, member: &Member, start: u64, next: u64) -> Result<(), TorchReadFault> {
+    let fault = || TorchReadFault::from(differs(&member.name, "what follows it is not its descriptor"));
     let len = next - start;
     if !matches!(len, 12 | 16 | 20 | 24) {
         return Err(fault());

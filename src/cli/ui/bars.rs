@@ -123,7 +123,7 @@ impl Progress for Notes {
 
 impl Drop for Bars {
     fn drop(&mut self) {
-        // After an error or an interrupt the bar must not stand half-drawn above the message.
+        // After an error or an interrupt the bar must not be left half-drawn above the message.
         self.end();
     }
 }

@@ -1,4 +1,4 @@
-//! Colours: whether a stream has them, and which tone stands for what.
+//! Colours: whether a stream has them, and what each tone means.
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::cli::args::ColorMode;
 
-/// What a text means. Verdicts, errors and severities have colours; nothing is told by a colour alone.
+/// What a text means. Verdicts, errors and severities have colours; nothing is said by a colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     /// As it should be.
@@ -22,7 +22,7 @@ pub(crate) enum Tone {
 }
 
 impl Tone {
-    /// The text in this tone, as a terminal is told to show it.
+    /// The text in this tone, with the codes that make a terminal show it.
     pub(super) fn paint(self, text: &str) -> String {
         let code = match self {
             Tone::Good => "32",

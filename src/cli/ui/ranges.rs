@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use indexmap::IndexMap;
 
-/// A folded name and the items that it stands for, by their index.
+/// A folded name and the items that it includes, by their index.
 pub(crate) type Folded = (String, Vec<usize>);
 
 /// The numbers at one place of the names in a fold.
@@ -16,7 +16,7 @@ type Member = (Vec<Numbers>, Vec<usize>);
 
 /// Folds items of like names and equal `key`, in the order of the first of each.
 ///
-/// Exact: a folded name stands for all names that its ranges give, and for no others.
+/// Exact: a folded name includes all names that its ranges give, and for no others.
 pub(crate) fn folded<K: Hash + Eq>(items: impl IntoIterator<Item = (String, K)>) -> Vec<Folded> {
     let mut groups: IndexMap<(Vec<String>, K), Vec<Member>> = IndexMap::new();
     for (index, (name, key)) in items.into_iter().enumerate() {

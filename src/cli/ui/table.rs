@@ -16,7 +16,7 @@ const NARROW: usize = 26;
 /// A text is not broken into narrower columns than this.
 const NARROWEST: usize = 12;
 
-/// What stands in one place of a table.
+/// What is in one place of a table.
 #[derive(Clone, Debug)]
 pub(crate) enum Cell {
     /// Text, to the left.

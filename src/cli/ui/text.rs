@@ -1,6 +1,6 @@
 //! Text cut to a width, and lists made short.
 //!
-//! Prose breaks at spaces and keeps whole what is copied: words, and what stands in backticks. What stands in a cell
+//! Prose breaks at spaces and keeps whole what is copied: words, and what is in backticks. What is in a cell
 //! of a table has to fit, so it breaks after the separators of names too, and anywhere at last.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
@@ -10,7 +10,7 @@ pub(super) fn width_of(text: &str) -> usize {
     text.width()
 }
 
-/// The lines of a prose of at most `width` columns; longer words stand alone on a line.
+/// The lines of a prose of at most `width` columns; longer words are alone on a line.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     // Spaces that align something stay where nothing has to be broken.
     if !text.is_empty() && width_of(text) <= width {
@@ -29,7 +29,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The words of a prose, what stands in backticks as one word if it fits a line.
+/// The words of a prose, what is in backticks as one word if it fits a line.
 fn words(text: &str, width: usize) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut rest = text.split(' ').filter(|word| !word.is_empty()).peekable();

@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 
 /// Columns where nobody says how many there are.
 const DEFAULT: usize = 80;
-/// Fewer are taken for so many: below, no table of ours can be read.
+/// Fewer count as so many: below, no table of ours can be read.
 const LEAST: usize = 40;
-/// More are taken for so many. `COLUMNS=999999999` is a mistake, not a screen.
+/// More count as so many. `COLUMNS=999999999` is a mistake, not a screen.
 const MOST: usize = 400;
 
 /// Columns of stdout: `COLUMNS`, the terminal's, or 80.

@@ -1,8 +1,8 @@
 //! The planner `mgm`: contiguous runs in layer order, no blanket reserve, and a refusal instead of a disk.
 //!
 //! Rules (their numbers are those of the refusals' documentation): R1–R4 projector, both towers, `vlm_uni_*`
-//! and the embedding stand together on the first accelerator in use, with explicit keys; R5 a tied `lm_head`
-//! stands with the embedding, another with the last layer where that is possible, else behind it; R6 only
+//! and the embedding are together on the first accelerator in use, with explicit keys; R5 a tied `lm_head`
+//! is with the embedding, another with the last layer where that is possible, else behind it; R6 only
 //! decoder layers and the norm may go to the host, and only on request; nothing goes to a disk; R7 cache and
 //! working memory are budgeted: the parts on a device work one after the other, so the largest counts.
 //!
@@ -134,12 +134,12 @@ struct Problem<'a> {
     modules: &'a [Module],
     pinned: Vec<Item<'a>>,
     flow: Vec<Item<'a>>,
-    /// Where in `flow` the last decoder layer stands, if an untied head comes behind it: from here on,
+    /// Where in `flow` the last decoder layer is, if an untied head comes behind it: from here on,
     /// everything should share a device.
     tail: Option<usize>,
     is_mgm: bool,
     tied_head: bool,
-    /// Whether the head is a module that is not listed: tied, it works where the embedding stands.
+    /// Whether the head is a module that is not listed: tied, it works where the embedding is.
     has_loose_head: bool,
 }
 
@@ -234,7 +234,7 @@ impl<'a> Problem<'a> {
         all_on_gpus.or_else(|| self.place_with_host(allow_cpu?))
     }
 
-    /// Fills with the head beside the last layer, whatever stands between them included.
+    /// Fills with the head beside the last layer, whatever is between them included.
     fn fill_together(&self, home: usize) -> Option<Vec<usize>> {
         let (before, tail) = self.flow.split_at_checked(self.tail?)?;
         let loads = before.iter().map(Item::load).chain([tail.iter().map(Item::load).sum()]);
@@ -246,7 +246,7 @@ impl<'a> Problem<'a> {
 
     /// The placement with the fewest bytes in host memory, at most `budget`.
     ///
-    /// Offloaded layers still run on the first accelerator: their cache stands there, and the largest passes
+    /// Offloaded layers still run on the first accelerator: their cache is there, and the largest passes
     /// through it. What may not be offloaded follows the last layer that is not.
     fn place_with_host(&self, budget: u64) -> Option<Placement> {
         let mut best: Option<(u128, Placement)> = None;
@@ -316,7 +316,7 @@ impl<'a> Problem<'a> {
         let mut why = Vec::new();
         let mut places: IndexMap<&str, Device> = IndexMap::new();
         let device_of = |at: usize| self.gpus.get(at).map_or(Device::Cpu, |&(device, _)| device);
-        // The cache of offloaded layers stands where they run, and is there from the start.
+        // The cache of offloaded layers is where they run, from the start.
         let kv_of_offloaded: u64 = self
             .flow
             .iter()

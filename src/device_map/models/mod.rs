@@ -66,7 +66,7 @@ impl TreeKind {
         }
     }
 
-    /// The kind that the name of a model class, such as `MGMMixtralForCausalLM`, stands for.
+    /// The kind that the name of a model class, such as `MGMMixtralForCausalLM`, means.
     pub fn of_class(class: &str) -> Option<Self> {
         let model = class.strip_suffix("ForCausalLM")?;
         let model = model.strip_prefix("MGM").or_else(|| model.strip_prefix("MiniGemini")).unwrap_or(model);
@@ -213,7 +213,7 @@ pub fn build_tree(
     Ok(tree.finish(tied.into_iter().collect()))
 }
 
-/// Classes that transformers tells accelerate not to split, sorted: those of the layers that the tree has.
+/// Classes that transformers passes to accelerate as not to be split, sorted: those of the layers that the tree has.
 pub fn no_split_classes(tree: &ModelTree) -> Vec<String> {
     let classes = tree.modules.iter().map(|module| module.class.as_str());
     let mut whole: Vec<String> = classes
@@ -238,7 +238,7 @@ pub fn not_converted(tree: &ModelTree) -> Vec<String> {
 }
 
 impl Sizing {
-    /// What transformers 4.36.2 tells accelerate for int8: 1 byte, and 2 for parameters whose name contains one
+    /// What transformers 4.36.2 passes to accelerate for int8: 1 byte, and 2 for parameters whose name contains one
     /// of [`not_converted`]. This counts embeddings and norms too small.
     pub fn int8_hf(tree: &ModelTree) -> Self {
         Self::at_most(8).with_special(not_converted_params(tree), 16)

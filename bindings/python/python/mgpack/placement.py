@@ -61,7 +61,7 @@ def on_gpus(
     A map of the bundle is taken if its table was given at conversion and each device has free what the map takes of it
     (formats/bundle.md, "Device map"). Otherwise the map is planned anew from `free`. `context` (tokens), `batch`
     (sequences), `reserve` and `allow_cpu` (bytes) are those of the bundle's first map unless given; if any is, the map
-    is planned anew. `attention` is what will run, `eager` or `sdpa`; a map that was planned for `sdpa` is not taken for
+    is planned anew. `attention` is what will run, `eager` or `sdpa`; a map that was planned for `sdpa` is not one for
     `eager`.
 
     Raises `DeviceMapError` with the shortfall where the model does not fit.
