@@ -7,8 +7,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use mgpack::kernels::Isa;
-use mgpack::tensor::Float;
+use mgpack::Isa;
+use mgpack::internals::tensor::Float;
 
 const COLUMNS: usize = 4096;
 const ROWS: usize = 8192;

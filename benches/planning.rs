@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use mgpack::device_map::MemoryTable;
-use mgpack::family::{Family, Variant};
-use mgpack::map::{Model, Planner};
-use mgpack::modules::MapRequest;
-use mgpack::plan::Precision;
-use mgpack::plan::WeightOptions;
+use mgpack::internals::device_map::MemoryTable;
+use mgpack::internals::family::{Family, Variant};
+use mgpack::internals::map::{Model, Planner};
+use mgpack::internals::modules::MapRequest;
+use mgpack::internals::plan::Precision;
+use mgpack::internals::plan::WeightOptions;
 
 const RUNS: usize = 21;
 

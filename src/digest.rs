@@ -45,7 +45,7 @@ const READ_LEN: usize = 1 << 20;
 ///
 /// # Errors
 /// The reader's.
-pub fn of_reader(
+pub(crate) fn of_reader(
     reader: &mut dyn io::Read,
     progress: &dyn Progress,
     stop: &Stop,
@@ -69,7 +69,7 @@ pub fn of_reader(
 ///
 /// # Errors
 /// The system's.
-pub fn of_file(file: &File, progress: &dyn Progress, stop: &Stop) -> io::Result<Option<Digest>> {
+pub(crate) fn of_file(file: &File, progress: &dyn Progress, stop: &Stop) -> io::Result<Option<Digest>> {
     struct At<'a>(&'a File, u64);
     impl io::Read for At<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -91,16 +91,16 @@ fn nibble(digit: u8) -> Option<u8> {
 
 /// A digest in the making, fed piece by piece.
 #[derive(Clone, Default)]
-pub struct Hasher(Sha256);
+pub(crate) struct Hasher(Sha256);
 
 impl Hasher {
     /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     /// The digest of all bytes taken.
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::statvfs;
 ///
 /// # Errors
 /// The system's, where it does not say.
-pub fn free(path: &Path) -> io::Result<u64> {
+pub(crate) fn free(path: &Path) -> io::Result<u64> {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let stat = statvfs(there)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))

@@ -3,7 +3,7 @@
 //! Compares what [`crate::python`] and [`crate::devices`] read with a manifest. Starts and prints nothing. What importing
 //! proves is [`imports`].
 
-pub mod imports;
+pub(crate) mod imports;
 
 use std::path::Path;
 use std::str::FromStr as _;
@@ -112,7 +112,7 @@ pub fn packages<'a>(
 }
 
 /// What is known of a package's other versions, from the facts in a manifest.
-pub fn known_failures(manifest: &Manifest, package: &str) -> Vec<Failure> {
+pub(crate) fn known_failures(manifest: &Manifest, package: &str) -> Vec<Failure> {
     let requirements = manifest.model.facts.get("requirements").and_then(serde_json::Value::as_array);
     let of_package = requirements.and_then(|list| list.iter().find(|entry| entry["package"] == package));
     // Facts of another version of mgpack may have another form: then the reason is shown.
@@ -120,7 +120,7 @@ pub fn known_failures(manifest: &Manifest, package: &str) -> Vec<Failure> {
 }
 
 /// A finding where MGM itself is neither installed nor on PYTHONPATH.
-pub fn mgm(python: &Python) -> Option<Problem> {
+pub(crate) fn mgm(python: &Python) -> Option<Problem> {
     (!python.has_mgm()).then(|| Problem {
         what: "mgm is neither installed nor on PYTHONPATH".to_owned(),
         why: "`from mgm.model.builder import load_pretrained_model` raises ModuleNotFoundError: No module named \
@@ -133,7 +133,7 @@ pub fn mgm(python: &Python) -> Option<Problem> {
 
 /// What MGM's programs make of the folder's name: a finding where its loader picks another class than the bundle's, and
 /// notes on what its command line takes from the path as it was typed.
-pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Problem>, Vec<String>) {
+pub(crate) fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Problem>, Vec<String>) {
     let mut notes = Vec::new();
     let path = bundle::full_path(dir);
     let misnamed = bundle::misnamed(manifest, dir);
@@ -164,7 +164,7 @@ pub fn folder_name(manifest: &Manifest, dir: &Path) -> (Option<Problem>, Vec<Str
 
 /// The findings with those of absent packages as one, first: an environment without anything lacks one thing, and one
 /// line mends it.
-pub fn joined(findings: Vec<Problem>) -> Vec<Problem> {
+pub(crate) fn joined(findings: Vec<Problem>) -> Vec<Problem> {
     let names: Vec<&str> = findings.iter().filter_map(|finding| finding.absent.as_deref()).collect();
     if names.len() < 2 {
         return findings;
@@ -189,7 +189,11 @@ pub fn joined(findings: Vec<Problem>) -> Vec<Problem> {
 
 /// Whether the GPUs have kernels: a finding where the torch that loads an MGM bundle has none for one of them, and notes on
 /// what vLLM has none for.
-pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (Vec<Problem>, Vec<String>) {
+pub(crate) fn generations(
+    manifest: &Manifest,
+    python: &Python,
+    devices: &Devices,
+) -> (Vec<Problem>, Vec<String>) {
     let torch = manifest.requirements.iter().find(|need| need.package == "torch");
     let installed = python.version_of("torch").map(str::to_owned);
     let version = installed.or_else(|| torch.map(|need| need.pin.to_string()));
@@ -215,7 +219,7 @@ pub fn generations(manifest: &Manifest, python: &Python, devices: &Devices) -> (
 }
 
 /// The families whose packages are all installed in a version that works.
-pub fn families_served(python: &Python) -> Vec<String> {
+pub(crate) fn families_served(python: &Python) -> Vec<String> {
     let serves = |family: &&Family| {
         let mut all = family.requirements.iter();
         all.all(|need| {
@@ -228,7 +232,7 @@ pub fn families_served(python: &Python) -> Vec<String> {
 
 /// The map of a bundle against the memory that is free: of its profiles the first that fits, or the first. Without
 /// a GPU there is nothing to compare.
-pub fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<DeviceMemory>, Vec<Problem>) {
+pub(crate) fn memory(manifest: &Manifest, devices: &Devices) -> (Vec<DeviceMemory>, Vec<Problem>) {
     let profiles = &manifest.device_maps;
     let fitting = Profile::choose(profiles, &devices.free_memory(), None);
     let used = fitting.or_else(|| profiles.first()).into_iter().flat_map(|profile| &profile.used);

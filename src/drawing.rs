@@ -49,7 +49,7 @@ struct Segment {
 /// Draws the bars of `profile`, to one scale, with every module as a part of its own that names itself.
 ///
 /// `title`: the first line, e.g. the bundle's name.
-pub fn memory_bars(profile: &Profile, title: &str) -> String {
+pub(crate) fn memory_bars(profile: &Profile, title: &str) -> String {
     let devices: Vec<(&Device, &DeviceUse)> = profile.used.iter().collect();
     let largest = devices.iter().map(|(_, used)| used.budget.max(used.total())).max().unwrap_or(0).max(1);
     let height = TOP + ROW_HEIGHT * devices.len() as f64;
@@ -165,7 +165,7 @@ fn class_of(module: &str) -> &'static str {
 }
 
 /// A text for XML and HTML.
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

@@ -11,10 +11,10 @@ use crate::names::{Line, PackageName, Pin, Range};
 use crate::scheme::Scheme;
 
 /// Where pip finds MGM itself, which is on no package index, at the commit that the families describe.
-pub const MGM: &str = "git+https://github.com/dvlab-research/MGM@769820c";
+pub(crate) const MGM: &str = "git+https://github.com/dvlab-research/MGM@769820c";
 
 /// What a family needs, as its bundles' manifests say it.
-pub fn requirements(family: &Family) -> Vec<RequiredPackage> {
+pub(crate) fn requirements(family: &Family) -> Vec<RequiredPackage> {
     let of = |requirement: &crate::family::Requirement| RequiredPackage {
         package: requirement.package.clone(),
         pin: requirement.pin.clone(),
@@ -76,7 +76,7 @@ pub fn requirements_txt(requirements: &[RequiredPackage], family: &str) -> Strin
 }
 
 /// environment.yml for conda: the interpreter from conda-forge, the packages by pip.
-pub fn environment_yml(requirements: &[RequiredPackage], family: &str) -> String {
+pub(crate) fn environment_yml(requirements: &[RequiredPackage], family: &str) -> String {
     let mut text = format!("name: {family}\nchannels:\n  - conda-forge\ndependencies:\n");
     let _ = writeln!(text, "  - python={}\n  - pip\n  - pip:", python(requirements));
     for requirement in requirements.iter().filter(|requirement| requirement.package != "python") {
@@ -86,7 +86,7 @@ pub fn environment_yml(requirements: &[RequiredPackage], family: &str) -> String
 }
 
 /// The line that makes the environment with pip, and the one with uv, beside a requirements.txt.
-pub fn install_lines(requirements: &[RequiredPackage]) -> [String; 2] {
+pub(crate) fn install_lines(requirements: &[RequiredPackage]) -> [String; 2] {
     let python = python(requirements);
     [
         format!("python{python} -m venv .venv && .venv/bin/pip install -r requirements.txt"),

@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for Capability {
 /// A model of GPU.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GpuModel {
+pub(crate) struct GpuModel {
     /// What it is called, the usual name first. A model that is made with several sizes of memory has them in its names.
     pub names: Vec<String>,
     /// Its memory by its data sheet.
@@ -101,7 +101,7 @@ struct Table {
 
 impl GpuModel {
     /// Every model of formats/gpus.json.
-    pub fn all() -> &'static [GpuModel] {
+    pub(crate) fn all() -> &'static [GpuModel] {
         static ALL: LazyLock<Vec<GpuModel>> = LazyLock::new(|| {
             match serde_json::from_str::<Table>(include_str!("../formats/gpus.json")) {
                 Ok(table) => table.models,
@@ -116,7 +116,7 @@ impl GpuModel {
     ///
     /// # Errors
     /// The names that resemble it, most like first; none where none does.
-    pub fn by_name(name: &str) -> Result<&'static GpuModel, Vec<String>> {
+    pub(crate) fn by_name(name: &str) -> Result<&'static GpuModel, Vec<String>> {
         let wanted = plain(name);
         let is_it = |model: &&GpuModel| model.names.iter().any(|name| plain(name) == wanted);
         if let Some(model) = GpuModel::all().iter().find(is_it) {
@@ -136,7 +136,7 @@ impl GpuModel {
     }
 
     /// Bytes that programs have of its memory.
-    pub fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         let bytes = self.memory_gib << 30;
         if self.ecc_in_memory { bytes / 16 * 15 } else { bytes }
     }
@@ -151,7 +151,7 @@ fn plain(name: &str) -> String {
 }
 
 /// Whether this version of torch, as PyPI has it, has kernels for a GPU; `None` where that is not known here.
-pub fn torch_has_kernels(version: &str, capability: Capability) -> Option<bool> {
+pub(crate) fn torch_has_kernels(version: &str, capability: Capability) -> Option<bool> {
     if let Some((_, kernels)) = TORCH_KERNELS.iter().find(|(known, _)| *known == version) {
         let runs = |&&(major, minor): &&(u32, u32)| major == capability.major && minor <= capability.minor;
         return Some(kernels.iter().any(|kernel| runs(&kernel)));
@@ -163,7 +163,7 @@ pub fn torch_has_kernels(version: &str, capability: Capability) -> Option<bool> 
 }
 
 /// One sentence where `torch` has no kernels for a GPU. `torch`: its version.
-pub fn torch_notice(torch: &str, capability: Capability) -> Option<String> {
+pub(crate) fn torch_notice(torch: &str, capability: Capability) -> Option<String> {
     (!torch_has_kernels(torch, capability)?).then(|| {
         format!(
             "torch {torch} has no kernels for compute capability {capability}{}",
@@ -173,7 +173,7 @@ pub fn torch_notice(torch: &str, capability: Capability) -> Option<String> {
 }
 
 /// One sentence where vLLM has no kernels for a scheme on a GPU.
-pub fn scheme_notice(scheme: Scheme, capability: Capability) -> Option<String> {
+pub(crate) fn scheme_notice(scheme: Scheme, capability: Capability) -> Option<String> {
     let gpus = scheme.codec()?.vllm_gpus()?;
     let of = |(major, minor)| Capability { major, minor };
     let (first, last) = (of(gpus.first), gpus.last.map(of));
@@ -190,12 +190,12 @@ pub fn scheme_notice(scheme: Scheme, capability: Capability) -> Option<String> {
 }
 
 /// What the card says of the GPUs of a scheme.
-pub fn scheme_gpus(scheme: Scheme) -> Option<&'static str> {
+pub(crate) fn scheme_gpus(scheme: Scheme) -> Option<&'static str> {
     Some(scheme.codec()?.vllm_gpus()?.card)
 }
 
 /// What the card of an MGM bundle says of the GPUs that its pinned torch serves.
-pub fn torch_gpus(torch: &str) -> Option<String> {
+pub(crate) fn torch_gpus(torch: &str) -> Option<String> {
     let (_, kernels) = TORCH_KERNELS.iter().find(|(known, _)| *known == torch)?;
     let list: Vec<String> = kernels.iter().map(|(major, minor)| format!("{major}.{minor}")).collect();
     Some(format!(

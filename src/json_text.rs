@@ -10,21 +10,21 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A JSON object whose values are still text.
-pub struct JsonText(IndexMap<String, Box<RawValue>>);
+pub(crate) struct JsonText(IndexMap<String, Box<RawValue>>);
 
 impl JsonText {
     /// Reads an object; a key that occurs twice is an error.
-    pub fn parse(text: &str) -> serde_json::Result<Self> {
+    pub(crate) fn parse(text: &str) -> serde_json::Result<Self> {
         serde_json::from_str(text)
     }
 
     /// The value of `key`, read.
-    pub fn get(&self, key: &str) -> Option<serde_json::Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<serde_json::Value> {
         self.0.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 
     /// Sets `key`, in its place if it is there and at the end if it is not.
-    pub fn set(&mut self, key: &str, value: &serde_json::Value) -> serde_json::Result<()> {
+    pub(crate) fn set(&mut self, key: &str, value: &serde_json::Value) -> serde_json::Result<()> {
         // Values are indented as part of an object two blanks deep.
         let text = serde_json::to_string_pretty(value)?.replace('\n', "\n  ");
         self.0.insert(key.to_owned(), RawValue::from_string(text)?);

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// has no width and no use in a name.
 ///
 /// Joiners (U+200C, U+200D) are not among them: several scripts cannot be written without.
-pub fn is_hidden(character: char) -> bool {
+pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
@@ -18,7 +18,7 @@ pub fn is_hidden(character: char) -> bool {
 }
 
 /// The text with hidden characters as Rust's escapes: `\n`, `\u{1b}`, `\u{202e}`.
-pub fn legible(text: &str) -> Cow<'_, str> {
+pub(crate) fn legible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
     }

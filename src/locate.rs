@@ -18,7 +18,7 @@ use crate::regular;
 use crate::tensor;
 use crate::tiny::ALIAS;
 
-pub use tiny::{borrow_tiny, tiny};
+pub(crate) use tiny::{borrow_tiny, tiny};
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,7 @@ pub struct Located {
 /// # Errors
 /// [`LocateError::NoSuchPath`] where it is no path, no alias and no hub id; [`LocateError::NotHere`] where it may be a
 /// path or a hub id; the cache's own errors, whose help is the command that fetches what is missing.
-pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
+pub(crate) fn checkpoint(model: &str, places: &Places) -> Result<Located> {
     let path = Path::new(model);
     if is_there(path)? {
         return Ok(in_cache(path));
@@ -91,12 +91,12 @@ pub fn checkpoint(model: &str, places: &Places) -> Result<Located> {
 ///
 /// # Errors
 /// [`IoError`] where the system does not know.
-pub fn is_there(path: &Path) -> Result<bool> {
+pub(crate) fn is_there(path: &Path) -> Result<bool> {
     Ok(regular::is_there(path).map_err(|cause| IoError::new("looking for the checkpoint", path, cause))?)
 }
 
 /// Whether `model` means the built-in checkpoint: by its alias, unless something here has that name.
-pub fn is_tiny(model: &str) -> bool {
+pub(crate) fn is_tiny(model: &str) -> bool {
     model == ALIAS && !Path::new(model).exists()
 }
 
@@ -116,7 +116,7 @@ fn not_here(model: &str, cached: CacheError) -> Error {
 /// # Errors
 /// [`LocateError::NoSuchPath`] where it looks like a path, [`FamilyError`] for an unknown alias;
 /// [`LocateError::BuiltIn`] for the checkpoint that is on no hub.
-pub fn hub_id(model: &str) -> Result<String> {
+pub(crate) fn hub_id(model: &str) -> Result<String> {
     let path = Path::new(model);
     let looks_like_path = model.starts_with(['.', '/', '~']) || model.matches('/').count() > 1;
     if looks_like_path || model.is_empty() {
@@ -169,7 +169,12 @@ fn in_cache(path: &Path) -> Located {
 /// # Errors
 /// [`LocateError::NoTower`] with every place looked at, [`LocateError::TowerNotFetched`] where the cache has a part of
 /// it; their help is the command that fetches the tower, and the option that names it.
-pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places: &Places) -> Result<Located> {
+pub(crate) fn tower(
+    tower: &Tower,
+    configured: Option<&str>,
+    checkpoint: &Path,
+    places: &Places,
+) -> Result<Located> {
     let name = tower.path.rsplit('/').next().unwrap_or(&tower.path);
     let mut candidates = Vec::new();
     if let Some(dir) = &places.towers {
@@ -208,7 +213,7 @@ pub fn tower(tower: &Tower, configured: Option<&str>, checkpoint: &Path, places:
 ///
 /// # Errors
 /// The cache's own; [`CacheError::IncompleteSnapshot`] with the files that are missing.
-pub fn tower_in_cache(tower: &Tower, cache: &HubCache) -> Result<Snapshot> {
+pub(crate) fn tower_in_cache(tower: &Tower, cache: &HubCache) -> Result<Snapshot> {
     let snapshot = cache.find(tower.hub_id.as_str(), None)?;
     let missing = missing_of_tower(tower, &snapshot.dir);
     if missing.is_empty() { Ok(snapshot) } else { Err(snapshot.incomplete(None, missing).into()) }
@@ -227,7 +232,7 @@ fn missing_of_tower(tower: &Tower, dir: &Path) -> Vec<String> {
 ///
 /// # Errors
 /// [`crate::error::CheckpointError`] where that file is none.
-pub fn tower_len(tower: &Tower, dir: &Path) -> Result<u64> {
+pub(crate) fn tower_len(tower: &Tower, dir: &Path) -> Result<u64> {
     let counted =
         tower.weights_one_of.iter().find(|name| name.ends_with(".safetensors") && dir.join(name).is_file());
     let Some(name) = counted else { return Ok(tower.bytes()) };

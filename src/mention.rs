@@ -58,7 +58,8 @@ pub fn reword(text: &str, speak: impl Fn(&Mention) -> String) -> String {
 }
 
 /// The mentions of a text, in order.
-pub fn mentions(text: &str) -> Vec<Mention> {
+#[cfg(test)]
+pub(crate) fn mentions(text: &str) -> Vec<Mention> {
     let found = std::cell::RefCell::new(Vec::new());
     reword(text, |mention| {
         found.borrow_mut().push(mention.clone());

@@ -99,7 +99,7 @@ pub struct Imports {
 }
 
 /// The interpreter that would be used: `asked`, that of `VIRTUAL_ENV`, or `python3`.
-pub fn choose(asked: Option<&Path>, var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+pub(crate) fn choose(asked: Option<&Path>, var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
     let of_environment =
         || Some(PathBuf::from(var("VIRTUAL_ENV").filter(|dir| !dir.is_empty())?).join("bin/python"));
     asked.map(Path::to_owned).or_else(of_environment).unwrap_or_else(|| "python3".into())

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 ///
 /// # Errors
 /// The system's; [`io::ErrorKind::InvalidInput`] where it is no regular file.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     check(&file)?;
@@ -36,7 +36,7 @@ pub(crate) fn check(file: &File) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's, where it does not know: a disk or a server that fails is no absence.
-pub fn is_there(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_there(path: &Path) -> io::Result<bool> {
     use rustix::io::Errno;
     match path.metadata() {
         Ok(_) => Ok(true),
@@ -54,7 +54,7 @@ pub fn is_there(path: &Path) -> io::Result<bool> {
 ///
 /// False where the cause is the file itself: it is gone, a link, a socket or no regular file, it ends too soon, or its
 /// bytes were refused.
-pub fn is_of_environment(cause: &io::Error) -> bool {
+pub(crate) fn is_of_environment(cause: &io::Error) -> bool {
     use rustix::io::Errno;
     match errno(cause) {
         Some(errno) => !matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO),

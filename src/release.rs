@@ -21,7 +21,7 @@ use crate::shard::SealedFile;
 use crate::size::counted;
 
 /// Smallest part: below it a release would fall into thousands of files.
-pub const MIN_PART_LEN: u64 = 1 << 20;
+pub(crate) const MIN_PART_LEN: u64 = 1 << 20;
 
 /// What was released.
 #[derive(Clone, Debug, Serialize)]

@@ -16,7 +16,7 @@ use crate::tensor::Dtype;
 ///
 /// `tensors` in order of offset: name, type, shape, begin and end in the data section. The metadata is
 /// `{"format":"pt"}`, without which transformers 4.36 cannot load a shard.
-pub fn header<'a>(
+pub(crate) fn header<'a>(
     tensors: impl Iterator<Item = (&'a str, Dtype, &'a [u64], std::ops::Range<u64>)>,
 ) -> serde_json::Result<Vec<u8>> {
     #[derive(Serialize)]
@@ -40,7 +40,7 @@ pub fn header<'a>(
 }
 
 /// A new file whose every byte passes through a hash on its way to the disk.
-pub struct SealedFile {
+pub(crate) struct SealedFile {
     file: File,
     hasher: Hasher,
     len: u64,
@@ -48,7 +48,7 @@ pub struct SealedFile {
 
 /// What a finished file is sealed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seal {
+pub(crate) struct Seal {
     /// Length in bytes.
     pub len: u64,
     /// Digest of all bytes.
@@ -57,7 +57,7 @@ pub struct Seal {
 
 impl SealedFile {
     /// Creates `path`, which must not exist, with room for `len` bytes. Mode 0666 less the umask.
-    pub fn create(path: &Path, len: u64) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path, len: u64) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
         if len > 0 {
             // Reserving the room early turns a full disk into an error before the work; where a file system
@@ -71,7 +71,7 @@ impl SealedFile {
     }
 
     /// Makes the file durable and returns its seal.
-    pub fn finish(self) -> io::Result<Seal> {
+    pub(crate) fn finish(self) -> io::Result<Seal> {
         self.file.sync_all()?;
         Ok(Seal { len: self.len, sha256: self.hasher.finish() })
     }

@@ -3,24 +3,24 @@
 use std::fmt::Display;
 
 /// A count with its noun: `1 file`, `2 files`. Every count that a text gives goes through this or [`agreed`].
-pub fn counted(count: impl Display, noun: &str) -> String {
+pub(crate) fn counted(count: impl Display, noun: &str) -> String {
     agreed(count, noun, &format!("{noun}s"))
 }
 
 /// A count with words that agree with it: `1 byte follows`, `2 bytes follow`.
-pub fn agreed(count: impl Display, one: &str, many: &str) -> String {
+pub(crate) fn agreed(count: impl Display, one: &str, many: &str) -> String {
     let count = count.to_string();
     let words = if count == "1" { one } else { many };
     format!("{count} {words}")
 }
 
 /// Bytes as GiB with two decimals, for texts; what would be hundredths of one, as [`shown`].
-pub fn gib(bytes: u64) -> String {
+pub(crate) fn gib(bytes: u64) -> String {
     if bytes < 10 << 20 { shown(bytes) } else { format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64) }
 }
 
 /// Bytes in GiB or MiB with two decimals; small sizes in KiB or bytes.
-pub fn shown(bytes: u64) -> String {
+pub(crate) fn shown(bytes: u64) -> String {
     let scaled = |shift: u32| bytes as f64 / (1u64 << shift) as f64;
     match bytes {
         0..1024 => format!("{bytes} B"),

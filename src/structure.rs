@@ -103,7 +103,9 @@ pub(crate) fn number<T: FromStr>(part: &str) -> Option<T> {
 
 /// True for the part of a name that is followed by the number of a layer.
 pub(crate) fn is_layer_list(part: &str) -> bool {
-    matches!(part, "layers" | "layer" | "h" | "blocks" | "block")
+    matches!(part, "layer" | "h" | "block" | "encoder" | "decoder")
+        || part.ends_with("layers")
+        || part.ends_with("blocks")
 }
 
 /// True for the tensors of an image, video or audio encoder.
@@ -166,12 +168,21 @@ pub fn natural(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// True for what decides which experts are chosen, how a state decays, and the sinks of attention. Classes keep them in
+/// True for what decides which experts are chosen, how a state decays, the sinks of attention, and the number that GPT-2's
+/// kind masks with (-1e9, beyond float16). Classes keep them in
 /// f32 (transformers: `_keep_in_fp32_modules_strict`; vLLM: parameters of type float32), for rounding would move tokens to
 /// other experts, and errors of a state add up.
 pub(crate) fn is_precise(name: &str) -> bool {
-    const PRECISE: [&str; 7] =
-        ["e_score_correction_bias", "expert_bias", "A_log", "dt_bias", "D", "attn_sink", "sinks"];
+    const PRECISE: [&str; 8] = [
+        "e_score_correction_bias",
+        "expert_bias",
+        "A_log",
+        "dt_bias",
+        "D",
+        "attn_sink",
+        "sinks",
+        "masked_bias",
+    ];
     let last = name.rsplit('.').next().unwrap_or(name);
     PRECISE.contains(&last) || name.ends_with(".ffn.gate.bias")
 }
@@ -262,6 +273,10 @@ mod tests {
             ("model.vision_tower.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight", Role::Tower),
             ("model.vision_tower_aux.vision_stages.2.blocks.1.gamma", Role::Tower),
             ("model.visual.blocks.0.attn.qkv.weight", Role::Tower),
+            ("model.decoder_layers.3.q_proj.weight", Role::Layer(3)),
+            ("text.transformer.resblocks.2.attn.in_proj_weight", Role::Layer(2)),
+            ("encoder.1.attn.q_proj.weight", Role::Layer(1)),
+            ("encoder.norm.weight", Role::Final),
         ] {
             assert_eq!(role_of(name), role, "{name}");
         }

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 pub use safetensors::Dtype;
 
 /// Longest tensor name accepted, in bytes. Real names stay below 200; the limit keeps error texts readable.
-pub const MAX_NAME_LEN: usize = 1024;
+pub(crate) const MAX_NAME_LEN: usize = 1024;
 
 /// Most dimensions accepted. Model weights have at most five (3-D convolutions).
-pub const MAX_RANK: usize = 8;
+pub(crate) const MAX_RANK: usize = 8;
 
 /// Largest single dimension accepted when another dimension is zero (then no product bounds it).
-pub const MAX_DIM: u64 = 1 << 48;
+pub(crate) const MAX_DIM: u64 = 1 << 48;
 
 /// The name of a tensor: not empty, no control characters, at most [`MAX_NAME_LEN`] bytes.
 ///
@@ -69,7 +69,7 @@ impl From<TensorName> for String {
     }
 }
 
-/// Bytes that `shape` takes at `dtype`; `None` on overflow, on a dimension above [`MAX_DIM`], or where the
+/// Bytes that `shape` takes at `dtype`; `None` on overflow, on a dimension above `MAX_DIM`, or where the
 /// bits do not fill whole bytes. A zero dimension gives 0 wherever it is.
 pub fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     if shape.iter().any(|&dim| dim > MAX_DIM) {
@@ -81,7 +81,7 @@ pub fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
 }
 
 /// Product of the dimensions (1 for a 0-d tensor); `None` on overflow. Zero if any dimension is zero.
-pub fn element_count(shape: &[u64]) -> Option<u64> {
+pub(crate) fn element_count(shape: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         return Some(0);
     }
@@ -89,7 +89,7 @@ pub fn element_count(shape: &[u64]) -> Option<u64> {
 }
 
 /// Bytes of one element, for types of whole bytes; `None` for the packed 4- and 6-bit types.
-pub fn element_len(dtype: Dtype) -> Option<u64> {
+pub(crate) fn element_len(dtype: Dtype) -> Option<u64> {
     let bits = dtype.bitsize() as u64;
     bits.is_multiple_of(8).then_some(bits / 8)
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::thread::{Builder, Scope};
 
 /// The threads asked for, at least one, or one for each core.
-pub fn count(asked: Option<usize>) -> usize {
+pub(crate) fn count(asked: Option<usize>) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     asked.map_or_else(cores, |count| count.max(1))
 }
@@ -14,7 +14,7 @@ pub fn count(asked: Option<usize>) -> usize {
 ///
 /// # Errors
 /// The system's, where it starts no more threads.
-pub fn pool(count: usize) -> io::Result<rayon::ThreadPool> {
+pub(crate) fn pool(count: usize) -> io::Result<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().num_threads(count).build().map_err(|error| {
         let code = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
         code.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error)
@@ -34,7 +34,7 @@ pub(crate) fn on_many<F: Fn() + Copy + Send>(others: usize, work: F) {
 }
 
 /// True where the system starts a thread now, for libraries that take it for granted.
-pub fn can_start() -> bool {
+pub(crate) fn can_start() -> bool {
     Builder::new().spawn(|| {}).is_ok()
 }
 

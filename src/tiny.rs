@@ -23,16 +23,16 @@ use crate::tensor::Dtype;
 use crate::torch_zip::{self, NewStorage, NewTensor};
 
 /// The alias that means this checkpoint, where no folder has that name.
-pub const ALIAS: &str = "tiny";
+pub(crate) const ALIAS: &str = "tiny";
 
 /// Name of its bundles before the scheme's suffix: MGM takes it for Llama's class.
-pub const BUNDLE_NAME: &str = "MGM-7B-tiny";
+pub(crate) const BUNDLE_NAME: &str = "MGM-7B-tiny";
 
 /// Its config.json.
-pub const CONFIG: &str = include_str!("tiny/config.json");
+pub(crate) const CONFIG: &str = include_str!("tiny/config.json");
 
 /// Seed of the checkpoint that the alias means; another one would be another model.
-pub const SEED: u64 = 7;
+pub(crate) const SEED: u64 = 7;
 
 /// Folder of the CLIP tower, as config.json has it.
 const CLIP_DIR: &str = "model_zoo/OpenAI/clip-vit-large-patch14-336";

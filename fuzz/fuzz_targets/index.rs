@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mgpack::checkpoint::index::{ShardKind, parse};
+use mgpack::internals::checkpoint::index::{ShardKind, parse};
 
 fuzz_target!(|text: &[u8]| {
     let Ok(index) = parse(text, ShardKind::Safetensors) else { return };

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mgpack::manifest::{Manifest, sums};
+use mgpack::internals::manifest::{Manifest, sums};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(manifest) = Manifest::from_bytes(bytes) else { return };

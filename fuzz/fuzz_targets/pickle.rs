@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mgpack::checkpoint::torch::probe_pickle;
+use mgpack::internals::checkpoint::torch::probe_pickle;
 
 fuzz_target!(|text: &[u8]| {
     let _ = probe_pickle(text, vec![7; 4096]);

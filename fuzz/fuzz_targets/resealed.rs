@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use mgpack::digest::Digest;
-use mgpack::environment::requirements_txt;
-use mgpack::manifest::{Manifest, to_canonical};
+use mgpack::Digest;
+use mgpack::internals::environment::requirements_txt;
+use mgpack::internals::manifest::{Manifest, to_canonical};
 use serde_json::Value;
 
 const GOOD: &str = include_str!("../../formats/examples/accepted/manifest-mgm-int8.json");

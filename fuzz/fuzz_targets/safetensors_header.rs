@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mgpack::checkpoint::safetensors::parse;
-use mgpack::tensor::byte_len;
+use mgpack::internals::checkpoint::safetensors::parse;
+use mgpack::internals::tensor::byte_len;
 
 fuzz_target!(|input: &[u8]| {
     let Some((len, text)) = input.split_first_chunk() else { return };

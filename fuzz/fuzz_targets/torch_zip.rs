@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mgpack::checkpoint::torch::probe;
+use mgpack::internals::checkpoint::torch::probe;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = probe(bytes.to_vec());

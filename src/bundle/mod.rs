@@ -16,10 +16,12 @@ mod verify;
 
 pub(crate) use contents::BundleFolder;
 pub use finding::{Finding, FindingKind};
-pub use naming::{full_path, misnamed, misnamed_as_given};
+pub(crate) use naming::{full_path, misnamed, misnamed_as_given};
+pub use open::Bundle;
 pub(crate) use open::Coded;
-pub use open::{Bundle, Weight, weights};
-pub use replace::may_replace;
+pub(crate) use open::{Weight, weights};
+pub(crate) use replace::may_replace;
 pub use small::{SMALL_LEN, verify_small};
 pub(crate) use verify::examine;
-pub use verify::{Verification, is_at, read_manifest, verify};
+pub(crate) use verify::is_at;
+pub use verify::{Verification, read_manifest, verify};

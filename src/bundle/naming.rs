@@ -11,17 +11,17 @@ use crate::manifest::Manifest;
 /// What MGM's loader makes of the name of the bundle's folder, where that is not the bundle's class.
 ///
 /// `dir`: any path to the folder; a link has its own name, as it has for MGM. `None` for bundles that are no MGM family's.
-pub fn misnamed(manifest: &Manifest, dir: &Path) -> Option<Misnamed> {
+pub(crate) fn misnamed(manifest: &Manifest, dir: &Path) -> Option<Misnamed> {
     of_path(manifest, &full_path(dir))
 }
 
 /// The same for the path as it was typed, from which MGM's command line (`--model-path`) takes the name: `.` has none.
-pub fn misnamed_as_given(manifest: &Manifest, dir: &Path) -> Option<Misnamed> {
+pub(crate) fn misnamed_as_given(manifest: &Manifest, dir: &Path) -> Option<Misnamed> {
     of_path(manifest, &dir.to_string_lossy())
 }
 
 /// The folder's path from the root, with the name that it is given here: a link at its end is kept.
-pub fn full_path(dir: &Path) -> String {
+pub(crate) fn full_path(dir: &Path) -> String {
     let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     // Only the file system knows what `..` leads to.
     let real = match (full.parent(), full.file_name()) {

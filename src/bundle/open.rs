@@ -46,7 +46,7 @@ pub struct Weight<'a> {
 }
 
 /// Every tensor of the checkpoint that a manifest describes, in layer order.
-pub fn weights(manifest: &Manifest) -> impl Iterator<Item = Weight<'_>> + Clone {
+pub(crate) fn weights(manifest: &Manifest) -> impl Iterator<Item = Weight<'_>> + Clone {
     let codec = manifest.scheme.name.codec();
     let together = manifest.tensors.chunk_by(|a, b| a.source == b.source);
     together.filter_map(move |parts| Some(Weight { name: &parts.first()?.source, parts, codec }))

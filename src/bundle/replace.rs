@@ -17,7 +17,7 @@ const SHOWN: usize = 5;
 ///
 /// # Errors
 /// [`Error::Io`] where the system could not read it. [`OutputError::NotOurs`] with the names that are in the way, or with the reason why this is no bundle.
-pub fn may_replace(dir: &Path) -> Result<()> {
+pub(crate) fn may_replace(dir: &Path) -> Result<()> {
     let refused = |why: String| Err(OutputError::NotOurs { path: dir.to_owned(), why }.into());
     match dir.symlink_metadata() {
         Ok(meta) if meta.is_dir() => {}

@@ -128,7 +128,7 @@ fn unopened(path: &Path, cause: io::Error, what: &str) -> Error {
 ///
 /// # Errors
 /// [`Error::Io`] where that cannot be read.
-pub fn is_at(path: &Path) -> Result<bool> {
+pub(crate) fn is_at(path: &Path) -> Result<bool> {
     let failed = |cause| IoError::new("looking for a manifest", path, cause);
     Ok(manifest::is_in(path).map_err(failed)?)
 }

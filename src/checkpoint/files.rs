@@ -20,10 +20,10 @@ use super::{SkipReason, Skipped};
 use crate::error::{Change, CheckpointError, Error, IoError, NodeKind, Result};
 
 /// Most files listed. The largest hub repositories have some thousands; a home folder has more than this.
-pub const MAX_FILES: usize = 100_000;
+pub(crate) const MAX_FILES: usize = 100_000;
 
 /// Deepest nesting listed.
-pub const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 
 /// What shows that a file is still the one that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

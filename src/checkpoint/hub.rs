@@ -67,13 +67,6 @@ impl HubCache {
     ///
     /// # Errors
     /// [`CacheError::NoCacheFolder`] where no value says.
-    ///
-    /// ```
-    /// # use mgpack::checkpoint::hub::HubCache;
-    /// let cache = HubCache::from_env(|name| (name == "HF_HOME").then(|| "/data/hf".into()))?;
-    /// assert_eq!(cache.dir(), std::path::Path::new("/data/hf/hub"));
-    /// # Ok::<(), mgpack::Error>(())
-    /// ```
     pub fn from_env(var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let dir = hub_path(&var, "HF_HUB_CACHE")
             .or_else(|| hub_path(&var, "HUGGINGFACE_HUB_CACHE"))

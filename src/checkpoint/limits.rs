@@ -5,10 +5,10 @@
 use crate::error::OverLimit;
 
 /// Most tensors of a checkpoint. The largest models have some 200,000.
-pub const MAX_TENSORS: u64 = 1_000_000;
+pub(crate) const MAX_TENSORS: u64 = 1_000_000;
 
 /// Most bytes of headers, index, pickles and zip directories of a checkpoint, together. 200,000 tensors take 40 MB.
-pub const MAX_TEXT_LEN: u64 = 256 << 20;
+pub(crate) const MAX_TEXT_LEN: u64 = 256 << 20;
 
 /// Bytes of memory that a tensor takes from the header to the manifest, and more than any was seen to take.
 pub(crate) const TENSOR_LEN: u64 = 4096;

@@ -16,7 +16,7 @@ pub mod hub;
 pub mod index;
 mod json;
 mod limits;
-pub mod needed;
+pub(crate) mod needed;
 mod notice;
 pub mod safetensors;
 mod shards;
@@ -39,15 +39,15 @@ use beside::Sets;
 use files::{Fingerprint, Found, Root};
 use index::{ShardKind, TORCH_INDEX_NAME};
 
-pub use ahead::Ahead;
-pub use files::{MAX_DEPTH, MAX_FILES};
+pub(crate) use ahead::Ahead;
 pub use folder::Folder;
+pub(crate) use limits::Limits;
 pub(crate) use limits::TENSOR_LEN;
-pub use limits::{Limits, MAX_TENSORS, MAX_TEXT_LEN};
-pub use notice::{Notice, SkipReason, Skipped};
+pub(crate) use notice::Skipped;
+pub use notice::{Notice, SkipReason};
 
 /// Longest `config.json` accepted, in bytes. Real ones have some thousands.
-pub const MAX_CONFIG_LEN: u64 = 4 << 20;
+pub(crate) const MAX_CONFIG_LEN: u64 = 4 << 20;
 
 /// One checkpoint on disk: its metadata, and the weights' files held open.
 #[derive(Debug)]
@@ -231,7 +231,7 @@ impl Checkpoint {
         &self.root.given
     }
 
-    /// The text of `config.json`, if there is one; at most [`MAX_CONFIG_LEN`] bytes, not yet parsed.
+    /// The text of `config.json`, if there is one; at most `MAX_CONFIG_LEN` bytes, not yet parsed.
     pub fn config(&self) -> Option<&str> {
         self.config.as_deref()
     }
@@ -407,7 +407,7 @@ fn read_config(root: &Root) -> Result<String> {
 ///
 /// # Errors
 /// [`CheckpointError`] where it cannot be read, [`ConvertError::BadJson`] where it is no JSON.
-pub fn config_of(dir: &Path) -> Result<Value> {
+pub(crate) fn config_of(dir: &Path) -> Result<Value> {
     config_text_of(dir)?.map_or(Ok(Value::Null), |text| parse_config(&text))
 }
 

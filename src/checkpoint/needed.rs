@@ -16,14 +16,14 @@ const TOKENIZERS: [&str; 6] =
     ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model"];
 
 /// The files of a checkpoint among `paths`: texts in the order given, then the preferred weights.
-pub fn checkpoint_files<'a>(paths: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn checkpoint_files<'a>(paths: &[&'a str]) -> Vec<&'a str> {
     let weights = weight_sets(paths).into_iter().next().unwrap_or_default();
     files_with(paths, weights)
 }
 
 /// The files of a checkpoint among `paths` that are not there. A set of weights that has begun counts as the
 /// one that is wanted, unless a preferred one has begun too.
-pub fn missing_files<'a>(paths: &[&'a str], is_there: impl Fn(&str) -> bool) -> Vec<&'a str> {
+pub(crate) fn missing_files<'a>(paths: &[&'a str], is_there: impl Fn(&str) -> bool) -> Vec<&'a str> {
     let mut sets = weight_sets(paths);
     let has_begun = |set: &Vec<&str>| {
         let index = set.first().and_then(|shard| index_of(shard));
@@ -35,7 +35,7 @@ pub fn missing_files<'a>(paths: &[&'a str], is_there: impl Fn(&str) -> bool) -> 
 }
 
 /// True where a file of a tokenizer is among `paths`.
-pub fn has_tokenizer<'a>(mut paths: impl Iterator<Item = &'a str>) -> bool {
+pub(crate) fn has_tokenizer<'a>(mut paths: impl Iterator<Item = &'a str>) -> bool {
     paths.any(|path| TOKENIZERS.contains(&path) || path.ends_with(".tiktoken"))
 }
 
@@ -109,7 +109,7 @@ fn shard_number_of(name: &str) -> Option<(&str, u32)> {
 }
 
 /// All shards of the set that `path` is one of by its name, at most `limit`.
-pub fn sibling_shards(path: &str, limit: u32) -> Vec<String> {
+pub(crate) fn sibling_shards(path: &str, limit: u32) -> Vec<String> {
     let Some((stem, ending, count)) = shard_number(path) else { return Vec::new() };
     let name = |number| format!("{stem}-{number:05}-of-{count:05}.{ending}");
     (1..=count.min(limit)).map(name).collect()

@@ -76,6 +76,11 @@ fn show_plan(conversion: &Conversion, as_json: bool) -> Result<Verdict> {
 fn show_plan_text(conversion: &Conversion) {
     let mut screen = ui::Screen::new();
     screen.toned(Tone::Strong, &title(conversion));
+    let lists = conversion.plan.layer_lists();
+    let lists: Vec<String> = lists.iter().map(|(list, count)| format!("{list} ({count})")).collect();
+    if !lists.is_empty() {
+        screen.labelled(Tone::Label, "decoder layers", &lists.join(", "));
+    }
     for notice in &conversion.notices {
         screen.labelled(Tone::Doubtful, "note", notice);
     }

@@ -17,7 +17,7 @@ use crate::error::{DeviceMapError, Exception};
 use crate::size::gib;
 
 /// Name and version of this planner.
-pub const ACCELERATE: (&str, u32) = ("accelerate-0.25-sequential", 1);
+pub(crate) const ACCELERATE: (&str, u32) = ("accelerate-0.25-sequential", 1);
 
 /// A device as the caller of accelerate writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,10 +18,10 @@ pub struct GpuTable {
 }
 
 impl MemoryTable {
-    /// Reads a table, as [`GpuTable::parse`].
+    /// Reads a table: `2x24GiB`, `0=22GiB,1=24GiB`, `2xRTX-4090`.
     ///
     /// # Errors
-    /// As [`GpuTable::parse`].
+    /// [`DeviceMapError::BadMemoryTable`]; [`DeviceMapError::UnknownGpu`].
     pub fn parse(text: &str) -> Result<Self, DeviceMapError> {
         GpuTable::parse(text).map(|table| table.memory)
     }

@@ -27,22 +27,26 @@ use serde::{Deserialize, Serialize};
 use crate::names::{Line, ModuleName, Word, of_module, text_of};
 use crate::structure::{Role, role_of_module};
 
-pub use crate::device::{Device, MAX_DEVICES, MemoryTable};
-pub use crate::error::{Exception, Remedy};
-pub use accelerate::{ACCELERATE, MaxMemory, MemoryKey, MemorySize, plan_accelerate};
-pub use decoder::{Classes, Decoder};
-pub use memory::{GpuTable, parse_size};
-pub use mgm::{MGM, plan_mgm};
-pub use models::{
-    ModelConfig, TreeKind, Vision, build_tree, no_split_classes, not_converted, tree_of_config,
-};
-pub use profile::{Profile, ProfileMemory};
-pub use reserves::{
-    Alternatives, IMAGE_TOKENS, IMAGE_TOKENS_HD, LongestContext, Reserves, Working, Workload,
-};
-pub use rules::{BrokenRule, broken_rules};
+pub use crate::device::{Device, MemoryTable};
+pub use crate::error::Remedy;
+pub(crate) use accelerate::ACCELERATE;
+pub use accelerate::{MaxMemory, MemoryKey, MemorySize, plan_accelerate};
+pub(crate) use decoder::Classes;
+pub use decoder::Decoder;
+pub(crate) use memory::GpuTable;
+pub use memory::parse_size;
+pub use mgm::plan_mgm;
+pub(crate) use models::tree_of_config;
+pub use models::{ModelConfig, TreeKind, Vision, build_tree, no_split_classes};
+pub use profile::Profile;
+pub(crate) use profile::ProfileMemory;
+pub(crate) use reserves::IMAGE_TOKENS_HD;
+pub(crate) use reserves::LongestContext;
+pub use reserves::{Alternatives, IMAGE_TOKENS, Reserves, Working, Workload};
+pub(crate) use rules::BrokenRule;
+pub use rules::broken_rules;
 pub use tree::{ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor, torch_dtype};
-pub use working::{Attention, Encoders, Prompt};
+pub use working::{Attention, Encoders};
 
 /// One unit that a planner places whole.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::size::counted;
 pub const IMAGE_TOKENS: u64 = 576;
 
 /// Image tokens that one picture adds in the HD variants: four tiles and the whole picture, 576 each.
-pub const IMAGE_TOKENS_HD: u64 = 5 * IMAGE_TOKENS;
+pub(crate) const IMAGE_TOKENS_HD: u64 = 5 * IMAGE_TOKENS;
 
 /// Tokens up to which a longest context is looked for where config.json has no positions.
 const MOST_CONTEXT: u64 = 1 << 20;
@@ -65,7 +65,7 @@ pub struct Workload {
     pub attention: Attention,
     /// Text tokens, prompt and answer together.
     pub context: u64,
-    /// Image tokens that come on top: [`IMAGE_TOKENS`] per picture, or [`IMAGE_TOKENS_HD`].
+    /// Image tokens that come on top: [`IMAGE_TOKENS`] per picture, or `IMAGE_TOKENS_HD`.
     pub image_tokens: u64,
     /// Sequences at a time.
     pub batch: u64,

@@ -11,7 +11,7 @@ const MGM_LOADER: &str = "mgm.model.builder";
 
 /// The modules that a bundle's client is made of, in the order in which they are imported. Those that are not installed are
 /// left out: that is a finding already. MGM comes last, and only where it has all that it imports.
-pub fn modules(manifest: &Manifest, python: &Python) -> Vec<String> {
+pub(crate) fn modules(manifest: &Manifest, python: &Python) -> Vec<String> {
     let packages =
         manifest.requirements.iter().map(|need| need.package.as_str()).filter(|name| *name != "python");
     let (there, absent): (Vec<&str>, Vec<&str>) =
@@ -36,7 +36,7 @@ fn module_of(package: &str) -> String {
 }
 
 /// One finding for each reason for which modules do not import, with the modules that share it.
-pub fn failed(manifest: &Manifest, python: &Python, imports: &Imports) -> Vec<Problem> {
+pub(crate) fn failed(manifest: &Manifest, python: &Python, imports: &Imports) -> Vec<Problem> {
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for (module, raised) in &imports.failed {
         // A chain of imports ends in one cause, in the last line; each link says so in words of its own.
@@ -73,7 +73,7 @@ pub fn failed(manifest: &Manifest, python: &Python, imports: &Imports) -> Vec<Pr
 
 /// A finding where an int8 bundle of MGM meets no GPU: the versions of transformers that run MGM use bitsandbytes with
 /// CUDA only, and `mgpack.load` refuses it likewise. `imports`: what torch says, where it was asked.
-pub fn int8_without_gpu(
+pub(crate) fn int8_without_gpu(
     manifest: &Manifest,
     devices: &Devices,
     imports: Option<&Imports>,

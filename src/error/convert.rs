@@ -62,10 +62,13 @@ impl Explain for ConvertError {
             Self::Overflow { tensor, value, element, dtype } => {
                 what(format!("tensor `{tensor}` holds {value} at element {element}, beyond the range of {dtype}"))
                     .why("it would become infinite in the bundle")
-                    .help(
+                    .help(if is_statistic(tensor) {
+                        format!("‹ignore=\"{tensor}\"› keeps its type: a statistic that is cut off is a wrong one")
+                    } else {
                         "‹on_overflow=\"clamp\"› writes the largest finite value, ‹on_overflow=\"inf\"› keeps the \
-                         infinity, ‹scheme=\"bf16\"› has the widest range",
-                    )
+                         infinity, ‹scheme=\"bf16\"› has the widest range"
+                            .to_owned()
+                    })
                     .refused()
             }
             Self::BadJson { file, why } => what(format!("{file} is not a JSON object")).why(why),
@@ -103,4 +106,13 @@ impl Explain for ConvertError {
                 .help("give another folder with ‹towers›, or copy it as it is with ‹keep_towers=true›"),
         }
     }
+}
+
+/// True for what a layer has measured, such as the running variance of a batch norm.
+fn is_statistic(tensor: &str) -> bool {
+    let last = tensor.rsplit('.').next().unwrap_or(tensor);
+    last.starts_with("running_")
+        || last.ends_with("_var")
+        || last.ends_with("_mean")
+        || last.ends_with("_std")
 }

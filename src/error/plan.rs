@@ -13,6 +13,8 @@ use crate::size::counted;
 pub enum PlanError {
     /// `nearest`: the name of a tensor or module that is most like the pattern.
     IgnoreMatchesNothing { pattern: String, nearest: Option<String> },
+    /// `ignored`: a module that stays float by the pattern; `rest`: those that clients hold with it as one.
+    SplitGroup { pattern: String, ignored: String, rest: Vec<String> },
     /// A pattern is not a regular expression.
     BadPattern { pattern: String, source: Box<regex::Error> },
     /// The checkpoint holds no tensor.
@@ -56,6 +58,12 @@ impl Explain for PlanError {
                         Some(name) => format!("did you mean `{name}`? ‹inspect()› lists the names"),
                         None => "‹inspect()› lists the names of a checkpoint".to_owned(),
                     })
+            }
+            Self::SplitGroup { pattern, ignored, rest } => {
+                what(format!("the pattern `{pattern}` leaves `{ignored}` float, and not {}", listed(rest)))
+                    .place("‹ignore›")
+                    .why("vLLM holds these as one linear, which has one scheme")
+                    .help("ignore all of them, or none")
             }
             Self::BadPattern { pattern, source } => {
                 // The parser draws the pattern with a mark below it; its last line says what is wrong.
@@ -118,4 +126,12 @@ impl Explain for PlanError {
             Self::TooLarge { name } => what(format!("tensor `{name}` is too large to be written")),
         }
     }
+}
+
+/// Names as a text lists them, the first few.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", shown.join(" and "))
 }

@@ -35,7 +35,7 @@ pub(super) fn tower(listing: &Listing, tower: &Tower) -> Vec<HubFile> {
 }
 
 /// True where `pattern`, in which `*` matches any run of characters, fits the whole of `path`.
-pub fn fits(pattern: &str, path: &str) -> bool {
+pub(crate) fn fits(pattern: &str, path: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = path.strip_prefix(first) else { return false };

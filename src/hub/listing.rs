@@ -15,7 +15,7 @@ const MAX_PATH_LEN: usize = 1024;
 
 /// One revision of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The commit: 40 lower-case hexadecimal digits.
     pub commit: String,
     /// Its files.

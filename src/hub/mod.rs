@@ -31,10 +31,10 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub use choice::fits;
-pub use download::Download;
-pub use listing::{BlobHash, HubFile, Listing};
-pub use stream::{Arrivals, Stream};
+pub(crate) use choice::fits;
+pub(crate) use download::Download;
+pub(crate) use listing::{HubFile, Listing};
+pub(crate) use stream::Stream;
 
 use crate::checkpoint::hub::{HubCache, checked_revision};
 use crate::disk;
@@ -48,7 +48,7 @@ use patience::{Halt, Patience, TICK};
 use store::{Store, io_error};
 
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
-pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+pub(crate) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Files fetched at once.
 const PARALLEL: usize = 4;
@@ -63,7 +63,7 @@ const MAX_STALL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is wanted of a repository.
 #[derive(Clone, Copy, Debug)]
-pub enum Wanted<'a> {
+pub(crate) enum Wanted<'a> {
     /// A checkpoint: weights in one format, config, tokenizer, texts.
     Checkpoint,
     /// One of MGM's towers: what MGM opens.
@@ -78,14 +78,14 @@ pub enum Wanted<'a> {
 }
 
 /// The hub, and the cache that its files go to.
-pub struct Hub {
+pub(crate) struct Hub {
     client: Client,
     endpoint: String,
     cache: HubCache,
 }
 
 /// True where the environment forbids the network: `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`.
-pub fn is_offline(var: impl Fn(&str) -> Option<OsString>) -> bool {
+pub(crate) fn is_offline(var: impl Fn(&str) -> Option<OsString>) -> bool {
     ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().any(|name| is_true(var(name)))
 }
 
@@ -101,7 +101,7 @@ impl Hub {
     /// # Errors
     /// [`HubError::BadEndpoint`]; [`HubError::BadToken`]; [`crate::Error::Io`] for certificates and tokens that cannot be
     /// read.
-    pub fn from_env(cache: HubCache, var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+    pub(crate) fn from_env(cache: HubCache, var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let text = |name: &str| {
             let text = var(name)?.to_string_lossy().into_owned();
             Some(text).filter(|text| !text.trim().is_empty())
@@ -118,7 +118,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::NoSpace`] with the shortfall.
-    pub fn check_space(&self, needed: u64) -> Result<()> {
+    pub(crate) fn check_space(&self, needed: u64) -> Result<()> {
         let dir = self.cache.dir();
         let free = disk::free(dir).map_err(io_error("asking for the free space", dir))?;
         if free < needed {
@@ -131,7 +131,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError`] for whatever the hub answers but a sound listing; the cache's errors for bad names.
-    pub fn plan(
+    pub(crate) fn plan(
         &self,
         repo_id: &str,
         revision: Option<&str>,

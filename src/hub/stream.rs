@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(100);
 const MAX_TEXT_LEN: u64 = 16 << 20;
 
 /// A download whose files of weights come later.
-pub struct Stream<'a> {
+pub(crate) struct Stream<'a> {
     download: Download<'a>,
     ahead: Option<Ahead>,
 }
@@ -46,7 +46,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// [`HubError::NotStreamable`] where the weights are torch files; all that fetching can meet.
-    pub fn open(
+    pub(crate) fn open(
         download: Download<'a>,
         limits: Limits,
         progress: &dyn Progress,
@@ -66,7 +66,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// As [`Stream::open`].
-    pub fn preview(
+    pub(crate) fn preview(
         download: Download<'a>,
         limits: Limits,
         progress: &dyn Progress,
@@ -92,7 +92,7 @@ impl<'a> Stream<'a> {
     }
 
     /// The download.
-    pub fn download(&self) -> &Download<'a> {
+    pub(crate) fn download(&self) -> &Download<'a> {
         &self.download
     }
 
@@ -100,14 +100,14 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// As [`Checkpoint::open_awaiting`].
-    pub fn checkpoint(&mut self) -> Result<Checkpoint> {
+    pub(crate) fn checkpoint(&mut self) -> Result<Checkpoint> {
         let ahead = self.ahead.take().unwrap_or_else(|| Ahead::within(Limits::default()));
         Checkpoint::open_awaiting(&self.download.snapshot().dir, ahead)
     }
 
     /// Bytes that are yet to be fetched, without what an earlier run left of them. `reads`: numbers of the files that
     /// each shard reads.
-    pub fn awaited_len(&self, checkpoint: &Checkpoint, reads: &[Vec<usize>]) -> u64 {
+    pub(crate) fn awaited_len(&self, checkpoint: &Checkpoint, reads: &[Vec<usize>]) -> u64 {
         let listed = self.listed(checkpoint);
         let awaited = order(reads).into_iter().filter(|file| !checkpoint.is_here(*file));
         awaited.filter_map(|file| *listed.get(file)?).map(|file| self.download.store.left(file)).sum()
@@ -122,7 +122,7 @@ impl<'a> Stream<'a> {
 
     /// Bytes that files yet to come take in the cache at once, at most. `discard`: each is removed after the last
     /// shard that reads it.
-    pub fn room(&self, checkpoint: &Checkpoint, reads: &[Vec<usize>], discard: bool) -> u64 {
+    pub(crate) fn room(&self, checkpoint: &Checkpoint, reads: &[Vec<usize>], discard: bool) -> u64 {
         if !discard {
             return self.awaited_len(checkpoint, reads);
         }
@@ -137,7 +137,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// What kept a file from coming, else what `work` returns.
-    pub fn run<T>(
+    pub(crate) fn run<T>(
         &self,
         checkpoint: &Checkpoint,
         reads: &[Vec<usize>],
@@ -297,7 +297,7 @@ impl Shared {
 }
 
 /// The files as they come.
-pub struct Arrivals<'a> {
+pub(crate) struct Arrivals<'a> {
     download: &'a Download<'a>,
     checkpoint: &'a Checkpoint,
     listed: Vec<Option<&'a HubFile>>,

@@ -16,10 +16,10 @@ use std::fmt;
 use crate::tensor::Float;
 
 /// Lanes of the sums behind the error figures; part of the format (the figures are sealed).
-pub const SUM_LANES: usize = 16;
+pub(crate) const SUM_LANES: usize = 16;
 
 /// Elements summed in f32 before the lanes go to f64; part of the format.
-pub const SUM_BLOCK: usize = 256;
+pub(crate) const SUM_BLOCK: usize = 256;
 
 const _: () = assert!(SUM_BLOCK.is_multiple_of(SUM_LANES));
 

@@ -18,7 +18,11 @@ use crate::tiny::{self, BUNDLE_NAME, SEED, TinyFile};
 ///
 /// # Errors
 /// [`crate::error::IoError`], and those of [`crate::output`].
-pub fn tiny(var: impl Fn(&str) -> Option<OsString>, cwd: &Path, progress: &dyn Progress) -> Result<Located> {
+pub(crate) fn tiny(
+    var: impl Fn(&str) -> Option<OsString>,
+    cwd: &Path,
+    progress: &dyn Progress,
+) -> Result<Located> {
     let dir = cached(&var, cwd);
     let files = tiny::files(SEED);
     if !is_as_written(&dir, &files) {
@@ -41,7 +45,7 @@ pub fn tiny(var: impl Fn(&str) -> Option<OsString>, cwd: &Path, progress: &dyn P
 ///
 /// # Errors
 /// As [`tiny()`]; those of `read`.
-pub fn borrow_tiny<T>(
+pub(crate) fn borrow_tiny<T>(
     var: impl Fn(&str) -> Option<OsString>,
     cwd: &Path,
     progress: &dyn Progress,

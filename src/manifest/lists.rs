@@ -8,9 +8,9 @@ use crate::checkpoint::index::INDEX_NAME;
 use crate::device::Device;
 
 /// Name of the first device map in a bundle.
-pub const DEVICE_MAP_NAME: &str = "device_map.json";
+pub(crate) const DEVICE_MAP_NAME: &str = "device_map.json";
 /// Name of the list of requirements in a bundle.
-pub const REQUIREMENTS_NAME: &str = "requirements.txt";
+pub(crate) const REQUIREMENTS_NAME: &str = "requirements.txt";
 
 /// The content of SHA256SUMS: what `sha256sum -c --strict` reads. Lists every file but itself (and the
 /// manifest and signature, which are not in `files`).
@@ -26,7 +26,7 @@ pub fn sums(files: &[FileRecord]) -> String {
 ///
 /// # Errors
 /// serde_json's.
-pub fn index_json<'a>(
+pub(crate) fn index_json<'a>(
     total_size: u64,
     weight_map: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> serde_json::Result<Vec<u8>> {
@@ -40,7 +40,7 @@ pub fn index_json<'a>(
 ///
 /// # Errors
 /// serde_json's.
-pub fn device_map_json(map: Option<&IndexMap<String, Device>>) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn device_map_json(map: Option<&IndexMap<String, Device>>) -> serde_json::Result<Vec<u8>> {
     to_canonical(&map)
 }
 

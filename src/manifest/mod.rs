@@ -28,30 +28,31 @@ use crate::scheme::{Layout, OnOverflow, PartKind, Scheme};
 use crate::tensor::{Dtype, TensorName};
 
 pub use canonical::to_canonical;
-pub use lists::{DEVICE_MAP_NAME, REQUIREMENTS_NAME, device_map_json, index_json, sums};
-pub use rules::Contradiction;
+pub use lists::sums;
+pub(crate) use lists::{DEVICE_MAP_NAME, REQUIREMENTS_NAME, device_map_json, index_json};
+pub(crate) use rules::Contradiction;
 pub(crate) use rules::is_shard;
 
 /// Name of the manifest in a bundle.
-pub const MANIFEST_NAME: &str = "mgpack.json";
+pub(crate) const MANIFEST_NAME: &str = "mgpack.json";
 /// Name of the list of digests in a bundle.
 pub const SUMS_NAME: &str = "SHA256SUMS";
 /// Name of a later signature over a bundle.
-pub const SIGNATURE_NAME: &str = "model.sig";
+pub(crate) const SIGNATURE_NAME: &str = "model.sig";
 /// Version of the bundle format that is written.
-pub const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// The oldest version that is read.
 const OLDEST_VERSION: u32 = 1;
 /// How every manifest begins.
 const HEAD: &str = "{\n  \"format_version\":";
 /// Largest manifest read, in bytes. 8x7B's has 3,000 tensors and takes 2 MB.
-pub const MAX_MANIFEST_LEN: u64 = 256 << 20;
+pub(crate) const MAX_MANIFEST_LEN: u64 = 256 << 20;
 
 /// True where a folder holds what begins as every manifest does: another file of this name makes no bundle.
 ///
 /// # Errors
 /// The system's, and where it is no regular file: what cannot be read does not count as absent.
-pub fn is_in(folder: &Path) -> io::Result<bool> {
+pub(crate) fn is_in(folder: &Path) -> io::Result<bool> {
     is_one(regular::open(&folder.join(MANIFEST_NAME)))
 }
 
@@ -315,7 +316,7 @@ impl Manifest {
     /// Reads a manifest and insists on its canonical form.
     ///
     /// # Errors
-    /// [`ManifestFault`] for JSON that is not a manifest, another format version, or another form.
+    /// `ManifestFault` for JSON that is not a manifest, another format version, or another form.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestFault> {
         #[derive(Deserialize)]
         struct Version {

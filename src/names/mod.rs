@@ -11,6 +11,7 @@ mod path;
 mod text;
 
 pub(crate) use checked::checked_text;
-pub use package::{PackageName, Pin, Range};
-pub use path::{BundleName, BundlePath, Clash, SourcePath, clash};
-pub use text::{Commit, FamilyName, HubId, Line, ModuleName, Word, of_module, only_lines, text_of};
+pub(crate) use package::{PackageName, Pin, Range};
+pub(crate) use path::{BundleName, BundlePath, Clash, SourcePath, clash};
+pub use text::FamilyName;
+pub(crate) use text::{Commit, HubId, Line, ModuleName, Word, of_module, only_lines, text_of};

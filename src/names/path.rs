@@ -78,7 +78,7 @@ fn is_device(part: &str) -> bool {
 
 /// Two paths of one bundle that cannot lie beside each other everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Clash<'a> {
+pub(crate) enum Clash<'a> {
     /// They differ by letter case alone, or not at all.
     Case(&'a str, &'a str),
     /// The second would lie in the first, which is a file.
@@ -87,7 +87,7 @@ pub enum Clash<'a> {
 
 /// The first clash among the paths of a bundle, compared after lower-casing, their folders too; `None` where all can lie
 /// side by side.
-pub fn clash<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<Clash<'a>> {
+pub(crate) fn clash<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<Clash<'a>> {
     let mut folded = BTreeMap::new();
     for path in paths {
         if let Some(first) = folded.insert(path.to_lowercase(), path) {

@@ -89,7 +89,7 @@ fn is_module(text: &str) -> bool {
 ///
 /// # Errors
 /// The deserializer's, and for a text of another form.
-pub fn text_of<'de, T: Deserialize<'de> + Into<String>, D: Deserializer<'de>>(
+pub(crate) fn text_of<'de, T: Deserialize<'de> + Into<String>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<String, D::Error> {
     T::deserialize(deserializer).map(Into::into)
@@ -99,7 +99,7 @@ pub fn text_of<'de, T: Deserialize<'de> + Into<String>, D: Deserializer<'de>>(
 ///
 /// # Errors
 /// The deserializer's, and for a key that is none.
-pub fn of_module<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
+pub(crate) fn of_module<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<IndexMap<String, V>, D::Error> {
     let map = IndexMap::<String, V>::deserialize(deserializer)?;
@@ -113,7 +113,7 @@ pub fn of_module<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
 ///
 /// # Errors
 /// The deserializer's, and for a text or a key that is none.
-pub fn only_lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+pub(crate) fn only_lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
     fn is_plain(value: &Value) -> bool {
         match value {
             Value::String(text) => is_line(text),

@@ -41,7 +41,7 @@ pub(super) fn check(target: &Path, inputs: &[&Path]) -> Result<()> {
 ///
 /// # Errors
 /// The system's, where the working directory is gone.
-pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     let full = std::path::absolute(path)?;
     let mut known = full.as_path();
     let mut real = loop {

@@ -16,8 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-pub use guard::resolve;
-pub use place::Placed;
+pub(crate) use place::Placed;
 
 use crate::disk;
 use crate::error::{IoError, OutputError, Result};
@@ -26,7 +25,7 @@ use work::Work;
 
 /// What may be at the target and give way to the output.
 #[derive(Clone, Copy)]
-pub enum Replace<'a> {
+pub(crate) enum Replace<'a> {
     /// Nothing.
     Never,
     /// What this accepts; its error says why not. Asked at the beginning, and again before the last step.
@@ -69,7 +68,7 @@ pub(crate) fn sweep_aside(aside: &Path) {
 
 /// Where something is to be written.
 #[derive(Clone, Copy)]
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// The folder or file.
     pub path: &'a Path,
     /// What is read meanwhile: the target is neither of these, nor inside, nor around one.
@@ -82,7 +81,7 @@ pub struct Target<'a> {
 
 /// A folder or file that is not yet at its target. Dropped before [`Output::commit`], it is removed, unless it is one
 /// to go on with.
-pub struct Output<'a> {
+pub(crate) struct Output<'a> {
     work: Work,
     target: PathBuf,
     replace: Replace<'a>,
@@ -93,7 +92,7 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// [`OutputError`]: the target exists or may not be written, the disk has too little room, or the system refuses.
-    pub fn begin(target: Target<'a>, progress: &dyn Progress) -> Result<Self> {
+    pub(crate) fn begin(target: Target<'a>, progress: &dyn Progress) -> Result<Self> {
         let (parent, path) = prepare(target, target.len, progress)?;
         let work = Work::make(&parent)?;
         Ok(Self { work, target: path, replace: target.replace })
@@ -104,7 +103,7 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// As [`Output::begin`]; [`OutputError::Busy`] where another process works in it.
-    pub fn resume(target: Target<'a>, progress: &dyn Progress) -> Result<Self> {
+    pub(crate) fn resume(target: Target<'a>, progress: &dyn Progress) -> Result<Self> {
         let there = unfinished_len(target.path);
         let (_, path) = prepare(target, target.len.saturating_sub(there), progress)?;
         let work = Work::keep(&kept(&path))?;
@@ -112,17 +111,17 @@ impl<'a> Output<'a> {
     }
 
     /// Where the output is written: the caller makes a folder or a file of this path.
-    pub fn content(&self) -> PathBuf {
+    pub(crate) fn content(&self) -> PathBuf {
         self.work.content()
     }
 
     /// A file beside the content, which does not go to the target.
-    pub fn beside(&self, name: &str) -> PathBuf {
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.work.dir().join(name)
     }
 
     /// Nothing in the work folder is worth keeping: it is removed when this is dropped.
-    pub fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         self.work.give_up();
     }
 
@@ -132,7 +131,7 @@ impl<'a> Output<'a> {
     /// # Errors
     /// [`OutputError::NotPlaced`] names where the finished output is when the last step fails: it is never removed.
     /// [`OutputError::NotDurable`] where it is in place and the disk does not confirm it.
-    pub fn commit(mut self) -> Result<Placed> {
+    pub(crate) fn commit(mut self) -> Result<Placed> {
         let content = self.content();
         sync_tree(&content).map_err(|cause| io_error("making the output durable", &content, cause))?;
         place::place(&mut self.work, &self.target, self.replace)
@@ -143,7 +142,7 @@ impl<'a> Output<'a> {
 ///
 /// # Errors
 /// [`OutputError::Exists`].
-pub fn check_absent(target: &Path, progress: &dyn Progress) -> Result<()> {
+pub(crate) fn check_absent(target: &Path, progress: &dyn Progress) -> Result<()> {
     prepare(Target { path: target, inputs: &[], replace: Replace::Never, len: 0 }, 0, progress).map(|_| ())
 }
 
@@ -151,7 +150,7 @@ pub fn check_absent(target: &Path, progress: &dyn Progress) -> Result<()> {
 ///
 /// # Errors
 /// As [`Output::begin`] and [`Output::commit`].
-pub fn write_file(target: Target<'_>, bytes: &[u8], progress: &dyn Progress) -> Result<Placed> {
+pub(crate) fn write_file(target: Target<'_>, bytes: &[u8], progress: &dyn Progress) -> Result<Placed> {
     let target = Target { len: bytes.len() as u64, ..target };
     let output = Output::begin(target, progress)?;
     let content = output.content();
@@ -165,13 +164,13 @@ pub fn write_file(target: Target<'_>, bytes: &[u8], progress: &dyn Progress) -> 
 }
 
 /// The folder in which an interrupted [`Output::resume`] to `target` left its content.
-pub fn unfinished(target: &Path) -> Option<PathBuf> {
+pub(crate) fn unfinished(target: &Path) -> Option<PathBuf> {
     let (parent, name) = split(target).ok()?;
     Some(kept(&parent.join(name))).filter(|dir| dir.is_dir())
 }
 
 /// Bytes of the content in that folder; 0 where there is none.
-pub fn unfinished_len(target: &Path) -> u64 {
+pub(crate) fn unfinished_len(target: &Path) -> u64 {
     unfinished(target).and_then(|dir| tree_len(&dir.join(work::CONTENT)).ok()).unwrap_or(0)
 }
 
@@ -179,7 +178,7 @@ pub fn unfinished_len(target: &Path) -> u64 {
 ///
 /// # Errors
 /// [`OutputError::NotOurs`] for anything else.
-pub fn regular_file(path: &Path) -> Result<()> {
+pub(crate) fn regular_file(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Ok(meta) if meta.is_file() => Ok(()),
         Ok(_) => {
@@ -193,7 +192,7 @@ pub fn regular_file(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`OutputError::Exists`] for another file: `--force` replaces it. [`OutputError::NotOurs`] for what is no file.
-pub fn file_that_begins_with(path: &Path, mark: &str) -> Result<()> {
+pub(crate) fn file_that_begins_with(path: &Path, mark: &str) -> Result<()> {
     regular_file(path)?;
     let begins = || -> io::Result<bool> {
         let mut head = Vec::new();

@@ -20,14 +20,14 @@ use crate::error::{Explain as _, OutputError, Result};
 /// An output at its target.
 #[derive(Debug)]
 #[must_use]
-pub struct Placed {
+pub(crate) struct Placed {
     /// What was at the target before and could not be removed, with the reason.
     pub left: Option<(PathBuf, io::Error)>,
 }
 
 impl Placed {
     /// What a user should know about it.
-    pub fn notice(&self) -> Option<String> {
+    pub(crate) fn notice(&self) -> Option<String> {
         let (path, cause) = self.left.as_ref()?;
         Some(format!("what was at the target before could not be removed: {cause}; it is {}", path.display()))
     }

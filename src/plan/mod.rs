@@ -7,6 +7,7 @@
 
 mod clients;
 mod fate;
+mod groups;
 mod layout;
 mod prepared;
 mod recipe;
@@ -25,7 +26,7 @@ pub use recipe::{DEFAULT_MAX_SHARD_LEN, Precision, Recipe, WeightOptions};
 use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
 use crate::scheme::{Codec, Layout, PartKind, Scheme, cast_arithmetic};
-use crate::structure::{Role, layer_order, role_of};
+use crate::structure::{Role, layer_order, role_of, unit_of};
 use crate::subject;
 use crate::tensor::{self, Dtype, Float, TensorName};
 
@@ -200,6 +201,9 @@ impl Plan {
                 PlanError::NothingToQuantize { tensors: tensors.len(), reasons: reasons(&tensors) }.into()
             );
         }
+        if recipe.scheme.layout() == Some(Layout::CompressedTensors) {
+            groups::check(&tensors)?;
+        }
         let (tensors, shards) = layout::lay_out(tensors, recipe)?;
         Ok(Self { scheme: recipe.scheme, tensors, shards })
     }
@@ -241,6 +245,32 @@ impl Plan {
         modules
     }
 
+    /// How much of the weights stays float, in percent of their elements, where the scheme quantizes and that is most.
+    pub fn mostly_float(&self) -> Option<u64> {
+        let elements =
+            |tensor: &TensorPlan| u128::from(tensor::element_count(&tensor.shape).unwrap_or(u64::MAX));
+        let weights = || self.tensors.iter().filter(|tensor| Float::of(tensor.dtype).is_some());
+        let all: u128 = weights().map(elements).sum();
+        let codes: u128 = weights().filter(|tensor| tensor.fate.is_quantize()).map(elements).sum();
+        let percent = (all - codes).saturating_mul(100).checked_div(all)?;
+        (self.scheme.is_quantized() && percent > 50).then(|| u64::try_from(percent).unwrap_or(100))
+    }
+
+    /// The lists of decoder layers as the names have them, each with how many layers it has: `model.layers`, 32.
+    pub fn layer_lists(&self) -> IndexMap<&str, usize> {
+        let mut lists: IndexMap<&str, usize> = IndexMap::new();
+        let mut last = "";
+        for tensor in &self.tensors {
+            let name = tensor.name.as_str();
+            let unit = unit_of(name);
+            if matches!(role_of(name), Role::Layer(_)) && unit != last {
+                *lists.entry(unit.rsplit_once('.').map_or(unit, |(list, _)| list)).or_default() += 1;
+                last = unit;
+            }
+        }
+        lists
+    }
+
     /// Whether the checkpoint has an output head of its own, and not only a tied one.
     pub fn has_head(&self) -> bool {
         let is_head = |name: &str| name.ends_with(".weight") && role_of(name) == Role::Head;
@@ -269,7 +299,7 @@ impl TensorPlan {
 }
 
 /// Why tensors stay float, each reason with how many it holds for, the most frequent first.
-fn reasons(tensors: &[TensorPlan<()>]) -> Vec<(String, usize)> {
+fn reasons<P>(tensors: &[TensorPlan<P>]) -> Vec<(String, usize)> {
     let mut counted: IndexMap<String, usize> = IndexMap::new();
     for skip in tensors.iter().filter_map(|tensor| tensor.skip.as_ref()) {
         *counted.entry(skip.to_string()).or_default() += 1;

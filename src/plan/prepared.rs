@@ -46,6 +46,14 @@ impl Prepared {
         }
         let plan = Plan::new(tensors, &recipe)?;
         let mut notices = Vec::new();
+        if let Some(percent) = plan.mostly_float() {
+            let most = super::reasons(&plan.tensors).into_iter().next().map(|(why, _)| why);
+            notices.push(format!(
+                "{percent} % of the weights stay float in {}: {}",
+                plan.scheme.name(),
+                most.as_deref().unwrap_or("they are no linears"),
+            ));
+        }
         if is_generic {
             notices.extend(clients::notice(&plan, &subject).map(str::to_owned));
             notices.extend(bypass.and_then(|it| it.notice(plan.scheme, layout != options.layout)));

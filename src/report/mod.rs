@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use page::{figure, page};
+pub(crate) use page::{figure, page};
 
 use kinds::kind_of;
 
@@ -37,7 +37,7 @@ const INFINITE: u32 = 0x7f80_0000;
 const COMPARE_LEN: u64 = 1 << 16;
 
 /// Bins of a histogram: an odd number, so that zero has one of its own.
-pub const BINS: usize = 81;
+pub(crate) const BINS: usize = 81;
 
 /// The comparison of a bundle with its checkpoint.
 #[derive(Clone, Debug, Serialize)]

@@ -140,7 +140,7 @@ pub(super) fn scrolled(name: &str, columns: &[&str], rows: &[Vec<String>]) -> St
 }
 
 /// The whole page.
-pub fn page(report: &Report) -> String {
+pub(crate) fn page(report: &Report) -> String {
     let summary = Summary::of(report);
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -179,7 +179,7 @@ pub fn page(report: &Report) -> String {
 const HEAT: &str = "Lowest SQNR by layer and kind of module";
 
 /// The main figure by itself.
-pub fn figure(report: &Report) -> String {
+pub(crate) fn figure(report: &Report) -> String {
     Heat::of(&report.tensors).svg(HEAT)
 }
 

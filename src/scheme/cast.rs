@@ -24,7 +24,7 @@ pub(super) static FP16: Entry = Entry {
 };
 
 /// The name in schemes.md of rounding to a type; widening to F32 or F64, which no scheme does, is rounding too.
-pub fn arithmetic(to: Float) -> &'static str {
+pub(crate) fn arithmetic(to: Float) -> &'static str {
     match to {
         Float::F16 => "round-f16",
         Float::BF16 => "round-bf16",

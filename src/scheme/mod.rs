@@ -18,7 +18,7 @@ use std::hash::{Hash, Hasher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-pub use cast::arithmetic as cast_arithmetic;
+pub(crate) use cast::arithmetic as cast_arithmetic;
 
 use crate::kernels::Isa;
 use crate::tensor::{Dtype, Float};

@@ -72,7 +72,7 @@ impl Compared {
 /// Compares every tensor of the bundle with the checkpoint's.
 ///
 /// # Errors
-/// As [`Report::compare`], and where there is no such bundle or checkpoint.
+/// [`crate::error::BundleError::OtherCheckpoint`]; where there is no such bundle or checkpoint; reading errors.
 pub fn report(call: &ReportCall, work: Work<'_>) -> Result<Compared> {
     let bundle = Bundle::open(&call.bundle)?;
     let places = work.places(call.revision.as_deref());

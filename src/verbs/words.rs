@@ -29,10 +29,10 @@ pub enum Gpus {
 }
 
 impl Gpus {
-    /// Reads `auto`, or a table as [`GpuTable::parse`] does.
+    /// Reads `auto`, or a table as [`MemoryTable::parse`] does.
     ///
     /// # Errors
-    /// Those of [`GpuTable::parse`].
+    /// As [`MemoryTable::parse`].
     pub fn parse(text: &str) -> Result<Self, crate::error::DeviceMapError> {
         if text == "auto" { Ok(Gpus::Auto) } else { GpuTable::parse(text).map(Gpus::Table) }
     }

@@ -10,7 +10,7 @@ use crate::torch_file::{
     self, FOUR, Member, dict, global, good, int, member, members, pickle, storage, tensor, text, torch_zip,
     tuple, zip_of,
 };
-use mgpack::checkpoint::torch::probe;
+use mgpack::internals::checkpoint::torch::probe;
 use tempfile::TempDir;
 
 fn one(value: Vec<u8>) -> Vec<u8> {
@@ -374,7 +374,7 @@ fn two_thousand_tensors_are_listed_in_a_fifth_of_a_second() {
     let path = folder.path().join("m.bin");
     fs::write(&path, torch_zip(&dict(&entries), &vec![&FOUR[..]; 2000])).unwrap();
     let start = Instant::now();
-    let checkpoint = mgpack::checkpoint::Checkpoint::open_file(&path).unwrap();
+    let checkpoint = mgpack::internals::checkpoint::Checkpoint::open_file(&path).unwrap();
     let took = start.elapsed();
     assert_eq!(checkpoint.tensors().len(), 2000);
     assert!(took < Duration::from_millis(200), "{took:?}");

@@ -115,6 +115,17 @@ fn every_file_begins_with_what_it_is_for() {
     }
 }
 
+/// There were 33, and nobody could say what of them was for callers.
+#[test]
+fn the_library_shows_four_modules() {
+    let text = fs::read_to_string(root("src/lib.rs")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let shown =
+        lines.windows(2).filter(|pair| pair[1].starts_with("pub mod ") && pair[0] != "#[doc(hidden)]");
+    let names: Vec<&str> = shown.map(|pair| pair[1].trim_end_matches(';')).collect();
+    assert_eq!(names, ["pub mod error", "pub mod load", "pub mod progress", "pub mod verbs"]);
+}
+
 /// A load in one stage ended with "in 1 stages", a cut file with "1 bytes are missing". What agrees with a count is
 /// chosen in one place.
 #[test]

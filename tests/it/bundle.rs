@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::world::{self, Ran, Random, World, contents, write};
-use mgpack::bundle;
+use mgpack::internals::bundle;
 use mgpack::progress::{Silent, Stop};
 use serde_json::Value;
 
@@ -271,7 +271,7 @@ fn what_the_manifest_says_of_files_and_tensors_cannot_be_changed() {
         *place = value;
         // Sealed again, so that it is the contradiction that is found and not the seal.
         changed["seal"] = "0".repeat(64).into();
-        let seal = mgpack::digest::Digest::of(format!("{changed:#}\n").as_bytes());
+        let seal = mgpack::Digest::of(format!("{changed:#}\n").as_bytes());
         changed["seal"] = seal.to_string().into();
         fs::write(dir.join(MANIFEST), format!("{changed:#}\n")).unwrap();
         let ran = world.run(&["verify", "tiny-bundle", "--json"]);

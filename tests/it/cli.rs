@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::world::{World, assert_same, contents, ran, write};
-use mgpack::tiny;
+use mgpack::internals::tiny;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 

@@ -1,6 +1,6 @@
 //! What `convert` claims: every tensor bit for bit, the same bytes always, and all or nothing.
 
-use mgpack::kernels::Isa;
+use mgpack::Isa;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

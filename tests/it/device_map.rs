@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::replay::{Models, Vector, differences, prepare, read_vectors};
 use indexmap::IndexMap;
-use mgpack::device_map::{
+use mgpack::error::DeviceMapError;
+use mgpack::internals::device_map::{
     Alternatives, Attention, Decoder, Device, Encoders, IMAGE_TOKENS, MaxMemory, MemoryKey, MemorySize,
     MemoryTable, ModelConfig, ModelTree, Module, Remedy, Request, Reserves, Sizing, TreeKind, Vision,
     Workload, broken_rules, build_tree, no_split_classes, plan_accelerate, plan_mgm,
 };
-use mgpack::error::DeviceMapError;
-use mgpack::family::{Family, Variant};
-use mgpack::subject::Subject;
+use mgpack::internals::family::{Family, Variant};
+use mgpack::internals::subject::Subject;
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/device_map").join(name)

@@ -1,12 +1,12 @@
 //! What holds for every device map of the planner `mgm`, whatever the model and the memory table.
 
-use mgpack::device_map::{
+use mgpack::error::DeviceMapError;
+use mgpack::internals::device_map::{
     Alternatives, Device, DeviceMap, MaxMemory, MemoryTable, ModelTree, Module, Request, Reserves, Sizing,
     TensorKind, TreeModule, TreeTensor, Working, broken_rules, plan_accelerate, plan_mgm,
 };
-use mgpack::error::DeviceMapError;
-use mgpack::structure::Role;
-use mgpack::tensor::Dtype;
+use mgpack::internals::structure::Role;
+use mgpack::internals::tensor::Dtype;
 use proptest::prelude::*;
 
 /// A model, the table it should fit and what is to be kept free. Sizes are small numbers, so that exact fits,

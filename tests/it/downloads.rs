@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use mgpack::tiny;
+use mgpack::internals::tiny;
 use safetensors::Dtype;
 
 use crate::hub::{Asked, COMMIT, Fault, Hub, digest};

@@ -5,16 +5,16 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use mgpack::convert::{Conversion, DEFAULT_MAX_MEMORY, Options, Outcome};
-use mgpack::family::{Family, Shapes};
-use mgpack::kernels::Isa;
-use mgpack::locate::{Located, Places};
-use mgpack::manifest::{Manifest, SUMS_NAME, sums};
-use mgpack::modules::MapRequest;
-use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision, WeightOptions};
+use mgpack::Isa;
+use mgpack::internals::convert::{Conversion, DEFAULT_MAX_MEMORY, Options, Outcome};
+use mgpack::internals::family::{Family, Shapes};
+use mgpack::internals::locate::{Located, Places};
+use mgpack::internals::manifest::{Manifest, SUMS_NAME, sums};
+use mgpack::internals::modules::MapRequest;
+use mgpack::internals::plan::{DEFAULT_MAX_SHARD_LEN, Precision, WeightOptions};
+use mgpack::internals::tensor::byte_len;
 use mgpack::progress::{Silent, Stop};
-use mgpack::scheme::{OnOverflow, Scheme};
-use mgpack::tensor::byte_len;
+use mgpack::{OnOverflow, Scheme};
 use serde_json::Value;
 
 fn root(path: &str) -> PathBuf {
@@ -67,7 +67,7 @@ fn assert_consistent(manifest: &Manifest) {
     let seal = |digest: &str| format!("\"seal\": \"{digest}\"");
     let unsealed = text.replace(&seal(&manifest.seal.to_string()), &seal(&"0".repeat(64)));
     assert_ne!(unsealed, text);
-    assert_eq!(manifest.seal, mgpack::digest::Digest::of(unsealed.as_bytes()));
+    assert_eq!(manifest.seal, mgpack::Digest::of(unsealed.as_bytes()));
     let totals = &manifest.totals;
     assert_eq!(totals.file_bytes, manifest.files.iter().map(|file| file.size).sum::<u64>());
     assert_eq!(totals.tensors, manifest.tensors.len() as u64);
@@ -77,10 +77,7 @@ fn assert_consistent(manifest: &Manifest) {
     );
     let text = sums(&manifest.files);
     let of_sums = manifest.files.iter().find(|file| file.path == SUMS_NAME).unwrap();
-    assert_eq!(
-        (of_sums.size, of_sums.sha256),
-        (text.len() as u64, mgpack::digest::Digest::of(text.as_bytes()))
-    );
+    assert_eq!((of_sums.size, of_sums.sha256), (text.len() as u64, mgpack::Digest::of(text.as_bytes())));
     for tensor in &manifest.tensors {
         let [start, end] = tensor.range;
         let shard = manifest.files.iter().find(|file| file.path == tensor.shard).unwrap();
@@ -249,7 +246,7 @@ fn the_manifest_of_a_conversion_is_canonical_and_fits_the_schema() {
     let (schema, families) = (manifest_schema(), family_schema());
     let folder = tempfile::tempdir().unwrap();
     let tiny = folder.path().join("MGM-7B-tiny");
-    mgpack::tiny::write(&tiny, 7).unwrap();
+    mgpack::internals::tiny::write(&tiny, 7).unwrap();
     for (precision, on_overflow, arithmetic) in [
         (Precision::Int8, OnOverflow::Error, "int8-row-absmax"),
         (Precision::Fp16, OnOverflow::Clamp, "round-f16"),
@@ -260,7 +257,7 @@ fn the_manifest_of_a_conversion_is_canonical_and_fits_the_schema() {
         let bytes = fs::read(target.join("mgpack.json")).unwrap();
         let manifest = Manifest::from_bytes(&bytes).unwrap();
         assert_eq!(manifest, outcome.manifest);
-        assert_eq!(mgpack::digest::Digest::of(&bytes), outcome.id);
+        assert_eq!(mgpack::Digest::of(&bytes), outcome.id);
         assert!(manifest.tensors.iter().any(|tensor| tensor.arithmetic == arithmetic));
         assert_consistent(&manifest);
         let document: Value = serde_json::from_slice(&bytes).unwrap();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::world::{Random, Tensor, World, save, tensor};
 use candle_core::{DType, Device, Tensor as Candle};
 use mgpack::Bundle;
-use mgpack::kernels::Isa;
+use mgpack::Isa;
 use mgpack::load::{BundleLoader, Form, LoadDevices, LoadOptions, Stored};
 use mgpack::progress::{Progress, Silent, Stage, Stop};
 use safetensors::Dtype;

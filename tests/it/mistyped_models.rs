@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::world::{self, World, ran, save_zeros, write};
-use mgpack::tiny;
+use mgpack::internals::tiny;
 use serde_json::json;
 
 /// `ck/minlm` beside `ck/minilm` went to the hub and ended there with 404.

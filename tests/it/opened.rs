@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::reseal::{self, manifest, sha256};
 use crate::world::{self, World, save, tensor};
+use mgpack::Bundle;
 use mgpack::error::{BundleError, ConvertError, Error, Explain as _, IoError};
+use mgpack::internals::{bundle, release};
 use mgpack::progress::{Progress, Silent, Stage, Stop};
-use mgpack::{Bundle, bundle, release};
 use safetensors::Dtype;
 
 /// Puts another folder in the place of the bundle when a stage begins, and removes the bundle or not.
@@ -189,8 +190,8 @@ fn a_digest_in_a_manifest_is_one_that_was_computed() {
     // The library says the same.
     let error = ConvertError::DamagedCache {
         path: "gone".into(),
-        named: mgpack::digest::Digest::ZERO,
-        found: mgpack::digest::Digest::of(b""),
+        named: mgpack::Digest::ZERO,
+        found: mgpack::Digest::of(b""),
     };
     assert!(error.explain().help.unwrap().contains("‹pull()›"));
 }

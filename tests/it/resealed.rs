@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::reseal::{self, manifest, reseal, seal};
 use crate::world::{self, Ran, World};
-use mgpack::manifest::Manifest;
+use mgpack::internals::manifest::Manifest;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -306,7 +306,7 @@ proptest! {
             }
             let parts = |word: &str| Path::new(word).components().count();
             prop_assert_eq!((parts(&manifest.model.name), parts(&manifest.model.family)), (1, 1));
-            let listed = mgpack::environment::requirements_txt(&manifest.requirements, &manifest.model.family);
+            let listed = mgpack::internals::environment::requirements_txt(&manifest.requirements, &manifest.model.family);
             let lines = listed.lines().filter(|line| !line.starts_with('#')).count();
             prop_assert_eq!(lines, manifest.requirements.iter().filter(|need| need.package != "python").count());
         }

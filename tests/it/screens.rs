@@ -162,7 +162,7 @@ fn plan_ends_with_its_totals_and_verdict_and_folds_layers() {
 
     // What is worth a look is above the verdict, which counts it.
     fs::create_dir(world.path("odd")).unwrap();
-    for file in mgpack::tiny::files(7) {
+    for file in mgpack::internals::tiny::files(7) {
         write(&world.path("odd").join(&file.path), &file.bytes);
     }
     let config = fs::read_to_string(world.path("odd/config.json")).unwrap();
@@ -399,7 +399,7 @@ fn nothing_that_a_file_says_steers_the_terminal() {
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     *manifest.pointer_mut("/tensors/0/source").unwrap() = name.into();
     manifest["seal"] = "0".repeat(64).into();
-    let seal = mgpack::digest::Digest::of(format!("{manifest:#}\n").as_bytes());
+    let seal = mgpack::Digest::of(format!("{manifest:#}\n").as_bytes());
     manifest["seal"] = seal.to_string().into();
     fs::write(&path, format!("{manifest:#}\n")).unwrap();
     let python = ["--python", "env/bin/python"];

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::world::{self, World};
 use mgpack::error::{Error, Explain, OutputError};
-use mgpack::family::{Detected, Family, TowerRole, Variant};
-use mgpack::tiny;
+use mgpack::internals::family::{Detected, Family, TowerRole, Variant};
+use mgpack::internals::tiny;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use sha2::{Digest, Sha256};

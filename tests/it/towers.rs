@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::torch_file::{dict, global, pickle, storage, tensor, text, torch_zip, tuple};
 use crate::world::{World, write};
 use half::{bf16, f16};
-use mgpack::checkpoint::Checkpoint;
-use mgpack::tiny;
+use mgpack::internals::checkpoint::Checkpoint;
+use mgpack::internals::tiny;
 use safetensors::Dtype;
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ const MOST: u64 = 200_000;
 /// Names, types, shapes and values of one file of weights; of large tensors the first values.
 fn tensors(path: &Path) -> BTreeMap<String, (Dtype, Vec<u64>, Vec<u8>)> {
     let file = Checkpoint::open_file(path).unwrap();
-    let read = |tensor: &mgpack::checkpoint::SourceTensor| {
+    let read = |tensor: &mgpack::internals::checkpoint::SourceTensor| {
         let mut bytes = vec![0; tensor.byte_len.min(MOST) as usize];
         file.read(tensor, 0, &mut bytes).unwrap();
         (tensor.name.to_string(), (tensor.dtype, tensor.shape.clone(), bytes))

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mgpack::convert::{Conversion, DEFAULT_MAX_MEMORY, Options};
-use mgpack::kernels::Isa;
-use mgpack::locate::{Located, Places};
-use mgpack::modules::MapRequest;
-use mgpack::plan::{DEFAULT_MAX_SHARD_LEN, Precision, WeightOptions};
+use mgpack::Isa;
+use mgpack::internals::convert::{Conversion, DEFAULT_MAX_MEMORY, Options};
+use mgpack::internals::locate::{Located, Places};
+use mgpack::internals::modules::MapRequest;
+use mgpack::internals::plan::{DEFAULT_MAX_SHARD_LEN, Precision, WeightOptions};
 use mgpack::progress::{Silent, Stop};
-use mgpack::scheme::{Layout, OnOverflow, Scheme};
+use mgpack::{Layout, OnOverflow, Scheme};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// A tensor as a test holds it: type, shape, bytes.

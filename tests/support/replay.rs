@@ -9,11 +9,11 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
-use mgpack::device_map::{
+use mgpack::error::DeviceMapError;
+use mgpack::internals::device_map::{
     Device, DeviceMap, MaxMemory, ModelTree, Sizes, Sizing, TensorKind, TreeModule, TreeTensor,
     plan_accelerate, torch_dtype,
 };
-use mgpack::error::DeviceMapError;
 use serde::Deserialize;
 
 /// What can go wrong before there is anything to compare.

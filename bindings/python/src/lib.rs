@@ -14,16 +14,16 @@ use std::process::ExitCode;
 
 use indexmap::IndexMap;
 use mgpack::Result;
-use mgpack::bundle;
-use mgpack::device::{Device, MAX_DEVICES};
-use mgpack::device_map::{self, Attention, MemoryTable};
-use mgpack::devices;
-use mgpack::doctor;
 use mgpack::error::DeviceMapError;
-use mgpack::manifest::RequiredPackage;
-use mgpack::map::{Model, Workload};
-use mgpack::python::Python as Interpreter;
-use mgpack::subject;
+use mgpack::internals::bundle;
+use mgpack::internals::device::{Device, MAX_DEVICES};
+use mgpack::internals::device_map::{self, Attention, MemoryTable};
+use mgpack::internals::devices;
+use mgpack::internals::doctor;
+use mgpack::internals::manifest::RequiredPackage;
+use mgpack::internals::map::{Model, Workload};
+use mgpack::internals::python::Python as Interpreter;
+use mgpack::internals::subject;
 use mgpack::verbs::convert::ConvertCall;
 use mgpack::verbs::inspect::Inspected;
 use mgpack::verbs::pull::PullCall;
@@ -51,8 +51,8 @@ mod _mgpack {
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         use pyo3::types::PyModuleMethods as _;
         module.add("MAX_DEVICES", super::MAX_DEVICES)?;
-        let sets = mgpack::kernels::Isa::all().into_iter().map(mgpack::kernels::Isa::name);
-        module.add("SCHEMES", mgpack::plan::Precision::words())?;
+        let sets = mgpack::Isa::all().into_iter().map(mgpack::Isa::name);
+        module.add("SCHEMES", mgpack::internals::plan::Precision::words())?;
         module.add("INSTRUCTION_SETS", sets.collect::<Vec<_>>())?;
         module.add("TOKENIZER_FILES", super::subject::TOKENIZER_FILES.to_vec())?;
         module.add("PROCESSOR_FILES", super::subject::PROCESSOR_FILES.to_vec())?;

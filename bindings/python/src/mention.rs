@@ -1,6 +1,6 @@
 //! The library's mentions of options and calls as Python writes them: arguments and functions.
 
-use mgpack::mention::{Mention, Setting, reword};
+use mgpack::internals::mention::{Mention, Setting, reword};
 use serde_json::Value;
 
 /// Verbs that are functions of the package.

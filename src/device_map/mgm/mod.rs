@@ -28,7 +28,7 @@ use crate::size::gib;
 use crate::structure::Role;
 
 /// Name and version of this planner.
-pub const MGM: (&str, u32) = ("mgm", 3);
+pub(super) const MGM: (&str, u32) = ("mgm", 3);
 
 /// Keys that a map of an MGM model always has: its loader creates these modules after the map is made, and a
 /// checkpoint key without an entry is a `KeyError` (rule R4).

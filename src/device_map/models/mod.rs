@@ -142,7 +142,7 @@ impl ModelConfig {
 ///
 /// # Errors
 /// [`DeviceMapError::NoTree`] for a class that no tree is known of, [`DeviceMapError::BadConfig`].
-pub fn tree_of_config(config: &Value, vision: Vision) -> Result<ModelTree, DeviceMapError> {
+pub(crate) fn tree_of_config(config: &Value, vision: Vision) -> Result<ModelTree, DeviceMapError> {
     let class = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
     let unknown = || DeviceMapError::NoTree { class: class.chars().take(80).collect() };
     let kind = TreeKind::of_class(class).ok_or_else(unknown)?;
@@ -226,7 +226,7 @@ pub fn no_split_classes(tree: &ModelTree) -> Vec<String> {
 }
 
 /// Modules that transformers 4.36.2 keeps out of quantization: those of shared parameters, and the last.
-pub fn not_converted(tree: &ModelTree) -> Vec<String> {
+pub(crate) fn not_converted(tree: &ModelTree) -> Vec<String> {
     let names = tree.tied.iter().flatten().map(String::as_str);
     let mut modules: Vec<String> = names
         .chain(params(tree).next_back().map(|tensor| tensor.name.as_str()))

@@ -1,7 +1,7 @@
 //! Every safetensors file that must be refused, and the fault it is refused for.
 
-use mgpack::checkpoint::safetensors::{MAX_HEADER_LEN, parse};
 use mgpack::error::{CheckpointError, Disguise, HeaderFault as F};
+use mgpack::internals::checkpoint::safetensors::{MAX_HEADER_LEN, parse};
 use proptest::prelude::*;
 
 use super::kit::*;
@@ -285,7 +285,8 @@ fn refuses_every_bad_header_for_its_own_fault() {
 #[test]
 fn refuses_a_bad_file_by_its_own_path_too() {
     let folder = Folder::with_weights(&ranges(&[(0, 4), (6, 8)], 8));
-    let error = mgpack::checkpoint::Checkpoint::open_file(&folder.path().join("model.safetensors"));
+    let error =
+        mgpack::internals::checkpoint::Checkpoint::open_file(&folder.path().join("model.safetensors"));
     assert!(matches!(
         error,
         Err(mgpack::Error::Checkpoint(CheckpointError::Header(inner))) if matches!(inner.fault, F::Hole { .. })

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use mgpack::checkpoint::{Checkpoint, SkipReason};
 use mgpack::error::{Change, CheckpointError as E, Error, IoError, NodeKind};
+use mgpack::internals::checkpoint::{Checkpoint, SkipReason};
 
 use super::kit::*;
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use mgpack::checkpoint::{Checkpoint, Notice};
-use mgpack::tensor::Dtype;
+use mgpack::internals::checkpoint::{Checkpoint, Notice};
+use mgpack::internals::tensor::Dtype;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;

@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 
 use mgpack::Explain;
-use mgpack::checkpoint::Checkpoint;
-use mgpack::checkpoint::hub::HubCache;
 use mgpack::error::{CacheError, CheckpointError, Error};
+use mgpack::internals::checkpoint::Checkpoint;
+use mgpack::internals::checkpoint::hub::HubCache;
 
 use super::kit::*;
 
@@ -171,7 +171,8 @@ fn what_is_not_of_the_commit_is_no_file_of_its_checkpoint() {
     fs::create_dir_all(tree.parent().expect("a folder")).expect("folders");
     fs::write(&tree, format!(r#"{{"format_version": 1, "files": {files}}}"#)).expect("a listing");
     assert_eq!(sides(), ["config.json", "zoo/clip/config.json", "zoo/clip/vocab.txt"]);
-    let tower = mgpack::checkpoint::Folder::open(&cache.snapshot.join("zoo/clip")).expect("a folder");
+    let tower =
+        mgpack::internals::checkpoint::Folder::open(&cache.snapshot.join("zoo/clip")).expect("a folder");
     let paths: Vec<&str> = tower.files().iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["config.json", "vocab.txt"]);
 }

@@ -1,7 +1,7 @@
 //! Sharded checkpoints: the index, the shards, and what they say of each other.
 
-use mgpack::checkpoint::{Notice, SkipReason};
 use mgpack::error::{CheckpointError as E, IndexFault as F, NodeKind, ShardNameRule};
+use mgpack::internals::checkpoint::{Notice, SkipReason};
 
 use super::kit::*;
 
@@ -324,6 +324,7 @@ fn refuses_a_folder_pipe_or_socket_in_the_place_of_a_shard() {
 fn refuses_a_device_in_the_place_of_a_shard() {
     let folder = Folder::new().link("model.safetensors", "/dev/zero");
     assert!(matches!(folder.refused(), E::LinkLeavesRoot { .. }));
-    let direct = mgpack::checkpoint::Checkpoint::open_file(&folder.path().join("model.safetensors"));
+    let direct =
+        mgpack::internals::checkpoint::Checkpoint::open_file(&folder.path().join("model.safetensors"));
     assert!(matches!(direct, Err(mgpack::Error::Checkpoint(E::NotRegular { kind: NodeKind::Device, .. }))));
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mgpack::checkpoint::Checkpoint;
 use mgpack::error::{CheckpointError, Error, Explain, Explanation, HeaderFault};
+use mgpack::internals::checkpoint::Checkpoint;
 use tempfile::TempDir;
 
 /// A folder with files in it.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mgpack::checkpoint::Checkpoint;
+use mgpack::internals::checkpoint::Checkpoint;
 use safetensors::SafeTensors;
 
 use super::kit::told;
