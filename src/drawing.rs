@@ -195,10 +195,13 @@ mod tests {
             name: crate::tensor::TensorName::new(name.to_owned()).unwrap(),
             dtype: crate::tensor::Dtype::BF16,
             shape: vec![rows, 1 << 20],
-            file: 0,
-            offset: 0,
             byte_len: rows << 21,
-            view: None,
+            is_cache_scale: false,
+            reading: crate::checkpoint::Reading::Stored(crate::checkpoint::Span {
+                file: 0,
+                offset: 0,
+                view: None,
+            }),
         };
         let tensors = [tensor("model.embed_tokens.weight", 512), tensor("<b>&.weight", 1024)];
         let options = WeightOptions { precision: Precision::Fp16, ..WeightOptions::default() };

@@ -147,6 +147,7 @@ mod checkpoint;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod coding;
 mod config;
 mod convert;
 mod device;
@@ -214,7 +215,7 @@ pub mod internals {
     }
     pub mod checkpoint {
         pub use crate::checkpoint::{
-            Checkpoint, Folder, Notice, SkipReason, SourceTensor, hub, index, safetensors, torch,
+            Checkpoint, Folder, Notice, SkipReason, SourceTensor, Span, hub, index, safetensors, torch,
         };
     }
     pub mod convert {

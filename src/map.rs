@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::bundle;
-use crate::checkpoint::{self, Checkpoint, SourceTensor};
+use crate::checkpoint::{self, Checkpoint, Reading, SourceTensor, Span};
 use crate::device::MemoryTable;
 use crate::device_map::{
     self, Attention, BrokenRule, MaxMemory, MemorySize, Profile, ProfileMemory, Sizing, TensorKind, Vision,
@@ -154,6 +154,9 @@ impl Model {
             )) => None,
             opened => Some(opened?),
         };
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.check_codes()?;
+        }
         let subject = Subject::of(checkpoint::config_of(dir)?);
         let tower_bytes = |tower: &family::Tower| {
             let configured = subject.config().get(&tower.config_key).and_then(Value::as_str);
@@ -289,10 +292,9 @@ fn tensors_of_tree(subject: &Subject) -> Result<Vec<SourceTensor>> {
             name: TensorName::new(tensor.name.clone()).ok_or_else(|| too_large(&tensor.name))?,
             dtype: tensor.dtype,
             shape: tensor.shape.clone(),
-            file: 0,
-            offset: 0,
             byte_len: bytes.ok_or_else(|| too_large(&tensor.name))?,
-            view: None,
+            is_cache_scale: false,
+            reading: Reading::Stored(Span { file: 0, offset: 0, view: None }),
         })
     });
     stored.collect()

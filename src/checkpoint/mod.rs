@@ -9,6 +9,7 @@ mod ahead;
 mod awaited;
 mod beside;
 mod blobs;
+mod decoded;
 mod files;
 mod folder;
 mod hashing;
@@ -18,6 +19,7 @@ mod json;
 mod limits;
 pub(crate) mod needed;
 mod notice;
+mod reading;
 pub mod safetensors;
 mod shards;
 mod tied;
@@ -26,15 +28,15 @@ mod wrapped;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{CheckpointError, ConvertError, Error, IoError, Result};
-use crate::tensor::{Dtype, TensorName, element_len};
-use awaited::{Handle, Held};
+use crate::coding::Settings;
+use crate::error::{CheckpointError, CodesError, ConvertError, Result};
+use crate::kernels::Isa;
+use crate::tensor::{Dtype, TensorName};
+use awaited::Handle;
 use beside::Sets;
 use files::{Fingerprint, Found, Root};
 use index::{ShardKind, TORCH_INDEX_NAME};
@@ -45,6 +47,8 @@ pub(crate) use limits::Limits;
 pub(crate) use limits::TENSOR_LEN;
 pub(crate) use notice::Skipped;
 pub use notice::{Notice, SkipReason};
+pub use reading::Span;
+pub(crate) use reading::{Coded, Reading};
 
 /// Longest `config.json` accepted, in bytes. Real ones have some thousands.
 pub(crate) const MAX_CONFIG_LEN: u64 = 4 << 20;
@@ -59,6 +63,12 @@ pub struct Checkpoint {
     side_files: Vec<SideFile>,
     skipped: Vec<Skipped>,
     notices: Vec<Notice>,
+    settings: Settings,
+    /// Why its codes are not read.
+    codes: Option<CodesError>,
+    /// What codes are decoded with.
+    isa: Isa,
+    panels: reading::Panels,
 }
 
 /// One file of weights of a checkpoint: safetensors or torch.
@@ -77,7 +87,7 @@ pub struct SourceFile {
     handle: Handle,
 }
 
-/// One tensor of a checkpoint.
+/// One tensor of a checkpoint: a float of the model, however it is stored, or integers as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTensor {
     /// Its name, unique in the checkpoint.
@@ -86,15 +96,12 @@ pub struct SourceTensor {
     pub dtype: Dtype,
     /// Its dimensions, outermost first; empty for a 0-d tensor.
     pub shape: Vec<u64>,
-    /// The file it is in: a place in [`Checkpoint::files`].
-    pub file: usize,
-    /// Its first byte, from the start of that file; no alignment is promised. Where the file is compressed, the
-    /// first byte of the compressed storage.
-    pub offset: u64,
     /// Its length in bytes: what dtype and shape need.
     pub byte_len: u64,
-    /// How a torch file has it; `None` for the row-major, little-endian bytes of safetensors.
-    pub view: Option<Box<torch::View>>,
+    /// It is a calibrated scale of the cache, which some loaders read.
+    pub is_cache_scale: bool,
+    /// How its elements are had.
+    pub(crate) reading: Reading,
 }
 
 /// A regular file that is not one of the weights' files: configuration, tokenizer, a tower's folder.
@@ -187,7 +194,9 @@ impl Checkpoint {
                 notices.push(Notice::Beside { reason, files });
             }
         }
-        Ok(Self { root, config, files, tensors, side_files, skipped, notices })
+        let mut opened = Self { config, side_files, skipped, ..Self::of(root, files, tensors, notices) };
+        opened.decode();
+        Ok(opened)
     }
 
     /// Opens one file of weights by itself: no configuration, no side files. The root is its folder. Files
@@ -223,7 +232,26 @@ impl Checkpoint {
         let shards::Weights { files, mut tensors, .. } = open(&root, &mut notices)?;
         notices.extend(tied::resolve(&mut tensors, None));
         notices.extend(path_like_names(&tensors));
-        Ok(Self { root, config: None, files, tensors, side_files: Vec::new(), skipped: Vec::new(), notices })
+        let mut opened = Self::of(root, files, tensors, notices);
+        opened.decode();
+        Ok(opened)
+    }
+
+    /// Weights by themselves.
+    fn of(root: Root, files: Vec<SourceFile>, tensors: Vec<SourceTensor>, notices: Vec<Notice>) -> Self {
+        Self {
+            root,
+            config: None,
+            files,
+            tensors,
+            side_files: Vec::new(),
+            skipped: Vec::new(),
+            notices,
+            settings: Settings::default(),
+            codes: None,
+            isa: Isa::detect(),
+            panels: reading::Panels::default(),
+        }
     }
 
     /// The folder, as it was given.
@@ -274,60 +302,6 @@ impl Checkpoint {
     /// What a person may want to know.
     pub fn notices(&self) -> &[Notice] {
         &self.notices
-    }
-
-    /// Fills `buf` with elements of a tensor of this checkpoint, row-major and little-endian, from its element
-    /// number `first` on. Any number of threads may.
-    ///
-    /// A torch file's storage is held against its CRC before the first of its bytes is given out.
-    ///
-    /// # Errors
-    /// [`CheckpointError::ReadPastEnd`] where the file or the tensor ends before `buf` is full;
-    /// [`CheckpointError::Torch`] where a storage is damaged; [`CheckpointError::NotHere`] where the file is
-    /// awaited or was let go.
-    pub fn read(&self, tensor: &SourceTensor, first: u64, buf: &mut [u8]) -> Result<()> {
-        let start = first.saturating_mul(element_len(tensor.dtype).unwrap_or(1));
-        let past_end = |path: &str, offset: u64| CheckpointError::ReadPastEnd {
-            path: self.root.shown(path),
-            offset,
-            byte_len: buf.len() as u64,
-        };
-        let Some(source) = self.files.get(tensor.file) else { return Err(past_end("", start).into()) };
-        if start.checked_add(buf.len() as u64).is_none_or(|end| end > tensor.byte_len) {
-            return Err(past_end(&source.path, start).into());
-        }
-        let end_told = past_end(&source.path, tensor.offset + start);
-        let failed = |error: io::Error| {
-            if error.kind() == io::ErrorKind::UnexpectedEof {
-                Error::from(end_told)
-            } else {
-                IoError::new("reading a file of the checkpoint", self.root.shown(&source.path), error).into()
-            }
-        };
-        let held = source.handle.get();
-        let Held::Open(file, _) = &*held else {
-            return Err(CheckpointError::NotHere { path: self.root.shown(&source.path) }.into());
-        };
-        let storage = tensor.view.as_ref().and_then(|view| Some((view, source.storages.get(view.storage)?)));
-        let Some((view, storage)) = storage else {
-            return file.read_exact_at(buf, tensor.offset + start).map_err(failed);
-        };
-        storage.read(file, view, (tensor.dtype, &tensor.shape), first, buf).map_err(|fault| match fault {
-            torch::TorchReadFault::Io(error) => failed(error),
-            fault => fault.at(&self.root.shown(&source.path)),
-        })
-    }
-
-    /// True where a tensor's bytes can only be had by reading its storage from the start: blocks are then best
-    /// read one after the other.
-    pub fn is_compressed(&self, tensor: &SourceTensor) -> bool {
-        let storage = |view: &torch::View| self.files.get(tensor.file)?.storages.get(view.storage);
-        tensor.view.as_deref().and_then(storage).is_some_and(torch::TorchStorage::is_compressed)
-    }
-
-    /// Bytes that one thread takes while it reads, beside the buffer it fills.
-    pub fn scratch_len(&self) -> u64 {
-        if self.files.iter().any(|file| !file.storages.is_empty()) { torch::SCRATCH_LEN } else { 0 }
     }
 
     /// Checks that no file has changed since the checkpoint was opened: length, modification time, and that

@@ -160,6 +160,32 @@ pub enum Notice {
         /// What is stripped, with its dot.
         prefix: String,
     },
+    /// Weights are decoded from codes.
+    Decoded {
+        /// How many of each coding, by its name.
+        counts: Vec<(&'static str, usize)>,
+        /// Other tensors of two dimensions or more.
+        rest: usize,
+    },
+    /// There are codes that are not read; the tensors are as they are stored.
+    NotDecoded {
+        /// Why.
+        why: String,
+    },
+    /// The configuration says that plain weights are quantized.
+    StaleSettings {
+        /// The key, or the file.
+        place: String,
+        /// The method that it names.
+        method: Option<String>,
+    },
+    /// Scales and the like beside weights that are floats.
+    LeftScales {
+        /// The first of them.
+        first: TensorName,
+        /// How many there are.
+        count: usize,
+    },
     /// Tensor names that look like paths. They are never used as paths.
     PathLikeNames {
         /// The first of them.
@@ -223,6 +249,30 @@ impl fmt::Display for Notice {
                     "every tensor's name begins with `{prefix}`, which a wrapper put there; it is stripped"
                 )
             }
+            Self::Decoded { counts, rest } => {
+                let kinds = counts.iter().map(|(name, count)| format!("{count} of {name}"));
+                let kinds = kinds.collect::<Vec<_>>().join(", ");
+                write!(
+                    f,
+                    "weights are decoded from codes: {kinds}; {} of more than one dimension stored as floats",
+                    agreed(*rest, "tensor is", "tensors are")
+                )
+            }
+            Self::NotDecoded { why } => f.write_str(why),
+            Self::StaleSettings { place, method } => {
+                let method =
+                    method.as_deref().map(|it| format!(" (`{}`)", it.escape_debug())).unwrap_or_default();
+                write!(
+                    f,
+                    "`{}`{method} says that the weights are quantized; they are plain, so it is left out",
+                    place.escape_debug()
+                )
+            }
+            Self::LeftScales { first, count } => write!(
+                f,
+                "{} left out that say how weights were quantized, the first is `{first}`",
+                agreed(*count, "tensor is", "tensors are")
+            ),
             Self::PathLikeNames { first, count } => {
                 write!(f, "{count} tensor names look like paths, the first is `{first}`; they are only names")
             }

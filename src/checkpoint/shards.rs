@@ -16,7 +16,7 @@ use super::index::{self, INDEX_NAME, Index, IndexEntry, ShardKind, TORCH_INDEX_N
 use super::limits::{Left, Limits};
 use super::safetensors;
 use super::torch;
-use super::{Notice, SourceFile, SourceTensor};
+use super::{Notice, Reading, SourceFile, SourceTensor, Span};
 use crate::error::{CheckpointError, Disguise, Error, IndexFault, IoError, Result};
 
 /// Name of the one file of weights that loaders prefer to an index.
@@ -132,7 +132,7 @@ fn check_index(
 ) -> Result<()> {
     let held: HashMap<&str, &str> = tensors
         .iter()
-        .filter_map(|tensor| Some((tensor.name.as_str(), files.get(tensor.file)?.path.as_str())))
+        .filter_map(|tensor| Some((tensor.name.as_str(), files.get(tensor.span()?.file)?.path.as_str())))
         .collect();
     for entry in entries {
         let found = held.get(entry.name.as_str()).copied();
@@ -150,7 +150,8 @@ fn check_index(
     let mut listed = entries.iter().map(|entry| entry.name.as_str()).peekable();
     for tensor in tensors {
         if listed.next_if_eq(&tensor.name.as_str()).is_none() {
-            let shard = files.get(tensor.file).map_or("", |file| file.path.as_str());
+            let shard =
+                tensor.span().and_then(|span| files.get(span.file)).map_or("", |file| file.path.as_str());
             return Err(CheckpointError::TensorNotInIndex {
                 index: root.shown(index_name),
                 tensor: tensor.name.to_string(),
@@ -221,10 +222,13 @@ fn read_shard(
                 name: tensor.name,
                 dtype: tensor.dtype,
                 shape: tensor.shape,
-                file: 0,
-                offset: tensor.offset,
                 byte_len: tensor.byte_len,
-                view: Some(Box::new(tensor.view)),
+                is_cache_scale: false,
+                reading: Reading::Stored(Span {
+                    file: 0,
+                    offset: tensor.offset,
+                    view: Some(Box::new(tensor.view)),
+                }),
             });
             let held = Handle::new(Held::Open(file, fingerprint));
             let (metadata, storages) = (BTreeMap::new(), content.storages);
@@ -249,11 +253,10 @@ fn of_header(header: safetensors::Header) -> (BTreeMap<String, String>, Vec<Sour
         name: tensor.name,
         dtype: tensor.dtype,
         shape: tensor.shape,
-        file: 0,
-        // Checked: start <= end <= the file's data, which begins at data_start.
-        offset: data_start + tensor.start,
         byte_len: tensor.end - tensor.start,
-        view: None,
+        is_cache_scale: false,
+        // Checked: start <= end <= the file's data, which begins at data_start.
+        reading: Reading::Stored(Span { file: 0, offset: data_start + tensor.start, view: None }),
     });
     (header.metadata, tensors.collect())
 }
@@ -264,19 +267,27 @@ fn merge(root: &Root, shards: Vec<Shard>) -> Result<(Vec<SourceFile>, Vec<Source
     let mut tensors = Vec::with_capacity(shards.iter().map(|(_, tensors)| tensors.len()).sum());
     for (number, (file, of_shard)) in shards.into_iter().enumerate() {
         files.push(file);
-        tensors.extend(of_shard.into_iter().map(|tensor| SourceTensor { file: number, ..tensor }));
+        tensors.extend(of_shard.into_iter().map(|mut tensor| {
+            if let Reading::Stored(span) = &mut tensor.reading {
+                span.file = number;
+            }
+            tensor
+        }));
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     for pair in tensors.windows(2) {
         if let [a, b] = pair
             && a.name == b.name
         {
-            let path = |file: usize| files.get(file).map_or_else(String::new, |file| file.path.clone());
+            let path = |tensor: &SourceTensor| {
+                let file = tensor.span().and_then(|span| files.get(span.file));
+                file.map_or_else(String::new, |file| file.path.clone())
+            };
             return Err(CheckpointError::TensorInTwoShards {
                 root: root.given.clone(),
                 tensor: a.name.to_string(),
-                first: path(a.file),
-                second: path(b.file),
+                first: path(a),
+                second: path(b),
             }
             .into());
         }

@@ -15,8 +15,9 @@ pub(super) fn resolve(tensors: &mut Vec<SourceTensor>, config: Option<&str>) -> 
     let mut notices = Vec::new();
     let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (index, tensor) in tensors.iter().enumerate() {
-        if let Some(view) = tensor.view.as_deref().filter(|_| tensor.byte_len > 0) {
-            let same = (tensor.file, view.storage, view.start, &view.strides, tensor.dtype, &tensor.shape);
+        let span = tensor.span().filter(|_| tensor.byte_len > 0);
+        if let Some((file, view)) = span.and_then(|span| Some((span.file, span.view.as_deref()?))) {
+            let same = (file, view.storage, view.start, &view.strides, tensor.dtype, &tensor.shape);
             groups.entry(same).or_default().push(index);
         }
     }

@@ -37,7 +37,8 @@ fn show_checkpoint(checkpoint: &Checkpoint) {
     // The name of a file is written once; the tensors have its number.
     let is_one = files.len() == 1;
     let mut counts = vec![0_usize; files.len()];
-    tensors.iter().for_each(|tensor| counts[tensor.file] += 1);
+    let stored = tensors.iter().flat_map(|tensor| tensor.spans());
+    stored.for_each(|span| counts[span.file] += 1);
     let rows = files.iter().enumerate().map(|(at, file)| {
         let number = Cell::Number((at + 1).to_string());
         vec![number, file.path.as_str().into(), Cell::Size(file.len), Cell::Number(counts[at].to_string())]
@@ -50,16 +51,17 @@ fn show_checkpoint(checkpoint: &Checkpoint) {
             tensor.name.as_str().into(),
             format!("{:?}", tensor.dtype).into(),
             shape(&tensor.shape).into(),
-            Cell::Size(tensor.byte_len),
+            Cell::Size(tensor.stored_len()),
         ];
         if !is_one {
-            row.push(Cell::Number((tensor.file + 1).to_string()));
+            let file = tensor.spans().next().map_or(0, |span| span.file + 1);
+            row.push(Cell::Number(file.to_string()));
         }
         row
     });
     screen.table(&Table::new(&header[..header.len() - usize::from(is_one)]).with_rows(rows));
     screen.gap();
-    let total: u64 = tensors.iter().map(|tensor| tensor.byte_len).sum();
+    let total: u64 = tensors.iter().map(|tensor| tensor.stored_len()).sum();
     let (count, files) = (counted(tensors.len(), "tensor"), counted(files.len(), "file"));
     screen.toned(Tone::Strong, &format!("{count}, {}, in {files}", ui::bytes(total)));
     screen.print();

@@ -5,8 +5,9 @@
 
 use serde_json::json;
 
+use crate::coding;
 use crate::error::{ConvertError, Result};
-use crate::json_text::JsonText;
+use crate::json_text::{self, JsonText};
 use crate::manifest::{
     DEVICE_MAP_NAME, MANIFEST_NAME, REQUIREMENTS_NAME, SIGNATURE_NAME, SUMS_NAME, SourceFate,
 };
@@ -95,6 +96,12 @@ pub(super) fn side_file(
     if OWN.contains(&path) {
         return Ok((FileFate::Replaced, Some("the bundle has its own")));
     }
+    if coding::BESIDE.contains(&path) {
+        return Ok((
+            FileFate::LeftOut,
+            Some("how the checkpoint was quantized; the bundle's weights are decoded"),
+        ));
+    }
     let is_of_module =
         path.ends_with(".safetensors") && modules.iter().any(|it| path.starts_with(it.as_str()));
     if let Some((_, why)) = LEFT_OUT.iter().find(|(ending, _)| path.ends_with(ending) && !is_of_module) {
@@ -157,7 +164,9 @@ pub(super) fn config(
         file: "config.json".into(),
         why: error.to_string(),
     };
-    let mut object = JsonText::parse(text).map_err(bad)?;
+    // How the checkpoint was quantized says nothing of the bundle, wherever it stands.
+    let text = json_text::without(text, coding::is_key).map_err(bad)?;
+    let mut object = JsonText::parse(&text).map_err(bad)?;
     for (key, path) in towers {
         object.set(key, &json!(path)).map_err(bad)?;
     }
@@ -190,6 +199,7 @@ mod tests {
         assert_eq!(fate("training_args.bin"), SourceFate::LeftOut);
         assert_eq!(fate("pytorch_model.bin.index.json"), SourceFate::LeftOut);
         assert_eq!(fate("model_zoo/OpenAI/x"), SourceFate::LeftOut);
+        assert_eq!(fate("hf_quant_config.json"), SourceFate::LeftOut);
         assert_eq!(fate("older.safetensors"), SourceFate::LeftOut);
         assert_eq!(fate("2_Dense/model.safetensors"), SourceFate::Copied);
         assert_eq!(fate("2_Dense/pytorch_model.bin"), SourceFate::LeftOut);

@@ -23,11 +23,12 @@ pub use contents::FileFate;
 pub use pipeline::Resources;
 pub use supply::{Present, Supply};
 
+use crate::bundle::Bundle;
 use crate::checkpoint::{Ahead, Checkpoint, Folder, Limits};
 use crate::device_map::Profile;
 use crate::digest::Digest;
 use crate::environment;
-use crate::error::{ConvertError, IoError, PlanError, Result};
+use crate::error::{ConvertError, IoError, Result};
 use crate::family::{self, Match, Misnamed};
 use crate::gpu_models::{self, Capability};
 use crate::kernels::Isa;
@@ -178,11 +179,17 @@ impl Conversion {
         options: Options,
     ) -> Result<Self> {
         let root = checkpoint.root();
-        if manifest::is_in(root).map_err(|cause| io_error("looking for a manifest", root, cause))? {
-            return Err(PlanError::IsBundle { path: root.to_owned() }.into());
-        }
+        let is_bundle =
+            manifest::is_in(root).map_err(|cause| io_error("looking for a manifest", root, cause))?;
+        // A bundle is read as what it stands for, if it is sound as far as its headers say.
+        let source = if is_bundle { Some(Bundle::open(root)?) } else { None };
+        checkpoint.check_codes()?;
         let subject = Subject::of(checkpoint.config_json()?);
         let mut notices: Vec<String> = checkpoint.notices().iter().map(ToString::to_string).collect();
+        notices.extend(source.map(|bundle| {
+            let scheme = bundle.manifest().scheme.name.name();
+            format!("the source is a bundle ({scheme}): what it lost to the checkpoint it was made from stays lost")
+        }));
         notices.extend(subject.mgm().and_then(Match::notice));
         let has_file = |path: &str| checkpoint.side_files().iter().any(|file| file.path == path);
         let prepared =
@@ -194,8 +201,7 @@ impl Conversion {
         if subject.mgm().is_none() && places.towers.is_some() {
             notices.push("a folder of vision towers was given, and this model has none of MGM's".to_owned());
         }
-        let mut resources =
-            Resources::choose(&plan, checkpoint.scratch_len(), options.threads, options.max_memory)?;
+        let mut resources = Resources::choose(&plan, &checkpoint, options.threads, options.max_memory)?;
         let name = prepare::bundle_name(&options, &located, plan.scheme, subject.mgm())?;
         options.weights.ignore.iter().try_for_each(|pattern| checked::<Line>(pattern).map(|_| ()))?;
         let towers = prepare::open_towers(&subject, &checkpoint, places, &options)?;

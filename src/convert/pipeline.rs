@@ -34,6 +34,8 @@ const BASE_LEN: u64 = 24 << 20;
 const BATCHES_LEN: u64 = 32 << 20;
 /// Smallest batch: below it hand-overs cost more than the work.
 const MIN_BATCH_LEN: u64 = 1 << 20;
+/// Panels of turned matrices that a lane has in use: its batch may lie in two.
+const PANELS_A_LANE: usize = 2;
 
 /// How much of the machine a conversion takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +51,18 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Chooses lanes and batches for a plan so that the peak stays within `budget` bytes. `read_len`: bytes that
-    /// a thread takes to read the checkpoint ([`Checkpoint::scratch_len`]).
+    /// Chooses lanes and batches for a plan of this checkpoint so that the peak stays within `budget` bytes.
     ///
     /// # Errors
     /// [`PlanError::Budget`] where even one lane with the smallest batch does not fit.
-    pub fn choose(plan: &Plan, read_len: u64, threads: usize, budget: u64) -> Result<Self> {
+    pub fn choose(plan: &Plan, checkpoint: &Checkpoint, threads: usize, budget: u64) -> Result<Self> {
+        let (read_len, panels) = (checkpoint.scratch_len(), PANELS_A_LANE as u64 * checkpoint.panels_len());
         // Records of plan and manifest: measured at 1 to 2 KiB a tensor, doubled while the manifest is written.
         let records = plan.totals().tensors * TENSOR_LEN;
         let scales = plan.tensors.iter().map(scale_memory).max().unwrap_or(0);
         let (scratch, step) = (block::scratch_len(plan), block::largest_block(plan) * 8);
         let at = |lanes: usize, batch_len: u64| {
-            let lane = 2 * (batch_len + (batch_len >> 3) + step) + 2 * scales;
+            let lane = 2 * (batch_len + (batch_len >> 3) + step) + 2 * scales + panels;
             BASE_LEN + records + threads as u64 * (scratch + read_len) + lanes as u64 * lane
         };
         let mut lanes = plan.shards.len().clamp(1, threads.max(1));
@@ -170,6 +172,7 @@ impl<'a> Pipeline<'a> {
         };
         // One after the other where files are removed, so that few are there at once.
         let lanes = if self.supply.removes() { 1 } else { self.resources.lanes };
+        self.checkpoint.keep_panels(lanes * PANELS_A_LANE);
         threads::on_many(lanes.saturating_sub(1), lane);
         let (mut shards, error) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((_, error)) = error {
@@ -420,12 +423,16 @@ impl<'a> Pipeline<'a> {
     fn read(&self, step: &Step<'_>, bytes: &mut [u8]) -> Result<()> {
         let tensor = &self.plan.tensors[step.tensor];
         let source = &self.checkpoint.tensors()[tensor.source];
-        // Copies are counted in bytes, cut at multiples of every element's size.
-        let width = match tensor.fate {
-            Fate::Copy => element_len(tensor.dtype).unwrap_or(1),
-            Fate::Cast { .. } | Fate::Quantize { .. } => 1,
-        };
-        self.checkpoint.read(source, step.first / width, bytes)
+        match tensor.fate {
+            // Copies are counted in bytes, cut at multiples of every element's size.
+            Fate::Copy => {
+                let width = element_len(tensor.dtype).unwrap_or(1);
+                self.checkpoint.read(source, step.first / width, bytes)
+            }
+            Fate::Cast { from, .. } | Fate::Quantize { from, .. } => {
+                self.checkpoint.read_as(source, from, step.first, bytes)
+            }
+        }
     }
 }
 

@@ -9,11 +9,12 @@ use serde_json::Value;
 
 use super::pipeline::{self, Written};
 use super::{Conversion, checked, io_error};
+use crate::checkpoint::{Coded, SourceTensor};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::manifest::{
-    self, ErrorFigures, FileRecord, MANIFEST_NAME, Manifest, Producer, SchemeRecord, Source, SourceFate,
-    SourceFileRecord, TensorRecord,
+    self, Decoding, ErrorFigures, FileRecord, MANIFEST_NAME, Manifest, Producer, SchemeRecord, Source,
+    SourceFate, SourceFileRecord, TensorRecord,
 };
 use crate::names::{BundlePath, Commit, HubId, Line, Word};
 use crate::plan::Fate;
@@ -111,6 +112,12 @@ impl Conversion {
         }
         let mut records = Vec::new();
         for (tensor, figures) in self.plan.tensors.iter().zip(&written.figures) {
+            let coded = self.checkpoint.tensors().get(tensor.source).and_then(SourceTensor::coded);
+            let decoding = |coded: &Coded| -> Result<Decoding> {
+                let arithmetic = checked(coded.weight.coding.arithmetic())?;
+                Ok(Decoding { arithmetic, parts: coded.parts.iter().map(|part| part.name.clone()).collect() })
+            };
+            let decoding = coded.map(decoding).transpose()?;
             for output in &tensor.outputs {
                 let start = heads[output.place.shard] + output.place.offset;
                 let measured = self.options.stats
@@ -125,6 +132,7 @@ impl Conversion {
                     range: [start, start + output.byte_len],
                     source: tensor.name.clone(),
                     source_dtype: tensor.dtype,
+                    decoding: decoding.clone(),
                     arithmetic: checked(tensor.fate.arithmetic())?,
                     error: measured.then(|| ErrorFigures {
                         sqnr_db: figures.moments.sqnr_db(),

@@ -49,8 +49,8 @@ impl Supply for Present {
 /// The files that each shard of the plan reads, by number, in rising order.
 pub(super) fn reads(plan: &Plan, checkpoint: &Checkpoint) -> Vec<Vec<usize>> {
     let of_shard = |outputs: &[(usize, usize)]| {
-        let file = |&(tensor, _): &(usize, usize)| checkpoint.tensors()[plan.tensors[tensor].source].file;
-        let mut files: Vec<usize> = outputs.iter().map(file).collect();
+        let spans = |&(tensor, _): &(usize, usize)| checkpoint.tensors()[plan.tensors[tensor].source].spans();
+        let mut files: Vec<usize> = outputs.iter().flat_map(spans).map(|span| span.file).collect();
         files.sort_unstable();
         files.dedup();
         files

@@ -15,7 +15,7 @@ use super::pipeline::{self, Pipeline, Resources};
 use super::supply::Present;
 use super::{Options, io_error};
 use crate::checkpoint::torch::View;
-use crate::checkpoint::{Checkpoint, SourceTensor};
+use crate::checkpoint::{Checkpoint, Reading, SourceTensor, Span};
 use crate::error::{ConvertError, Error, Result};
 use crate::family::{Tower, TowerRole};
 use crate::manifest::FileRecord;
@@ -80,8 +80,7 @@ impl Rewrite {
                 }
                 let name = "model.safetensors".to_owned();
                 plan.shards[0].name.clone_from(&name);
-                let resources =
-                    Resources::choose(&plan, weights.scratch_len(), options.threads, options.max_memory)?;
+                let resources = Resources::choose(&plan, &weights, options.threads, options.max_memory)?;
                 (name, Form::Safetensors(Box::new(plan), resources))
             }
             TowerRole::Aux => {
@@ -231,6 +230,7 @@ impl Source {
             source: 0,
             dtype: tensor.dtype,
             shape: run.shape.clone(),
+            source_len: run.byte_len,
             fate,
             skip: None,
             outputs: Vec::new(),
@@ -245,7 +245,7 @@ fn lay_out(used: &[(usize, &SourceTensor)]) -> Option<(Vec<Source>, Vec<NewTenso
     let mut groups: BTreeMap<(usize, usize), Vec<&SourceTensor>> = BTreeMap::new();
     for (index, tensor) in used {
         // A tensor without a storage of its own is its own.
-        let key = match &tensor.view {
+        let key = match tensor.span().and_then(|span| span.view.as_deref()) {
             Some(view) if tensor.byte_len > 0 => (view.storage, 0),
             _ => (usize::MAX, *index),
         };
@@ -256,7 +256,7 @@ fn lay_out(used: &[(usize, &SourceTensor)]) -> Option<(Vec<Source>, Vec<NewTenso
         match shared_run(&group) {
             Some((run, low)) => {
                 for tensor in &group {
-                    let view = tensor.view.as_deref()?;
+                    let view = tensor.span()?.view.as_deref()?;
                     tensors.push(new_tensor(tensor, sources.len(), view.start - low, view.strides.clone()));
                 }
                 sources.push(Source::new(group[0], run)?);
@@ -287,7 +287,7 @@ fn shared_run(group: &[&SourceTensor]) -> Option<(SourceTensor, u64)> {
     }
     let (mut low, mut high, mut copies) = (u64::MAX, 0, 0u64);
     for tensor in group {
-        let view = tensor.view.as_deref()?;
+        let view = tensor.span()?.view.as_deref()?;
         let steps: u64 = tensor.shape.iter().zip(&view.strides).map(|(dim, stride)| (dim - 1) * stride).sum();
         low = low.min(view.start);
         high = high.max(view.start + steps + 1);
@@ -297,11 +297,13 @@ fn shared_run(group: &[&SourceTensor]) -> Option<(SourceTensor, u64)> {
     if len > copies {
         return None;
     }
-    let storage = first.view.as_deref()?.storage;
+    let span = first.span()?;
+    let storage = span.view.as_deref()?.storage;
+    let view = View { storage, start: low, strides: vec![1], is_contiguous: true };
     let run = SourceTensor {
         shape: vec![len],
         byte_len: len * element_len(first.dtype).unwrap_or(1),
-        view: Some(Box::new(View { storage, start: low, strides: vec![1], is_contiguous: true })),
+        reading: Reading::Stored(Span { view: Some(Box::new(view)), ..span.clone() }),
         ..first.clone()
     };
     Some((run, low))

@@ -14,6 +14,7 @@
 mod bundle;
 mod cache;
 mod checkpoint;
+mod codes;
 mod convert;
 mod device_map;
 mod explain;
@@ -33,6 +34,7 @@ mod torch;
 pub use bundle::BundleError;
 pub use cache::CacheError;
 pub use checkpoint::{Change, CheckpointError, InFile, NodeKind};
+pub use codes::CodesError;
 pub use convert::ConvertError;
 pub use device_map::{DeviceMapError, DeviceNeed, DoesNotFit, Exception, Remedy};
 pub use explain::{Explain, Explanation};
@@ -65,6 +67,8 @@ pub enum Error {
     Cache(#[from] CacheError),
     /// A checkpoint could not be read, or is not what its files claim.
     Checkpoint(#[from] CheckpointError),
+    /// Weights are stored as codes that cannot be decoded.
+    Codes(#[from] CodesError),
     /// A conversion could not be finished.
     Convert(#[from] ConvertError),
     /// A device map cannot be planned.
@@ -106,6 +110,7 @@ impl Explain for Error {
             Self::Bundle(error) => error.explain(),
             Self::Cache(error) => error.explain(),
             Self::Checkpoint(error) => error.explain(),
+            Self::Codes(error) => error.explain(),
             Self::Convert(error) => error.explain(),
             Self::DeviceMap(error) => error.explain(),
             Self::Family(error) => error.explain(),

@@ -1,8 +1,6 @@
 //! Errors of planning a conversion.
 
-use std::path::PathBuf;
-
-use super::explain::{at, what};
+use super::explain::what;
 use super::{Explain, Explanation};
 use crate::size::counted;
 
@@ -21,12 +19,6 @@ pub enum PlanError {
     NoTensors,
     /// `reasons`: why tensors stay float, and how many for each, the most frequent first.
     NothingToQuantize { tensors: usize, reasons: Vec<(String, usize)> },
-    /// `method`: `quantization_config.quant_method` of config.json.
-    AlreadyQuantized { method: String },
-    /// A weight is codes, by its type and what is `beside` it. `form`: the kind of codes.
-    Codes { form: &'static str, tensor: String, beside: String },
-    /// The checkpoint is a bundle.
-    IsBundle { path: PathBuf },
     /// Nothing could load the bundle. `what`: the part of the checkpoint; `why`: what a client does with it.
     NoClient { what: &'static str, scheme: &'static str, why: &'static str },
     /// The family's pinned stack does not read the layout.
@@ -41,24 +33,21 @@ pub enum PlanError {
     TooLarge { name: String },
 }
 
-/// What to convert in place of what is quantized already.
-const ORIGINAL: &str = "convert from the original bf16 or fp16 checkpoint";
-
 impl Explain for PlanError {
     fn explain(&self) -> Explanation {
         match self {
-            Self::IgnoreMatchesNothing { pattern, nearest } => {
-                what(format!("the pattern `{pattern}` matches no tensor and no module"))
-                    .place("‹ignore›")
-                    .why(
-                        "a pattern is the whole name of a tensor or module, or re: and a regular expression that \
+            Self::IgnoreMatchesNothing { pattern, nearest } => what(format!(
+                "the pattern `{pattern}` matches no tensor and no module"
+            ))
+            .place("‹ignore›")
+            .why(
+                "a pattern is the whole name of a tensor or module, or re: and a regular expression that \
                          matches from its start",
-                    )
-                    .help(match nearest {
-                        Some(name) => format!("did you mean `{name}`? ‹inspect()› lists the names"),
-                        None => "‹inspect()› lists the names of a checkpoint".to_owned(),
-                    })
-            }
+            )
+            .help(match nearest {
+                Some(name) => format!("did you mean `{name}`? ‹inspect()› lists the names"),
+                None => "‹inspect()› lists the names of a checkpoint".to_owned(),
+            }),
             Self::SplitGroup { pattern, ignored, rest } => {
                 what(format!("the pattern `{pattern}` leaves `{ignored}` float, and not {}", listed(rest)))
                     .place("‹ignore›")
@@ -72,7 +61,9 @@ impl Explain for PlanError {
                     .place("‹ignore›")
                     .why(drawn.lines().last().unwrap_or_default().trim_start_matches("error: "))
             }
-            Self::NoTensors => what("the checkpoint holds no tensor").help("‹inspect()› shows what a checkpoint holds"),
+            Self::NoTensors => {
+                what("the checkpoint holds no tensor").help("‹inspect()› shows what a checkpoint holds")
+            }
             Self::NothingToQuantize { tensors, reasons } => {
                 let reasons: Vec<_> = reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect();
                 what("no tensor of the checkpoint is a linear to quantize")
@@ -83,29 +74,12 @@ impl Explain for PlanError {
                     ))
                     .help("‹scheme=\"bf16\"› and ‹scheme=\"fp16\"› cast everything")
             }
-            Self::AlreadyQuantized { method } => what(format!("the checkpoint is already quantized (`{method}`)"))
-                .why(
-                    "its config.json has a quantization_config; mgpack reads floats, and codes quantized again would \
-                     only lose precision",
-                )
-                .help(ORIGINAL)
-                .refused(),
-            Self::Codes { form, tensor, beside } => {
-                what(format!("the checkpoint is already quantized: `{tensor}` holds codes of {form}"))
-                    .why(format!(
-                        "`{beside}` is beside it; mgpack reads floats, and codes that were cast would mean nothing"
-                    ))
-                    .help(ORIGINAL)
+            Self::NoClient { what: part, scheme, why } => {
+                what(format!("no client loads {part} with scheme {scheme}"))
+                    .why(why)
+                    .help("give ‹scheme=\"bf16\"›, or ‹scheme=\"W8A8\"› for vLLM")
                     .refused()
             }
-            Self::IsBundle { path } => at(path, "this is a bundle, not a checkpoint")
-                .why("its mgpack.json begins as a bundle's manifest does: its weights are converted already")
-                .help(ORIGINAL)
-                .refused(),
-            Self::NoClient { what: part, scheme, why } => what(format!("no client loads {part} with scheme {scheme}"))
-                .why(why)
-                .help("give ‹scheme=\"bf16\"›, or ‹scheme=\"W8A8\"› for vLLM")
-                .refused(),
             Self::LayoutForFamily { family } => {
                 what(format!("family {family} cannot load the compressed-tensors layout"))
                     .why("its pinned transformers reads bitsandbytes, GPTQ and AWQ, not compressed-tensors")
@@ -121,7 +95,10 @@ impl Explain for PlanError {
                 let needs = counted(needed, "byte");
                 what(format!("the conversion needs {needs} of memory, more than the budget of {budget}"))
                     .why("one batch per thread, the widest row and the scales of a tensor must fit at once")
-                    .help(format!("give ‹max_memory=\"{}MiB\"›, or fewer ‹threads›", needed.div_ceil(1 << 20)))
+                    .help(format!(
+                        "give ‹max_memory=\"{}MiB\"›, or fewer ‹threads›",
+                        needed.div_ceil(1 << 20)
+                    ))
             }
             Self::TooLarge { name } => what(format!("tensor `{name}` is too large to be written")),
         }

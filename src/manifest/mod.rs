@@ -250,6 +250,9 @@ pub struct TensorRecord {
     pub source: TensorName,
     /// Type of that tensor.
     pub source_dtype: Dtype,
+    /// What that tensor was decoded from, where the checkpoint holds codes; else left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoding: Option<Decoding>,
     /// Arithmetic by its name in schemes.md.
     pub arithmetic: Word,
     /// Error figures, on the codes or the cast values.
@@ -265,6 +268,16 @@ pub struct ModuleRecord {
     pub module: String,
     /// Bytes that it takes on a device.
     pub bytes: u64,
+}
+
+/// How a tensor of the checkpoint was decoded from codes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decoding {
+    /// Arithmetic by its name in schemes.md.
+    pub arithmetic: Word,
+    /// The stored tensors: codes, scales and perhaps zero points.
+    pub parts: Vec<TensorName>,
 }
 
 /// How far a stored tensor is from the checkpoint's.

@@ -7,6 +7,7 @@ use super::{Plan, Precision, Skip};
 use crate::checkpoint::SourceTensor;
 use crate::error::{PlanError, Result};
 use crate::scheme::{Layout, Scheme};
+use crate::size::agreed;
 use crate::structure::{ROUTER, Role, role_of};
 use crate::subject::{self, Subject};
 
@@ -120,6 +121,16 @@ pub(crate) fn notice(plan: &Plan, subject: &Subject) -> Option<&'static str> {
              this bundle is for vLLM on a GPU; W8A16 with all experts quantized loads in transformers",
         ),
     }
+}
+
+/// What becomes of the scales that were calibrated for a cache in FP8, where the checkpoint has any.
+pub(super) fn cache_notice(tensors: &[SourceTensor], scheme: Scheme) -> Option<String> {
+    let count = tensors.iter().filter(|tensor| tensor.is_cache_scale).count();
+    let scales = agreed(count, "calibrated scale of the cache is", "calibrated scales of the cache are");
+    (count > 0).then(|| match scheme.layout() {
+        Some(Layout::CompressedTensors) => format!("{scales} kept: vLLM reads them for an FP8 cache"),
+        Some(Layout::Bnb) | None => format!("{scales} left out: no loader of {} reads them", scheme.name()),
+    })
 }
 
 /// A use of a model that calls parts of it past the hook by which compressed-tensors decompresses codes when the whole is

@@ -100,7 +100,8 @@ pub(super) fn decide(source: &SourceTensor, recipe: &Recipe, transposed: &HashSe
         ignored.is_some() && !recipe.scheme.is_quantized() || structure::is_precise(source.name.as_str());
     let target = if is_kept { None } else { recipe.rest };
     let fate = match (float, target) {
-        (Some(from), Some(to)) if from != to => Fate::Cast { from, to },
+        // What is decoded is rounded once, from where its values are defined.
+        (Some(own), Some(to)) if own != to => Fate::Cast { from: source.defined().unwrap_or(own), to },
         _ => Fate::Copy,
     };
     Decision { fate, skip }

@@ -48,7 +48,7 @@ pub(super) fn check<P>(tensors: &[TensorPlan<P>]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::{Plan, Precision, Recipe, WeightOptions};
-    use crate::checkpoint::SourceTensor;
+    use crate::checkpoint::{Reading, SourceTensor, Span};
     use crate::tensor::{Dtype, TensorName};
 
     fn planned(ignore: &str) -> Result<(), String> {
@@ -56,10 +56,9 @@ mod tests {
             name: TensorName::new(format!("model.layers.0.{name}.weight")).unwrap(),
             dtype: Dtype::BF16,
             shape: vec![128, 128],
-            file: 0,
-            offset: 0,
             byte_len: 128 * 128 * 2,
-            view: None,
+            is_cache_scale: false,
+            reading: Reading::Stored(Span { file: 0, offset: 0, view: None }),
         };
         let names = [
             "self_attn.q_proj",

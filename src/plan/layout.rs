@@ -74,13 +74,13 @@ pub(super) fn lay_out(
 
 /// The tensor with the places of its outputs. Each has one: every tensor is of a shard.
 fn placed(tensor: TensorPlan<()>, place: impl Fn(usize) -> Option<Place>) -> TensorPlan {
-    let TensorPlan { name, source, dtype, shape, fate, skip, outputs } = tensor;
+    let TensorPlan { name, source, dtype, shape, source_len, fate, skip, outputs } = tensor;
     let outputs = outputs.into_iter().enumerate();
     let outputs = outputs.filter_map(|(at, output)| {
         let Output { name, kind, dtype, shape, byte_len, constant, place: () } = output;
         Some(Output { name, kind, dtype, shape, byte_len, constant, place: place(at)? })
     });
-    TensorPlan { name, source, dtype, shape, fate, skip, outputs: outputs.collect() }
+    TensorPlan { name, source, dtype, shape, source_len, fate, skip, outputs: outputs.collect() }
 }
 
 fn alignment(output: &Output<()>) -> u64 {

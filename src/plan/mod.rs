@@ -11,7 +11,6 @@ mod groups;
 mod layout;
 mod prepared;
 mod recipe;
-mod stored;
 
 use std::collections::HashSet;
 
@@ -30,20 +29,12 @@ use crate::structure::{Role, layer_order, role_of, unit_of};
 use crate::subject;
 use crate::tensor::{self, Dtype, Float, TensorName};
 
-/// Refuses a checkpoint whose weights are codes, whether its config.json says so or not.
-///
-/// # Errors
-/// [`PlanError::Codes`].
-fn check_stored(sources: &[SourceTensor]) -> Result<()> {
-    stored::codes(sources).map_or(Ok(()), |error| Err(error.into()))
-}
-
 /// What becomes of every tensor, in layer order, and of every shard.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How linears are stored.
     pub scheme: Scheme,
-    /// One entry for each tensor of the checkpoint, in layer order.
+    /// One entry for each tensor of the checkpoint that the bundle has, in layer order.
     pub tensors: Vec<TensorPlan>,
     /// The shards, in order.
     pub shards: Vec<ShardPlan>,
@@ -61,6 +52,8 @@ pub struct TensorPlan<P = Place> {
     pub dtype: Dtype,
     /// Its shape.
     pub shape: Vec<u64>,
+    /// Bytes that the checkpoint stores for it.
+    pub source_len: u64,
     /// What is done to it.
     pub fate: Fate,
     /// Why a tensor is not quantized where the scheme quantizes.
@@ -192,6 +185,10 @@ impl Plan {
         let transposed = fate::transposed(sources);
         let mut tensors = Vec::with_capacity(sources.len());
         for (index, source) in sources.iter().enumerate() {
+            // Of the clients, only those of compressed-tensors read what was calibrated for a cache.
+            if source.is_cache_scale && recipe.scheme.layout() != Some(Layout::CompressedTensors) {
+                continue;
+            }
             tensors.push(plan_tensor(index, source, recipe, &transposed)?);
         }
         tensors.sort_by(|a, b| layer_order(a.name.as_str(), b.name.as_str()));
@@ -213,7 +210,7 @@ impl Plan {
         let mut totals = Totals::default();
         for tensor in &self.tensors {
             totals.source_tensors += 1;
-            totals.source_bytes += tensor.source_len();
+            totals.source_bytes += tensor.source_len;
             totals.tensors += tensor.outputs.len() as u64;
             totals.bytes += tensor.outputs.iter().map(|output| output.byte_len).sum::<u64>();
             match tensor.fate {
@@ -279,11 +276,6 @@ impl Plan {
 }
 
 impl TensorPlan {
-    /// Bytes of the tensor in the checkpoint.
-    pub fn source_len(&self) -> u64 {
-        tensor::byte_len(self.dtype, &self.shape).unwrap_or(u64::MAX)
-    }
-
     /// Rows and columns: a matrix as it is, anything else as one row.
     pub fn rows_and_columns(&self) -> (u64, u64) {
         match *self.shape.as_slice() {
@@ -351,6 +343,7 @@ fn plan_tensor(
         source: index,
         dtype: source.dtype,
         shape: source.shape.clone(),
+        source_len: source.stored_len(),
         fate: decision.fate,
         skip: decision.skip,
         outputs,

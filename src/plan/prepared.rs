@@ -2,9 +2,9 @@
 //! do.
 
 use super::clients::{self, Bypass};
-use super::{Plan, Precision, Recipe, WeightOptions, check_stored};
+use super::{Plan, Precision, Recipe, WeightOptions};
 use crate::checkpoint::SourceTensor;
-use crate::error::{PlanError, Result};
+use crate::error::Result;
 use crate::subject::Subject;
 
 /// A model with a plan for its weights.
@@ -24,7 +24,7 @@ impl Prepared {
     /// Decides. `tensors`: all of the checkpoint; `has_file`: whether it has a file of that path beside them.
     ///
     /// # Errors
-    /// [`PlanError`] where the checkpoint or what is asked of it cannot be had.
+    /// [`crate::error::PlanError`] where the checkpoint or what is asked of it cannot be had.
     pub fn of(
         subject: Subject,
         tensors: &[SourceTensor],
@@ -36,16 +36,12 @@ impl Prepared {
         let layout = options.layout.or_else(|| bypass?.layout(options.precision, &subject));
         let chosen = WeightOptions { layout, ..options.clone() };
         let recipe = Recipe::choose(&chosen, max_shard_len, subject.family())?;
-        check_stored(tensors)?;
-        if let Some(method) = subject.quantization() {
-            return Err(PlanError::AlreadyQuantized { method }.into());
-        }
         let is_generic = subject.mgm().is_none();
         if is_generic {
             clients::check(tensors, recipe.scheme, &subject)?;
         }
         let plan = Plan::new(tensors, &recipe)?;
-        let mut notices = Vec::new();
+        let mut notices: Vec<String> = clients::cache_notice(tensors, plan.scheme).into_iter().collect();
         if let Some(percent) = plan.mostly_float() {
             let most = super::reasons(&plan.tensors).into_iter().next().map(|(why, _)| why);
             notices.push(format!(

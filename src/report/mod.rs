@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::error::{BundleError, Error, Result};
 use crate::kernels::{Isa, Moments};
 use crate::progress::{Progress, Stage, Stop};
-use crate::scheme::Scheme;
+use crate::scheme::{PartKind, Scheme};
 use crate::structure::{Role, role_of};
 use crate::tensor::{Dtype, Float, element_len};
 
@@ -144,7 +144,7 @@ impl Report {
         progress.begin(Stage::Compare, pairs.iter().map(|(_, original)| original.byte_len).sum());
         let (mut floats, mut others) = (Vec::new(), Vec::new());
         for (weight, original) in pairs {
-            match Float::of(original.dtype) {
+            match compared_as(&weight, original) {
                 Some(float) => floats.push((weight, original, float)),
                 None => others.push((weight, original)),
             }
@@ -256,7 +256,7 @@ impl<'a> Both<'a> {
                 return Err(Error::Interrupted { kept: false });
             }
             bytes.resize(after.len() * width, 0);
-            self.checkpoint.read(original, first, &mut bytes)?;
+            self.checkpoint.read_as(original, float, first, &mut bytes)?;
             before.resize(after.len(), 0.0);
             self.isa.widen(float, &bytes, &mut before);
             first += after.len() as u64;
@@ -364,7 +364,7 @@ fn figures(weight: &Weight<'_>, original: &SourceTensor, sums: &Sums) -> TensorF
         role: role_of(name),
         kind: kind_of(weight.name.module()),
         quantized: weight.parts.len() > 1,
-        source_bytes: original.byte_len,
+        source_bytes: original.stored_len(),
         bytes: weight.byte_len(),
         values: sums.values,
         changed: sums.changed,
@@ -375,6 +375,13 @@ fn figures(weight: &Weight<'_>, original: &SourceTensor, sums: &Sums) -> TensorF
         max_abs_error: sums.moments.max_error,
         cosine: sums.moments.cosine(),
     }
+}
+
+/// The type that a tensor of the checkpoint is compared in: its own, or that its values are defined in where the bundle
+/// rounds them.
+fn compared_as(weight: &Weight<'_>, original: &SourceTensor) -> Option<Float> {
+    let is_cast = weight.part(PartKind::Values).is_some_and(|values| values.dtype != original.dtype);
+    if is_cast { original.defined() } else { Float::of(original.dtype) }
 }
 
 /// The checkpoint that the bundle says it was made from.

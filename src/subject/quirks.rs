@@ -4,8 +4,6 @@
 //! tests/python/test_other_architectures.py. Carries out formats/schemes.md, "What is quantized" and
 //! "quantization_config".
 
-use serde_json::Value;
-
 use super::Subject;
 use crate::structure::number;
 
@@ -72,25 +70,10 @@ impl Subject {
     pub(crate) fn is_lost_on_bitsandbytes(&self) -> bool {
         self.is_one_of(&["falcon", "mamba"])
     }
-
-    /// How the checkpoint is quantized already, as config.json says; `None` if it is not.
-    pub fn quantization(&self) -> Option<String> {
-        quantization_of(&self.config)
-    }
-}
-
-/// How a checkpoint is quantized already, by its config.json; `None` if it is not. Of a model with towers the entry
-/// may stand in the part for text, and all clients look there too.
-fn quantization_of(config: &Value) -> Option<String> {
-    let places = ["/quantization_config", "/text_config/quantization_config"];
-    let entry = places.iter().find_map(|place| config.pointer(place).filter(|entry| entry.is_object()))?;
-    Some(entry.get("quant_method").and_then(Value::as_str).unwrap_or("no quant_method").to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -98,18 +81,5 @@ mod tests {
         assert!(is_single_expert("model.layers.1.mlp.experts.12.down_proj.weight"));
         assert!(!is_single_expert("model.layers.1.mlp.experts.gate_up_proj"));
         assert!(!is_single_expert("model.layers.1.mlp.shared_experts.down_proj.weight"));
-    }
-
-    #[test]
-    fn quantization_is_found_beside_a_vision_tower_too() {
-        assert_eq!(quantization_of(&json!({})), None);
-        assert_eq!(quantization_of(&json!({"quantization_config": null})), None);
-        assert_eq!(quantization_of(&json!({"quantization_config": {"quant_method": "fp8"}})).unwrap(), "fp8");
-        let inner = json!({"text_config": {"quantization_config": {"quant_method": "compressed-tensors"}}});
-        assert_eq!(quantization_of(&inner).unwrap(), "compressed-tensors");
-        assert_eq!(
-            quantization_of(&json!({"quantization_config": {"load_in_8bit": true}})).unwrap(),
-            "no quant_method"
-        );
     }
 }

@@ -298,10 +298,13 @@ pub fn plan_json(conversion: &Conversion) -> Value {
                 })
                 .collect();
             let source = &conversion.checkpoint.tensors()[tensor.source];
+            let mut place = json!({});
+            super::inspect::place(&conversion.checkpoint, source, &mut place);
+            place["bytes"] = json!(tensor.source_len);
             json!({
                 "name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "fate": tensor.fate,
                 "why": tensor.skip.as_ref().map(ToString::to_string),
-                "source": { "file": conversion.checkpoint.files()[source.file].path, "offset": source.offset, "bytes": source.byte_len },
+                "source": place,
                 "outputs": outputs,
             })
         })

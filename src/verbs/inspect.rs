@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Work;
 use crate::bundle;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, SourceTensor};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::locate;
@@ -66,12 +66,31 @@ fn serialize_checkpoint<S: Serializer>(
         |file| json!({ "path": file.path, "bytes": file.len, "sha256": file.sha256, "metadata": file.metadata }),
     );
     let tensors = checkpoint.tensors().iter().map(|tensor| {
-        json!({
+        let mut entry = json!({
             "name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "bytes": tensor.byte_len,
-            "file": checkpoint.files()[tensor.file].path, "offset": tensor.offset,
-        })
+        });
+        place(checkpoint, tensor, &mut entry);
+        entry
     });
     CheckpointContents { files: Each(files), tensors: Each(tensors) }.serialize(serializer)
+}
+
+/// Adds where a tensor lies, or what it is decoded from, to what is said of it.
+pub(super) fn place(checkpoint: &Checkpoint, tensor: &SourceTensor, entry: &mut Value) {
+    let place = |tensor: &SourceTensor| {
+        let span = tensor.span()?;
+        Some((&checkpoint.files().get(span.file)?.path, span.offset))
+    };
+    let (file, offset) = place(tensor).unzip();
+    (entry["file"], entry["offset"]) = (json!(file), json!(offset));
+    entry["decoding"] = tensor.coded().map_or(Value::Null, |coded| {
+        let parts = coded.parts.iter().filter_map(|part| {
+            let (file, offset) = place(part)?;
+            Some(json!({ "name": part.name, "file": file, "offset": offset, "bytes": part.byte_len }))
+        });
+        let arithmetic = coded.weight.coding.arithmetic();
+        json!({ "arithmetic": arithmetic, "parts": parts.collect::<Vec<_>>() })
+    });
 }
 
 /// A checkpoint's files and tensors.

@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::world::{World, assert_same, contents, ran, write};
+use crate::world::{World, assert_same, contents, ran, save, tensor, write};
 use mgpack::internals::tiny;
+use safetensors::Dtype;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -69,7 +70,13 @@ fn exit_codes_tell_findings_refusals_and_what_could_not_run_apart() {
     assert_eq!(code(&["plan", "tiny", "--bf16"]), 0);
     assert_eq!(code(&["--version"]), 0);
     assert_eq!(code(&["convert", "tiny", "--int8", "-o", "tiny-bundle"]), 1);
-    assert_eq!(code(&["convert", "tiny-bundle", "--int8", "-o", "again"]), 1);
+    assert_eq!(code(&["convert", "tiny-bundle", "--int8", "-o", "again"]), 0);
+    let coded = [
+        tensor("l.qweight", Dtype::I32, &[2, 2], vec![0; 16]),
+        tensor("l.scales", Dtype::F16, &[2, 2], vec![0; 8]),
+    ];
+    save(&world.path("coded"), &[&coded]);
+    assert_eq!(code(&["convert", "coded", "--bf16", "-o", "third"]), 1);
     assert_eq!(code(&["verify", "absent"]), 2);
     assert_eq!(code(&["verify", "cache"]), 2);
     assert_eq!(code(&["plan", "./absent", "--int8"]), 2);

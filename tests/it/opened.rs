@@ -207,7 +207,12 @@ fn a_checkpoint_with_a_file_of_the_manifests_name_converts_and_a_bundle_is_calle
         world.good(&["verify", "out"]);
     }
     let ran = world.run(&["convert", "out", "--bf16", "-o", "again"]);
-    assert!(ran.code == 1 && ran.err.contains("this is a bundle") && !ran.err.contains("quantiz"), "{ran:?}");
+    assert!(ran.code == 0 && ran.err.contains("the source is a bundle (bf16)"), "{ran:?}");
+    world.good(&["verify", "again"]);
+    // One that is not what its manifest says is no source.
+    fs::write(world.path("out/model-00001-of-00001.safetensors"), "").unwrap();
+    let ran = world.run(&["convert", "out", "--bf16", "-o", "third"]);
+    assert!(ran.code != 0 && !world.path("third").exists(), "{ran:?}");
 }
 
 #[test]

@@ -142,6 +142,26 @@ fn the_parts_of_every_preset_equal_those_of_llm_compressor() {
     }
 }
 
+/// Weights as quantizers store them, with no key that says how: FP8, int8, packed integers, MXFP4, bitsandbytes. The vectors
+/// have what compressed-tensors, transformers and bitsandbytes decode them to.
+#[test]
+fn what_is_decoded_equals_the_libraries_that_define_it() {
+    let vectors = vectors("decoded.safetensors");
+    let is_expected = |name: &&String| name.starts_with("expected.");
+    let inputs: BTreeMap<String, Tensor> = vectors
+        .iter()
+        .filter(|(name, _)| !is_expected(name))
+        .map(|(name, tensor)| (name.clone(), tensor.clone()))
+        .collect();
+    let got = convert(&inputs, Precision::Bf16, None, Isa::detect());
+    let expected: Vec<&String> = vectors.keys().filter(is_expected).collect();
+    assert!(expected.len() > 20, "{}", expected.len());
+    assert_eq!(got.len(), expected.len(), "{:?}", got.keys());
+    for name in expected {
+        expect_same(&got, name.strip_prefix("expected.").unwrap(), &vectors[name], Isa::detect());
+    }
+}
+
 #[test]
 fn casts_equal_torch() {
     let vectors = vectors("casts.safetensors");

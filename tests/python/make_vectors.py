@@ -16,6 +16,8 @@ file is printed. A case is `<dtype>.<name>`.
     ct_w8a16.safetensors   <case>.weight -> <case>.out.weight_packed, .out.weight_scale, .out.weight_shape: scheme W8A16
     ct_fp8_dynamic.safetensors  <case>.weight -> <case>.out.weight float8_e4m3fn, .out.weight_scale: scheme FP8_DYNAMIC
     ct_fp8_block.safetensors    the same with scheme FP8_BLOCK, and matrices of several blocks
+    decoded.safetensors    weights as quantizers store them, under the names of a checkpoint, and expected.<weight>: what
+                           compressed-tensors, transformers and bitsandbytes decode them to, as bf16
 """
 
 import hashlib
@@ -32,8 +34,14 @@ os.environ["LLM_COMPRESSOR_LOG_DISABLED"] = "true"
 import bitsandbytes
 import numpy as np
 import torch
+from compressed_tensors.compressors import NaiveQuantizationCompressor, PackedQuantizationCompressor
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from compressed_tensors.entrypoints.convert import FP8BlockDequantizer
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from llmcompressor import model_free_ptq
 from safetensors.torch import load_file, save_file
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 DTYPES = {"f64": torch.float64, "f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 WIDTH = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16}
@@ -51,6 +59,7 @@ def main(folder):
         "ct_w8a16": compressed_tensors("W8A16"),
         "ct_fp8_dynamic": compressed_tensors("FP8_DYNAMIC"),
         "ct_fp8_block": compressed_tensors("FP8_BLOCK"),
+        "decoded": decoded(),
     }
     for name, tensors in files.items():
         path = folder / f"{name}.safetensors"
@@ -234,6 +243,108 @@ def cases(dtype):
     for cols in (1, 2, 3, 31, 127, 129, 257):
         add(f"width_{cols}", bell(f"width_{cols}", 5, cols))
     return out
+
+
+# --- decoding
+
+
+def decoded():
+    """Codes of every kind with scales whose products are nearly all rounded; the widths are no multiples of much."""
+    out = {}
+
+    def add(name, parts, expected, weight="weight"):
+        module = f"model.layers.0.{name}"
+        out.update({f"{module}.{part}": tensor.clone() for part, tensor in parts.items()})
+        assert torch.isfinite(expected).all(), name
+        out[f"expected.{module}.{weight}"] = expected.to(torch.bfloat16).contiguous().clone()
+
+    for case, shape, block in [("block", (200, 300), 128), ("narrow", (70, 40), 32)]:
+        parts = {"weight": fp8(case, shape), "weight_scale_inv": scales(case, [-(-side // block) for side in shape])}
+        dequantizer = FP8BlockDequantizer(weight_block_size=(block, block))
+        add(f"fp8_{case}", parts, dequantizer.process({f"x.{n}": t for n, t in parts.items()})["x.weight"])
+    # transformers takes blocks that divide only
+    parts = {"weight": fp8("e8m0", (256, 128)), "scale": exponents("e8m0", (2, 1)).view(torch.float8_e8m0fnu)}
+    add("fp8_e8m0", parts, fine_grained(parts["weight"], parts["scale"]))
+    parts = {"weight": fp8("e5m2", (8, 48), torch.float8_e5m2), "weight_scale_inv": scales("e5m2", ())}
+    add("fp8_e5m2", parts, parts["weight"].float() * parts["weight_scale_inv"])
+    for dtype in WEIGHTS:
+        scale = scales(f"row {dtype}", (9, 1), DTYPES[dtype])
+        add(f"fp8_row_{dtype}", *decompressed("float", {"weight": fp8(dtype, (9, 50)), "weight_scale": scale}, CHANNEL))
+        add(f"int8_row_{dtype}", *decompressed("int", {"weight": int8(dtype, (9, 50)), "weight_scale": scale}, CHANNEL))
+    zeros = int8("zeros", (9, 1))
+    parts = {"weight": int8("zeros", (9, 50)), "weight_scale": scales("zeros", (9, 1), torch.bfloat16)}
+    add("int8_zeros", *decompressed("int", parts | {"weight_zero_point": zeros}, CHANNEL | {"symmetric": False}))
+    for bits in (1, 2, 3, 4, 5, 6, 7, 8):
+        for symmetric in (True, False):
+            # zero points of bits that do not divide a word are read by nobody
+            if not symmetric and 32 % bits:
+                continue
+            name, half = f"packed{bits}{'' if symmetric else '_zeros'}", 1 << (bits - 1)
+            codes = integers(name, (37, 120), -half, half)
+            parts = {
+                "weight_packed": pack_to_int32(codes, bits),
+                "weight_scale": scales(name, (37, 5), torch.bfloat16),
+                "weight_shape": torch.tensor([37, 120]),
+            }
+            if not symmetric:
+                parts["weight_zero_point"] = pack_to_int32(integers(f"{name} zero", (37, 5), -half, half), bits, packed_dim=0)
+            weights = {"num_bits": bits, "strategy": "group", "group_size": 24, "symmetric": symmetric}
+            add(name, *decompressed("pack", parts, weights))
+    # the last word of a row is not full, and one scale a row does not say so
+    parts = {
+        "weight_packed": pack_to_int32(integers("channel", (5, 61), -8, 8), 4),
+        "weight_scale": scales("channel", (5, 1), torch.float16),
+        "weight_shape": torch.tensor([5, 61]),
+    }
+    add("packed4_row", *decompressed("pack", parts, CHANNEL | {"num_bits": 4}))
+    codes, magnitudes = int8("scb", (9, 50)), scales("scb", (9,))
+    add("scb", {"weight": codes, "SCB": magnitudes}, bitsandbytes.functional.int8_vectorwise_dequant(codes, magnitudes))
+    blocks, powers = integers("mxfp4", (3, 10, 2, 16), 0, 256, torch.uint8), exponents("mxfp4", (3, 10, 2))
+    add("experts", {"proj_blocks": blocks, "proj_scales": powers}, convert_moe_packed_tensors(blocks, powers), "proj")
+    packed, powers = integers("fp4", (10, 32), 0, 256, torch.uint8), exponents("fp4", (10, 2))
+    add("fp4", {"weight_packed": packed, "weight_scale": powers}, fine_grained(packed.view(torch.int8), powers))
+    return out
+
+
+CHANNEL = {"num_bits": 8, "strategy": "channel", "symmetric": True}
+
+
+def decompressed(kind, parts, weights):
+    """The parts, and what compressed-tensors decodes them to."""
+    compressor = {"pack": PackedQuantizationCompressor}.get(kind, NaiveQuantizationCompressor)
+    weights = QuantizationArgs(type="float" if kind == "float" else "int", **weights)
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    return parts, compressor.decompress(dict(parts), scheme)["weight"]
+
+
+def fine_grained(codes, powers):
+    return Fp8Dequantize(None)._dequantize_one(codes, powers, torch.bfloat16)
+
+
+def integers(name, shape, low, high, dtype=torch.int8):
+    return torch.from_numpy(seeded(f"codes {name}").integers(low, high, shape)).to(dtype)
+
+
+def int8(name, shape):
+    return integers(f"int8 {name}", shape, -128, 128)
+
+
+def fp8(name, shape, dtype=torch.float8_e4m3fn):
+    """Every finite code."""
+    largest = 0x7F if dtype == torch.float8_e4m3fn else 0x7C
+    finite = np.array([code for code in range(256) if code & 0x7F < largest], np.uint8)
+    return torch.from_numpy(seeded(f"fp8 {name}").choice(finite, shape)).view(dtype)
+
+
+def scales(name, shape, dtype=torch.float32):
+    """From 2^-11 to 2^-7, with every bit of the mantissa."""
+    random = seeded(f"scales {name}")
+    values = random.integers(2**23, 2**24, shape) / 2.0**23 * 2.0 ** random.integers(-11, -7, shape)
+    return torch.from_numpy(np.array(values)).to(dtype)
+
+
+def exponents(name, shape):
+    return integers(f"exponents {name}", shape, 110, 124, torch.uint8)
 
 
 # --- helpers

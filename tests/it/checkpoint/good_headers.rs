@@ -22,7 +22,11 @@ fn agrees_with_the_crate(bytes: &[u8]) -> Checkpoint {
         let shape: Vec<u64> = view.shape().iter().map(|&dim| dim as u64).collect();
         assert_eq!((tensor.dtype, &tensor.shape), (view.dtype(), &shape), "{name:?}");
         let offset = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-        assert_eq!((tensor.offset, tensor.byte_len), (offset as u64, view.data().len() as u64), "{name:?}");
+        assert_eq!(
+            (tensor.span().expect("stored").offset, tensor.byte_len),
+            (offset as u64, view.data().len() as u64),
+            "{name:?}"
+        );
         let mut read = vec![0; view.data().len()];
         ours.read(tensor, 0, &mut read).expect("its bytes");
         assert_eq!(read, view.data(), "{name:?}");

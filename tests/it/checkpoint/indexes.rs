@@ -30,7 +30,7 @@ fn reads_the_shards_that_the_index_names() {
     let files: Vec<&str> = checkpoint.files().iter().map(|file| file.path.as_str()).collect();
     assert_eq!(files, ["1.safetensors", "2.safetensors"]);
     let c = checkpoint.get("c").expect("tensor c");
-    assert_eq!((c.file, c.byte_len), (1, 3));
+    assert_eq!((c.span().expect("stored").file, c.byte_len), (1, 3));
     assert_eq!(checkpoint.notices(), []);
     assert_eq!(checkpoint.side_files().iter().map(|side| side.path.as_str()).collect::<Vec<_>>(), [INDEX]);
 }

@@ -199,12 +199,36 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class SourceRange:
-    """The bytes of a tensor in the checkpoint."""
+class StoredPart:
+    """A stored tensor that a weight is decoded from."""
 
+    name: str
     file: str
     offset: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a weight is decoded that the checkpoint stores as codes."""
+
+    #: Its name in formats/schemes.md.
+    arithmetic: str
+    #: Codes, scales and perhaps zero points.
+    parts: tuple[StoredPart, ...]
+
+
+@dataclass(frozen=True)
+class SourceRange:
+    """The bytes of a tensor in the checkpoint."""
+
+    #: None where it is decoded from others.
+    file: str | None
+    offset: int | None
+    #: What is stored for it in all.
+    bytes: int
+    #: None where it is stored as it is.
+    decoding: Decoding | None
 
 
 @dataclass(frozen=True)
@@ -530,9 +554,12 @@ class CheckpointTensor:
     dtype: str
     shape: tuple[int, ...]
     bytes: int
-    file: str
+    #: None where it is decoded from others.
+    file: str | None
     #: Where it begins in the file.
-    offset: int
+    offset: int | None
+    #: None where it is stored as it is.
+    decoding: Decoding | None
 
 
 @dataclass(frozen=True)
