@@ -584,7 +584,7 @@ fn an_existing_target_is_refused_and_replaced_only_by_force() {
     fs::write(world.path("file"), "mine").unwrap();
     let over = world.run(&args(&["--bf16"], "file"));
     assert_eq!(over.code, 1);
-    assert!(over.err.contains("error: the target exists already\nwhere: file\n"), "{}", over.err);
+    assert!(over.err.contains("error: the target already exists\nwhere: file\n"), "{}", over.err);
     assert_eq!(fs::read_to_string(world.path("file")).unwrap(), "mine");
     let below = world.run(&args(&["--bf16"], "file/out"));
     assert_eq!(below.code, 2, "{below:?}");
@@ -638,7 +638,7 @@ fn a_target_inside_the_checkpoint_or_around_it_is_refused() {
             assert!(ran.code == 1 || ran.code == 2, "{target} {force:?}: {ran:?}");
             let read = ["error: the target lies inside what is read", "error: the target holds what is read"];
             let inside = read.iter().any(|error| ran.err.contains(error));
-            let there = force.is_empty() && ran.err.contains("error: the target exists already");
+            let there = force.is_empty() && ran.err.contains("error: the target already exists");
             assert!(inside || there, "{target} {force:?}: {}", ran.err);
             assert!(contents(&world.path("models/ckpt")) == before, "{target} {force:?}");
         }
