@@ -269,3 +269,91 @@ fn of_numbers(used: Use, class: &Class) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines after the model, of a class that takes `takes` and is read by `reader`.
+    fn lines(import: &str, reader: Option<&'static str>, takes: &[&str], has_decoder: bool) -> Vec<String> {
+        let takes: Vec<String> = takes.iter().map(|take| (*take).to_owned()).collect();
+        let class = Class {
+            architecture: "Some".to_owned(),
+            import: import.to_owned(),
+            reader,
+            takes: takes.leak(),
+            has_decoder,
+        };
+        let snippet = transformers(&class, "\"x\"", false);
+        assert!(snippet.code.contains(&format!("{import}.from_pretrained(folder)\n")), "{}", snippet.code);
+        let (_, after) = snippet.code.split_once("\nmodel = ").unwrap();
+        let lines: Vec<String> = after.lines().skip(1).map(str::to_owned).collect();
+        assert_eq!(snippet.has_example, !lines.is_empty());
+        lines
+    }
+
+    const TOKENIZER: Option<&str> = Some("AutoTokenizer");
+    const IMAGES: Option<&str> = Some("AutoImageProcessor");
+    const PROCESSOR: Option<&str> = Some("AutoProcessor");
+
+    #[test]
+    fn each_class_is_used_by_what_it_takes() {
+        for (import, reader, takes, used) in [
+            ("AutoModelForCausalLM", TOKENIZER, &["text"][..], "model.generate(inputs.input_ids"),
+            ("AutoModelForSeq2SeqLM", TOKENIZER, &["text"], "model.generate(inputs.input_ids"),
+            ("AutoModelForSpeechSeq2Seq", PROCESSOR, &["audio"], "model.generate(**inputs"),
+            ("AutoModelForCTC", PROCESSOR, &["audio"], "logits.argmax(-1)"),
+            ("AutoModelForImageTextToText", PROCESSOR, &["image", "text"], "What is this?"),
+            ("AutoModelForZeroShotImageClassification", PROCESSOR, &["image", "text"], "logits_per_image"),
+            ("AutoModelForMaskedLM", TOKENIZER, &["text"], "tokenizer.mask_token_id"),
+            ("AutoModelForSequenceClassification", TOKENIZER, &["text"], "model.config.id2label"),
+            ("AutoModelForImageClassification", IMAGES, &["image"], "model.config.id2label"),
+            (
+                "AutoModelForAudioClassification",
+                Some("AutoFeatureExtractor"),
+                &["audio"],
+                "model.config.id2label",
+            ),
+            ("AutoModel", TOKENIZER, &["text"], "outputs = model(**inputs)"),
+            ("AutoModel", IMAGES, &["image"], "outputs = model(**inputs)"),
+            ("AutoModelForPreTraining", TOKENIZER, &["text"], "outputs = model(**inputs)"),
+            ("AutoModelForTextEncoding", TOKENIZER, &["text"], "outputs = model(**inputs)"),
+            ("AutoModelForDepthEstimation", IMAGES, &["image"], "outputs = model(**inputs)"),
+        ] {
+            let shown = lines(import, reader, takes, false).join("\n");
+            assert!(shown.contains(used), "{import}: {shown}");
+            let picture = takes.contains(&"image");
+            assert_eq!(shown.contains("images=image"), picture, "{import}: {shown}");
+            assert_eq!(shown.contains("sampling_rate=rate"), takes == ["audio"], "{import}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_a_class_is_not_known_to_take_alone_has_no_example() {
+        for (import, takes) in [
+            ("AutoModelForCausalLM", &["image", "text"][..]),
+            ("AutoModelForMaskedLM", &["image"]),
+            ("AutoModelForImageClassification", &["text"]),
+            ("AutoModelForCTC", &["text"]),
+            ("AutoModel", &["image", "text"]),
+            ("AutoModel", &["video"]),
+            ("AutoModelForImageTextToText", &["text"]),
+            ("SomethingElse", &["text"]),
+        ] {
+            assert_eq!(lines(import, PROCESSOR, takes, false), Vec::<String>::new(), "{import} {takes:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_tokenizer_any_numbers_do_for_text_and_for_nothing_else() {
+        let generate = lines("AutoModelForCausalLM", None, &["text"], false);
+        assert_eq!(generate.last().unwrap(), "print(model.generate(tokens, max_new_tokens=20))");
+        assert!(lines("AutoModel", None, &["text"], false).contains(&"outputs = model(tokens)".to_owned()));
+        let decoder = "outputs = model(tokens, decoder_input_ids=tokens)".to_owned();
+        assert!(lines("AutoModel", None, &["text"], true).contains(&decoder));
+        // Of these the class itself makes what the decoder reads.
+        let encoding = lines("AutoModelForTextEncoding", None, &["text"], true);
+        assert!(encoding.contains(&"outputs = model(tokens)".to_owned()), "{encoding:?}");
+        assert_eq!(lines("AutoModel", None, &["image"], false), Vec::<String>::new());
+    }
+}

@@ -802,6 +802,68 @@ fn peak(world: &World, args: &[&str]) -> u64 {
     peak
 }
 
+/// bitsandbytes fails in `forward` with the input of this module; compressed-tensors does not.
+#[test]
+fn what_bitsandbytes_cannot_run_stays_float_for_it_and_for_no_other() {
+    let world = World::new();
+    let mut random = Random(7);
+    let tensors =
+        ["self_attn.kv_b_proj", "mlp.up_proj"].map(|name| linear(&mut random, name, Dtype::BF16, 128, 128));
+    save(&world.path("ckpt"), &[&tensors]);
+    for (way, kept) in [
+        (&["--int8", "--format", "bnb"][..], true),
+        (&["--scheme", "W8A8"], false),
+        (&["--scheme", "W8A16"], false),
+    ] {
+        world.good(&[&["convert", "ckpt", "-o", "out", "--force"][..], way].concat());
+        let stored = stored(&world.path("out"));
+        let is_float = |name: &str| {
+            let weight = stored.get(&format!("model.layers.0.{name}.weight"));
+            weight.is_some_and(|(dtype, ..)| !matches!(dtype, Dtype::I8))
+        };
+        assert_eq!(is_float("self_attn.kv_b_proj"), kept, "{way:?}");
+        assert!(!is_float("mlp.up_proj"), "{way:?}");
+    }
+}
+
+/// ARCHITECTURE.md, "The pipeline and its memory".
+#[test]
+fn the_plan_names_the_sum_of_the_shares_of_memory() {
+    const MIB: u64 = 1 << 20;
+    let world = World::new();
+    save_zeros(&world.path("ckpt"), 12, 2048, 2048);
+    let planned = |more: &[&str]| {
+        let line = [&["plan", "ckpt", "--max-shard-size", "16MiB", "--json"][..], more].concat();
+        let resources = world.good(&line).json()["resources"].clone();
+        ["threads", "lanes", "batch_bytes", "peak_memory_bytes"].map(|key| resources[key].as_u64().unwrap())
+    };
+    // Process, records, scratch of each thread; each lane has two batches and a block as F64 with each.
+    let sum = |tensors: u64, threads: u64, lanes: u64, batch: u64, scales: u64| {
+        let lane = 2 * (batch + batch / 8 + MIB / 2) + 4 * scales;
+        24 * MIB + tensors * 4096 + threads * MIB + lanes * lane
+    };
+    let peak = |threads, lanes, batch| sum(12, threads, lanes, batch, 0);
+    assert_eq!(planned(&["--bf16", "-j", "2"]), [2, 2, 8 * MIB, peak(2, 2, 8 * MIB)]);
+    assert_eq!(planned(&["--bf16", "-j", "4"]), [4, 4, 4 * MIB, peak(4, 4, 4 * MIB)]);
+    // bitsandbytes has three tensors for each, of which one has an F32 a row.
+    let int8 = planned(&["--int8", "--format", "bnb", "-j", "2"]);
+    assert_eq!(int8, [2, 2, 8 * MIB, sum(36, 2, 2, 8 * MIB, 2048 * 4)]);
+    // Where less may be taken, batches are smaller, down to 1 MiB, and lanes fewer.
+    assert_eq!(
+        planned(&["--bf16", "-j", "2", "--max-memory", "48MiB"]),
+        [2, 2, 4 * MIB, peak(2, 2, 4 * MIB)]
+    );
+    assert_eq!(planned(&["--bf16", "-j", "2", "--max-memory", "30MiB"]), [2, 1, MIB, peak(2, 1, MIB)]);
+    let least = peak(2, 1, MIB);
+    assert_eq!(least % 1024, 0);
+    let within =
+        |kib: u64| world.run(&["plan", "ckpt", "--bf16", "-j", "2", "--max-memory", &format!("{kib}KiB")]);
+    assert_eq!(within(least / 1024).code, 0);
+    let refused = within(least / 1024 - 1);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.err.contains(&format!("needs {least} bytes of memory")), "{}", refused.err);
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_stays_below_what_the_plan_says() {

@@ -253,6 +253,22 @@ fn what_cannot_be_overcome_is_named() {
 }
 
 #[test]
+fn an_address_that_is_none_says_what_one_is() {
+    let (world, hub) = (World::new(), hub());
+    for bad in ["ftp://hub.test", "hub.test", "https://"] {
+        let ran = ran(hub.command(&world, &["pull", REPO]).env("HF_ENDPOINT", bad));
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.contains("error: the hub's address is not usable"), "{}", ran.err);
+        assert!(
+            ran.err.contains("give https://HOST, or http://HOST for a server of your own"),
+            "{}",
+            ran.err
+        );
+    }
+    assert!(hub.asked().is_empty());
+}
+
+#[test]
 fn bytes_that_stay_wrong_never_get_a_name() {
     let (world, hub) = (World::new(), hub());
     hub.fault(BIG, &[Fault::Wrong, Fault::Wrong]);
@@ -331,7 +347,8 @@ fn a_file_that_an_earlier_run_began_goes_on_where_it_ended() {
 
 #[test]
 fn a_large_file_comes_in_pieces_and_every_request_names_its_range() {
-    const LEN: usize = (30 << 20) + 5;
+    // More pieces than are asked for ahead of the one that is written.
+    const LEN: usize = (44 << 20) + 5;
     let all = BTreeMap::from([
         ("config.json".to_owned(), b"{}".to_vec()),
         ("tokenizer.json".to_owned(), b"{}".to_vec()),
@@ -412,6 +429,8 @@ fn convert_downloads_what_it_needs_and_gives_the_bundle_of_a_local_checkpoint() 
     convert(&["-o", "out"]);
     assert!(hub.asked().iter().all(|one| one.path.starts_with("/api/")), "all was in the cache");
     assert_same(&world.path("streamed"), &world.path("out"), "streamed and not");
+    let shown = world.good(&["inspect", "out"]).out;
+    assert!(shown.contains(&format!("from {REPO}@{COMMIT}, by mgpack ")), "{shown}");
     let names = contents(&world.path("out"));
     for name in names.keys().filter(|name| name.ends_with(".safetensors")) {
         assert!(names[name].len() > 64 * 960, "{name}");
@@ -424,6 +443,33 @@ fn convert_downloads_what_it_needs_and_gives_the_bundle_of_a_local_checkpoint() 
     let left = contents(&snapshot(&world));
     assert!(left.contains_key("config.json") && left.keys().all(|name| !name.ends_with(".safetensors")));
     assert_eq!(names_of(&world, "blobs").len(), left.len());
+}
+
+#[test]
+fn a_stream_that_was_interrupted_goes_on_and_fetches_nothing_again_that_it_is_done_with() {
+    const FIRST: &str = "model-00001-of-00002.safetensors";
+    const SECOND: &str = "model-00002-of-00002.safetensors";
+    let (world, hub) = (World::new(), Hub::new(REPO, real()));
+    let args = ["convert", REPO, "--int8", "--max-shard-size", "80KiB", "-o", "out"];
+    let streamed = [&args[..], &["--stream", "--discard-source", "-j", "1"]].concat();
+    // Its head comes, and then it is gone.
+    hub.fault(SECOND, &[Fault::None, Fault::Status(404, "")]);
+    let broken = ran(&mut hub.command(&world, &streamed));
+    assert_eq!(broken.code, 2, "{broken:?}");
+    assert!(!world.path("out").exists());
+    let first = ranges(&hub.asked(), FIRST);
+    assert!(first.contains(&None), "{first:?}");
+
+    let done = ran(&mut hub.command(&world, &streamed));
+    assert_eq!(done.code, 0, "{done:?}");
+    let head = Some("bytes=0-65535".to_owned());
+    let asked = hub.asked();
+    assert!(ranges(&asked, FIRST).iter().all(|range| *range == head), "{asked:?}");
+    assert!(ranges(&asked, SECOND).contains(&None), "{asked:?}");
+    let other = World::new();
+    let whole = ran(&mut hub.command(&other, &args));
+    assert_eq!(whole.code, 0, "{whole:?}");
+    assert_same(&other.path("out"), &world.path("out"), "in one go and in two");
 }
 
 #[test]
@@ -471,6 +517,8 @@ fn an_mgm_model_is_pulled_and_converted_with_its_towers() {
     let [model, clip, aux] = repos;
     assert!(!model.is_empty() && !clip.is_empty() && !aux.is_empty());
     let hub = Hub::new("YanweiLi/MGM-7B", model);
+    let mut clip = clip;
+    clip.insert("tf_model.h5".to_owned(), b"MGM does not open it".to_vec());
     hub.add("openai/clip-vit-large-patch14-336", clip);
     hub.add("laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", aux);
     let world = World::new();
@@ -479,6 +527,11 @@ fn an_mgm_model_is_pulled_and_converted_with_its_towers() {
     let repos: Vec<String> =
         pulled.json().as_array().unwrap().iter().map(|one| one["repo"].to_string()).collect();
     assert_eq!(repos.len(), 3, "{repos:?}");
+    let tower = World::new();
+    let alone = ran(&mut hub.command(&tower, &["pull", "openai/clip-vit-large-patch14-336", "--json"]));
+    let files = contents(alone.json()[0]["path"].as_str().unwrap().as_ref());
+    assert!(files.contains_key("preprocessor_config.json"), "{:?}", files.keys());
+    assert!(!files.contains_key("tf_model.h5"), "{:?}", files.keys());
     let alone = ran(&mut hub.command(&World::new(), &["pull", "7b", "--json", "--no-towers"]));
     assert_eq!(alone.json().as_array().unwrap().len(), 1);
     hub.asked();

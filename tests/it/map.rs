@@ -44,6 +44,18 @@ fn the_mixtral_that_accelerate_breaks_fits_on_four_gpus() {
 }
 
 /// The totals are those of accelerate's own vectors, where a model fits one GPU exactly.
+/// The word is about accelerate's map, whose offloaded modules break its model.
+#[test]
+fn only_a_map_of_accelerates_is_said_to_offload() {
+    let world = World::new();
+    let line = ["map", "34b", "--int8", "--gpus", "1x24GiB", "--allow-cpu", "64GiB"];
+    let ours = world.good(&line).out;
+    assert!(ours.contains("cpu") && !ours.contains("offloaded:"), "{ours}");
+    let fits = ["map", "2b", "--int8", "--gpus", "1x24GiB", "--planner", ACCELERATE];
+    let fits = world.run(&fits).out;
+    assert!(fits.contains("by accelerate-0.25") && !fits.contains("offloaded:"), "{fits}");
+}
+
 #[test]
 fn weights_of_the_built_in_trees_are_those_that_mgm_builds() {
     let world = World::new();

@@ -131,6 +131,27 @@ fn the_page_stands_by_itself_and_is_the_same_at_any_thread_count() {
     for part in ["model.layers.0.", "median SQNR", "No GPUs given", "Bytes before and after"] {
         assert!(page.contains(part), "{part}");
     }
+    // The part of each tensor by its name, with the bytes that the report has of it.
+    let report = world.good(&["report", "tiny-bundle", "--against", checkpoint, "--json"]).json();
+    for (part, prefix) in
+        [("layers", "model.layers."), ("embeddings", "model.embed_tokens."), ("head", "lm_head.")]
+    {
+        let sum = |key: &str| -> u64 {
+            let tensors = report["tensors"].as_array().unwrap().iter();
+            let of_part = tensors.filter(|tensor| tensor["name"].as_str().unwrap().starts_with(prefix));
+            of_part.map(|tensor| tensor[key].as_u64().unwrap()).sum()
+        };
+        let shown = |key: &str| match sum(key) {
+            bytes @ 1024..1_048_576 => format!("{:.2} KiB", bytes as f64 / 1024.0),
+            bytes => format!("{:.2} MiB", bytes as f64 / 1_048_576.0),
+        };
+        let row = format!("<span>{part}<br><small>{} → {}</small>", shown("source_bytes"), shown("bytes"));
+        assert!(page.contains(&row), "{row}");
+    }
+    // The worst cell of the grid has the one end of the scale, the best the other.
+    for end in ["rgb(122 28 80)", "rgb(250 235 170)"] {
+        assert!(page.contains(&format!("fill=\"{end}\"")), "{end}");
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ const LARGE_LEN: usize = 1000;
 /// What goes wrong with one request for a file.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
+    /// Nothing: what goes wrong is another request.
+    None,
     /// An answer without the file.
     Status(u16, &'static str),
     /// Half of what was asked for, then the end of the connection.
