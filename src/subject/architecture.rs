@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config;
+use crate::structure;
 
 /// One model type.
 #[derive(Debug, Deserialize)]
@@ -85,6 +86,14 @@ impl Architecture {
     pub fn name_in_class<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let renamed = self.renames.iter().find_map(|(old, new)| replaced(name, old, new));
         renamed.map_or(Cow::Borrowed(name), Cow::Owned)
+    }
+
+    /// The unit in the class of what checkpoints have in `unit`, by the tensors of it that have a rule: one that the class
+    /// makes of several has none.
+    pub(super) fn unit_in_class(&self, unit: &str) -> Option<String> {
+        let is_inside = |old: &str| old.strip_prefix(unit).is_some_and(|rest| rest.starts_with('.'));
+        let (_, new) = self.renames.iter().find(|(old, _)| is_inside(old))?;
+        Some(structure::unit_of(&format!("{new}.weight")).to_owned())
     }
 
     /// The configuration of the text within that of the model.

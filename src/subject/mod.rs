@@ -153,8 +153,12 @@ impl Subject {
 
 /// The key in a device map that a tensor of a checkpoint falls under, by the architecture of the class that loads it.
 pub(crate) fn key_of(architecture: Option<&Architecture>, tensor: &str) -> String {
-    let name = architecture.map_or(Cow::Borrowed(tensor), |it| it.name_in_class(tensor));
-    structure::unit_of(&name).to_owned()
+    let unit = structure::unit_of(tensor);
+    let Some(architecture) = architecture else { return unit.to_owned() };
+    match architecture.name_in_class(tensor) {
+        Cow::Owned(name) => structure::unit_of(&name).to_owned(),
+        Cow::Borrowed(_) => architecture.unit_in_class(unit).unwrap_or_else(|| unit.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -231,5 +235,12 @@ mod tests {
         ] {
             assert_eq!(subject.key_of(tensor), key);
         }
+        // The class makes three of it.
+        let kimi = Subject::of(json!({"model_type": "kimi_k25"}));
+        assert_eq!(kimi.key_of("vision_tower.encoder.blocks.3.wqkv.weight"), "model.vision_tower");
+        assert_eq!(
+            kimi.key_of("language_model.model.layers.1.mlp.experts.7.up_proj.weight"),
+            "model.language_model.layers.1"
+        );
     }
 }
