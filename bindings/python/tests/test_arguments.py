@@ -221,7 +221,7 @@ def given(monkeypatch):
         def begin(call, *_):
             call = json.loads(call)
             plan = call.pop("plan")
-            for inner in (call, plan.pop("storage"), plan.pop("room"), plan):
+            for inner in (call, plan.pop("weights"), plan.pop("room"), plan):
                 got.update(inner)
             raise Began
 
