@@ -173,11 +173,11 @@ class Names:
         for transform in self.back:
             if len(names) > 64:
                 break
-            names |= {transform.rename_source_key(one)[0] for one in names}
+            names |= {transform.rename_source_key(one)[0] for one in sorted(names)}
         prefix = self.model.base_model_prefix + "."
         if type(self.model).__name__.endswith("ConditionalGeneration"):
-            names |= {one.removeprefix(prefix) for one in names}
-        return {one for one in names if ".model.model." not in f".{one}." and self.in_class(one) == name}
+            names |= {one.removeprefix(prefix) for one in sorted(names)}
+        return {one for one in sorted(names) if ".model.model." not in f".{one}." and self.in_class(one) == name}
 
     def pairs(self):
         return sorted({(old, new) for new in self.state for old in self.in_checkpoints(new)})
