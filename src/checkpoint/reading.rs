@@ -99,6 +99,8 @@ impl SourceTensor {
 
 /// Bytes of a panel of a turned matrix: so many of its rows lie together as this holds.
 const PANEL_LEN: u64 = 8 << 20;
+/// Elements that are decoded before they are rounded, so that they are in the CPU's cache still.
+const VALUES_LEN: usize = 1 << 13;
 /// Panels that are kept where nobody said how many are in use.
 const PANELS: usize = 4;
 
@@ -190,7 +192,7 @@ impl Checkpoint {
         let parts = OfCheckpoint { checkpoint: self, parts: &coded.parts };
         let mut values = VALUES.take();
         let mut at = first;
-        for out in buf.chunks_mut(coding::PIECE_LEN * float.byte_len()) {
+        for out in buf.chunks_mut(VALUES_LEN * float.byte_len()) {
             values.resize(out.len() / float.byte_len(), 0.0);
             coded.weight.decode(&parts, self.isa, at, &mut values)?;
             self.isa.narrow(float, &values, out);
@@ -253,11 +255,12 @@ impl Checkpoint {
                 let segment = band.get_mut(from..from + count as usize * width).unwrap_or_default();
                 self.read_as(of, float, first + (top + row) * columns, segment)?;
             }
-            for column in 0..count as usize {
-                let to = (column * rows as usize + top as usize) * width;
-                let out = panel.get_mut(to..to + high as usize * width).unwrap_or_default();
-                let values = band.chunks_exact(width).skip(column).step_by(count as usize);
-                out.chunks_exact_mut(width).zip(values).for_each(|(out, value)| out.copy_from_slice(value));
+            let shape = (high as usize, count as usize);
+            let (to, below) = (panel.get_mut(top as usize * width..).unwrap_or_default(), rows as usize);
+            match width {
+                2 => turn::<2>(&band, shape, to, below),
+                4 => turn::<4>(&band, shape, to, below),
+                _ => turn::<8>(&band, shape, to, below),
             }
         }
         Ok(())
@@ -334,6 +337,18 @@ impl Checkpoint {
     /// Keeps as many panels as lanes use at a time.
     pub(crate) fn keep_panels(&self, count: usize) {
         self.panels.most.store(count.max(1), Ordering::Relaxed);
+    }
+}
+
+/// Writes the columns of `band`, `high` rows of `count` elements of so many bytes, as rows that begin `below` elements after
+/// each other.
+fn turn<const WIDTH: usize>(band: &[u8], (high, count): (usize, usize), to: &mut [u8], below: usize) {
+    let (band, to) = (band.as_chunks::<WIDTH>().0, to.as_chunks_mut::<WIDTH>().0);
+    for column in 0..count {
+        let from = column * below;
+        let out = to.get_mut(from..from + high).unwrap_or_default();
+        let values = band.iter().skip(column).step_by(count);
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
     }
 }
 

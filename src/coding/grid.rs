@@ -265,30 +265,33 @@ fn decode_piece(
         let below = row + index as u64;
         let stored = buffers.bytes.get(index * grid.row_len as usize..).unwrap_or_default();
         let codes = buffers.codes.get_mut(..values.len()).unwrap_or_default();
-        coding.unpack(grid.bits, stored, skip, codes);
+        let codes = if coding.unpack(grid.bits, stored, skip, codes) {
+            &*codes
+        } else {
+            let first = (skip / 8) as usize;
+            stored.get(first..first + values.len()).unwrap_or_default()
+        };
         let scale_row = (grid.scale_row(below) - top) * across;
         let zero_row = match grid.zero {
             Some(ZeroPoints::Packed(_)) if count > 1 => index as u64 * across,
             _ => scale_row,
         };
-        let (mut codes, mut values, mut at) = (&*codes, values, column);
+        // Dividing for every run would cost as much as decoding it.
+        let mut place = (column / grid.tile.columns - tile) as usize;
+        let mut len = grid.tile.columns - column % grid.tile.columns;
+        let (mut codes, mut values) = (codes, values);
         while !values.is_empty() {
-            let number = at / grid.tile.columns;
-            let len = ((number + 1) * grid.tile.columns - at).min(values.len() as u64) as usize;
-            let place = (number - tile) as usize;
-            let step = Step {
-                scale: buffers.scales.get(scale_row as usize + place).copied().unwrap_or(f32::NAN),
-                zero: buffers
-                    .zeros
-                    .get(zero_row as usize + place)
-                    .copied()
-                    .filter(|_| grid.zero.is_some())
-                    .unwrap_or(0.0),
+            let run = usize::try_from(len).unwrap_or(usize::MAX).min(values.len());
+            let scale = buffers.scales.get(scale_row as usize + place).copied().unwrap_or(f32::NAN);
+            let zero = match grid.zero {
+                Some(_) => buffers.zeros.get(zero_row as usize + place).copied().unwrap_or(f32::NAN),
+                None => 0.0,
             };
-            let (run, after) = codes.split_at(len);
-            let (decoded, left) = values.split_at_mut(len);
-            coding.decode(isa, run, step, decoded);
-            (codes, values, at) = (after, left, at + len as u64);
+            let (these, after) = codes.split_at(run);
+            let (decoded, left) = values.split_at_mut(run);
+            coding.decode(isa, these, Step { scale, zero }, decoded);
+            (codes, values) = (after, left);
+            (place, len) = (place + 1, grid.tile.columns);
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ mod unread;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-pub(crate) use grid::{Grid, PIECE_LEN, SCRATCH_LEN, ZeroPoints};
+pub(crate) use grid::{Grid, SCRATCH_LEN, ZeroPoints};
 pub(crate) use settings::{BESIDE, Settings, is_key};
 
 use crate::error::{CodesError, Result};
@@ -41,11 +41,11 @@ pub(crate) trait Coding: fmt::Debug + Sync {
     /// What is wrong with it or with what belongs to it.
     fn find(&self, headers: &Headers<'_>, at: usize) -> Option<Result<CodedWeight, CodesError>>;
 
-    /// Codes of a byte each from bytes of a stored row. `skip`: bits before the first.
-    fn unpack(&self, _bits: u64, bytes: &[u8], skip: u64, codes: &mut [u8]) {
-        if let Some(bytes) = bytes.get((skip / 8) as usize..) {
-            codes.iter_mut().zip(bytes).for_each(|(code, byte)| *code = *byte);
-        }
+    /// Codes of a byte each from bytes of a stored row, where they are stored otherwise. `skip`: bits before the first.
+    ///
+    /// False, and nothing done, where a stored byte is a code.
+    fn unpack(&self, _bits: u64, _bytes: &[u8], _skip: u64, _codes: &mut [u8]) -> bool {
+        false
     }
 
     /// Decodes codes of a byte each that share a step.

@@ -50,8 +50,9 @@ impl Coding for Mxfp4 {
         is_exponent.then(|| linear(headers, at, place, module))
     }
 
-    fn unpack(&self, _bits: u64, bytes: &[u8], skip: u64, codes: &mut [u8]) {
+    fn unpack(&self, _bits: u64, bytes: &[u8], skip: u64, codes: &mut [u8]) -> bool {
         unpack_nibbles(bytes, skip, codes, |nibble| nibble);
+        true
     }
 
     fn decode(&self, _isa: Isa, codes: &[u8], step: Step, row: &mut [f32]) {

@@ -27,7 +27,7 @@ impl Coding for Packed {
         matches!(codes.dtype, Dtype::I32 | Dtype::U32).then(|| self.weight(headers, at, &codes, module))
     }
 
-    fn unpack(&self, bits: u64, bytes: &[u8], skip: u64, codes: &mut [u8]) {
+    fn unpack(&self, bits: u64, bytes: &[u8], skip: u64, codes: &mut [u8]) -> bool {
         match bits {
             8 => {
                 let bytes = bytes.get((skip / 8) as usize..).unwrap_or_default();
@@ -43,6 +43,7 @@ impl Coding for Packed {
                 }
             }
         }
+        true
     }
 
     fn decode(&self, isa: Isa, codes: &[u8], step: Step, row: &mut [f32]) {

@@ -34,8 +34,8 @@ const BASE_LEN: u64 = 24 << 20;
 const BATCHES_LEN: u64 = 32 << 20;
 /// Smallest batch: below it hand-overs cost more than the work.
 const MIN_BATCH_LEN: u64 = 1 << 20;
-/// Panels of turned matrices that a lane has in use: its batch may lie in two.
-const PANELS_A_LANE: usize = 2;
+/// Panels of turned matrices that a lane has in use: its largest batch lies in two or three, and the next begins in the last.
+const PANELS_A_LANE: usize = 4;
 
 /// How much of the machine a conversion takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,16 +1,19 @@
 //! The kernels for AVX2 with F16C: `lanes.rs` compiled with these instructions, and by hand what gains by it.
 //!
-//! F16C converts between f32 and f16 in one instruction; compilers do not find it. Packing 32-bit codes into bytes and
-//! counting compares are by hand too. Every function equals `scalar.rs` bit for bit, by the test in `mod.rs`.
+//! F16C converts between f32 and f16 in one instruction; compilers do not find it, nor that an E4M3 is an f16 of another
+//! bias. Packing 32-bit codes into bytes and into halves, and counting compares, are by hand too. Every function equals `scalar.rs` bit for bit, by the test in `mod.rs`.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _CMP_NEQ_UQ, _CMP_UNORD_Q, _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128,
     _mm_storeu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_castps_si256, _mm256_castsi256_ps,
-    _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_cvtps_ph, _mm256_div_ps, _mm256_loadu_ps,
-    _mm256_max_epi32, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps, _mm256_packs_epi16,
-    _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_setzero_si256, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32,
+    _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cmpeq_epi16, _mm256_cvtepu8_epi16, _mm256_cvtph_ps,
+    _mm256_cvtps_epi32, _mm256_cvtps_ph, _mm256_div_ps, _mm256_extracti128_si256, _mm256_loadu_ps,
+    _mm256_max_epi32, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_epi8, _mm256_movemask_ps, _mm256_mul_ps,
+    _mm256_or_si256, _mm256_packs_epi16, _mm256_packs_epi32, _mm256_packus_epi32, _mm256_permute4x64_epi64,
+    _mm256_permutevar8x32_epi32, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
+    _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_epi32,
 };
 
 use super::{Moments, lanes};
@@ -55,8 +58,10 @@ pub(super) fn magnitude(row: &[f32]) -> u32 {
 
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn narrow(float: Float, row: &[f32], out: &mut [u8]) {
-    if float != Float::F16 {
-        return lanes::narrow(float, row, out);
+    match float {
+        Float::F16 => {}
+        Float::BF16 => return narrow_bf16(row, out),
+        Float::F32 | Float::F64 => return lanes::narrow(float, row, out),
     }
     let len = row.len().min(out.len() / 2);
     let (runs, rest) = row[..len].as_chunks::<8>();
@@ -73,6 +78,29 @@ pub(super) fn narrow(float: Float, row: &[f32], out: &mut [u8]) {
         unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast::<__m128i>(), narrowed) };
     }
     lanes::narrow(float, rest, rest_halves);
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn narrow_bf16(row: &[f32], out: &mut [u8]) {
+    let len = row.len().min(out.len() / 2);
+    let (runs, rest) = row[..len].as_chunks::<16>();
+    let (halves, rest_halves) = out[..len * 2].as_chunks_mut::<32>();
+    for (run, bytes) in runs.iter().zip(halves) {
+        let values = run.as_chunks::<8>().0;
+        let (low, high) = (load(&values[0]), load(&values[1]));
+        if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(low, high)) != 0 {
+            lanes::narrow(Float::BF16, run, bytes);
+            continue;
+        }
+        let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(round_bf16(low)));
+        let high = _mm256_srli_epi32::<16>(_mm256_castps_si256(round_bf16(high)));
+        // Packing works on halves of vectors: this puts the groups of eight bytes back in order.
+        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
+        // SAFETY: 32 bytes are written, which is what the array holds.
+        unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), packed) };
+    }
+    lanes::narrow(Float::BF16, rest, rest_halves);
 }
 
 #[target_feature(enable = "avx2,f16c")]
@@ -141,7 +169,29 @@ pub(super) fn divide_e4m3(float: Float, row: &[f32], scale: f32, codes: &mut [u8
 
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn decode_e4m3(codes: &[u8], step: f32, row: &mut [f32]) {
-    lanes::decode_e4m3(codes, step, row);
+    let len = row.len().min(codes.len());
+    let (runs, rest) = row[..len].as_chunks_mut::<16>();
+    let (code_runs, rest_codes) = codes[..len].as_chunks::<16>();
+    // The fields of a code in those of an f16, whose exponent has another bias.
+    let (fields, sign) = (_mm256_set1_epi16(0x3f80), _mm256_set1_epi16(i16::MIN));
+    let (bias, step_of_all) = (_mm256_set1_ps(256.0), _mm256_set1_ps(step));
+    for (run, bytes) in runs.iter_mut().zip(code_runs) {
+        // SAFETY: 16 bytes are read, which is what the array holds.
+        let wide = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
+        let magnitude = _mm256_and_si256(_mm256_slli_epi16::<7>(wide), fields);
+        if _mm256_movemask_epi8(_mm256_cmpeq_epi16(magnitude, fields)) != 0 {
+            lanes::decode_e4m3(bytes, step, run);
+            continue;
+        }
+        let halves = _mm256_or_si256(magnitude, _mm256_and_si256(_mm256_slli_epi16::<8>(wide), sign));
+        let parts = [_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves)];
+        for (half, out) in parts.into_iter().zip(run.as_chunks_mut::<8>().0) {
+            let values = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtph_ps(half), bias), step_of_all);
+            // SAFETY: 8 values are written, which is what the array holds.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), values) };
+        }
+    }
+    lanes::decode_e4m3(rest_codes, step, rest);
 }
 
 #[target_feature(enable = "avx2,f16c")]

@@ -202,8 +202,11 @@ fn narrow_e4m3(value: f32) -> u8 {
 pub(super) fn decode_e4m3(codes: &[u8], step: f32, row: &mut [f32]) {
     for (code, out) in codes.iter().zip(row) {
         let (sign, bits) = (u32::from(code & 0x80) << 24, u32::from(code & 0x7f));
-        // The fields in their places, and the exponent's bias by a product that is exact for subnormals too.
-        let finite = (f32::from_bits(bits << 20) * f32::from_bits(0x7b80_0000)).to_bits();
+        // The fields in their places, and the exponent's bias added; subnormals are multiples of 2^-9. (A product that
+        // does both would take subnormal numbers of binary32, which cost a CPU a hundred cycles.)
+        let normal = (bits << 20) + (120 << 23);
+        let subnormal = (bits.cast_signed() as f32 * (1.0 / 512.0)).to_bits();
+        let finite = if bits < 8 { subnormal } else { normal };
         let magnitude = if bits == 0x7f { 0x7fc0_0000 } else { finite };
         *out = f32::from_bits(sign | magnitude) * step;
     }
